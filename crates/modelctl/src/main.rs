@@ -1,0 +1,2 @@
+//! modelctl
+fn main() {}

@@ -1,0 +1,9 @@
+//! The ModelPack format and the proofs over it, pure: no files, no sockets, no clock.
+//!
+//! Owns: digests, references, manifests and configs, path rules, piece geometry, piece maps, piece trees and the
+//! types that tell landed from proved bytes. Does not own: where bytes come from or go to.
+
+pub mod digest;
+pub mod layout;
+pub mod piece_map;
+pub mod piece_tree;
