@@ -1,1 +1,15 @@
-//! planner
+//! Phase one, in the scheduler, pure: who gets which part of an artifact from whom.
+//!
+//! Owns: stripe trees, origin shares, backups, the bound that a distribution is measured against. Does not own: the
+//! choice of a source for each piece (crate `swarm`), streams and messages (crates `scheduler`, `wire`).
+
+pub mod bound;
+mod id;
+mod plan;
+mod planner;
+mod swarm_state;
+mod tree;
+
+pub use id::{ArtifactId, PeerId};
+pub use plan::{Member, PeerPlan, StripePart, StripeSource};
+pub use planner::{Input, Output, Planner};

@@ -1,0 +1,207 @@
+//! The planner of one scheduler: who is there, who wants what, and the plans that follow. Does not own the shape of a
+//! single tree (`tree`), nor the streams that carry its inputs and outputs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use modelpack::layout::{PIECES_MAX, Run};
+
+use crate::id::{ArtifactId, PeerId};
+use crate::plan::PeerPlan;
+use crate::swarm_state::{MemberState, SwarmState};
+
+/// What the planner is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A peer opened its stream.
+    Register {
+        /// The peer.
+        peer: PeerId,
+        /// HOST:PORT of its control service.
+        address: String,
+        /// Its name for people.
+        name: String,
+        /// What its network card does in each direction, in bytes per second, if it knows.
+        nic_rate: Option<u64>,
+    },
+    /// A peer's stream ended: it is out of every swarm.
+    Gone {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A registered peer wants an artifact, or offers one it has. Said again, it replaces what was said before.
+    Join {
+        /// The peer.
+        peer: PeerId,
+        /// The artifact.
+        artifact: ArtifactId,
+        /// The artifact's size in bytes.
+        bytes: u64,
+        /// How many pieces it has.
+        piece_count: u32,
+        /// Whether the peer has opened the artifact at the origin with its own credentials.
+        origin_ok: bool,
+        /// Whether it announces a local artifact: its bytes count as origin bytes.
+        is_seed: bool,
+        /// The pieces it has proved.
+        have: Vec<Run>,
+    },
+    /// A member proved more pieces.
+    Have {
+        /// The peer.
+        peer: PeerId,
+        /// The artifact.
+        artifact: ArtifactId,
+        /// The new pieces.
+        runs: Vec<Run>,
+    },
+    /// A member is no longer in the swarm.
+    Leave {
+        /// The peer.
+        peer: PeerId,
+        /// The artifact.
+        artifact: ArtifactId,
+    },
+    /// A peer's measured traffic, which is also its heartbeat.
+    Load {
+        /// The peer.
+        peer: PeerId,
+        /// Bytes per second.
+        sent: u64,
+        /// Bytes per second.
+        received: u64,
+    },
+    /// A member got bytes that do not match the manifest.
+    Complaint {
+        /// Who complains.
+        peer: PeerId,
+        /// The artifact.
+        artifact: ArtifactId,
+        /// Who sent them.
+        about: PeerId,
+        /// Which piece.
+        piece: u32,
+    },
+}
+
+/// What the planner wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Tell a member its part.
+    Plan {
+        /// The member.
+        to: PeerId,
+        /// The swarm.
+        artifact: ArtifactId,
+        /// Its part.
+        plan: PeerPlan,
+    },
+}
+
+/// What a registered peer said about itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Registered {
+    pub(crate) address: String,
+    pub(crate) name: String,
+    pub(crate) nic_rate: Option<u64>,
+    /// (sent, received) in bytes per second, as last reported.
+    load: (u64, u64),
+    complaints: u64,
+}
+
+/// The planner of one scheduler. Soft state: everything in it can be told again.
+///
+/// Law: after each [`Self::handle`], [`Self::poll`] is called until it returns `None`.
+#[derive(Debug, Default)]
+pub struct Planner {
+    peers: BTreeMap<PeerId, Registered>,
+    swarms: BTreeMap<ArtifactId, SwarmState>,
+    outputs: VecDeque<Output>,
+}
+
+impl Planner {
+    /// A planner that knows nobody.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes note of one input. What contradicts earlier inputs (an unknown peer, a piece out of range, another size
+    /// of the same artifact) is ignored: it can only come from a peer that is wrong about itself.
+    pub fn handle(&mut self, _now: Duration, input: Input) {
+        match input {
+            Input::Register { peer, address, name, nic_rate } => {
+                self.peers.insert(peer, Registered { address, name, nic_rate, load: (0, 0), complaints: 0 });
+            }
+            Input::Gone { peer } => self.gone(peer),
+            Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have } => {
+                if !self.peers.contains_key(&peer) || u64::from(piece_count) > PIECES_MAX {
+                    return;
+                }
+                let swarm =
+                    self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
+                if swarm.is_about(bytes, piece_count) {
+                    swarm.join(peer, MemberState::new(swarm, origin_ok, is_seed, &have));
+                    self.replan(artifact);
+                }
+            }
+            Input::Have { peer, artifact, runs } => {
+                if let Some(swarm) = self.swarms.get_mut(&artifact) {
+                    swarm.have(peer, &runs);
+                }
+            }
+            Input::Leave { peer, artifact } => {
+                if self.swarms.get_mut(&artifact).is_some_and(|swarm| swarm.leave(peer)) {
+                    self.replan(artifact);
+                }
+            }
+            Input::Load { peer, sent, received } => {
+                if let Some(registered) = self.peers.get_mut(&peer) {
+                    registered.load = (sent, received);
+                }
+            }
+            Input::Complaint { about, .. } => {
+                if let Some(registered) = self.peers.get_mut(&about) {
+                    registered.complaints += 1;
+                }
+            }
+        }
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// How often other peers complained about this one.
+    pub fn complaints(&self, peer: PeerId) -> u64 {
+        self.peers.get(&peer).map_or(0, |registered| registered.complaints)
+    }
+
+    /// The (sent, received) bytes per second that this peer last reported.
+    pub fn load(&self, peer: PeerId) -> Option<(u64, u64)> {
+        self.peers.get(&peer).map(|registered| registered.load)
+    }
+
+    fn gone(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+        let touched: Vec<ArtifactId> = self
+            .swarms
+            .iter_mut()
+            .filter_map(|(artifact, swarm)| swarm.leave(peer).then_some(*artifact))
+            .collect();
+        for artifact in touched {
+            self.replan(artifact);
+        }
+    }
+
+    fn replan(&mut self, artifact: ArtifactId) {
+        let Some(swarm) = self.swarms.get_mut(&artifact) else { return };
+        if swarm.is_empty() {
+            self.swarms.remove(&artifact);
+            return;
+        }
+        for (to, plan) in swarm.replan(&self.peers) {
+            self.outputs.push_back(Output::Plan { to, artifact, plan });
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! One swarm as the planner sees it: its members, its entrants, and the plans that were last sent. Does not own the
+//! shape of a tree (`tree`).
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use modelpack::layout::{PIECE_BYTES, Run};
+use modelpack::piece_map::PieceMap;
+
+use crate::bound::{Bound, Rates, discrete_optimum};
+use crate::id::PeerId;
+use crate::plan::{Member, PeerPlan, StripePart, StripeSource};
+use crate::planner::Registered;
+use crate::tree::{Budgets, Tree};
+
+/// Stripes of an artifact. Constant, so that stripes keep their pieces when members come and go: the origin would
+/// otherwise be read again at each join. 16 keeps trees shallow (16 children under each peer) and the last pieces few.
+const STRIPES: u32 = 16;
+
+/// Consecutive pieces in one stripe, at most: a 4 MiB read is long enough for any transport.
+const STRIPE_PIECES_MAX: u32 = 4;
+
+/// Backups named for each stripe: with a parent, three sources must fail together before a peer has to look around.
+const BACKUPS: usize = 2;
+
+/// Members named in a plan beyond parents and backups, for the case that those fail.
+const MEMBERS_EXTRA: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct MemberState {
+    origin_ok: bool,
+    is_seed: bool,
+    have: PieceMap,
+    /// How many pieces of each stripe it has.
+    held: Vec<u32>,
+}
+
+impl MemberState {
+    pub(crate) fn new(swarm: &SwarmState, origin_ok: bool, is_seed: bool, have: &[Run]) -> Self {
+        let mut member = Self {
+            origin_ok,
+            is_seed,
+            have: PieceMap::empty(swarm.piece_count),
+            held: vec![0; swarm.entrants.len()],
+        };
+        member.add(swarm.stripe_pieces, have);
+        member
+    }
+
+    fn add(&mut self, stripe_pieces: u32, runs: &[Run]) {
+        for run in runs {
+            let end = run.end.0.min(self.have.piece_count());
+            for piece in Run::new(run.start.0.min(end), end).pieces() {
+                if self.have.insert(piece) {
+                    let stripe = (piece.0 / stripe_pieces) as usize % self.held.len();
+                    self.held[stripe] += 1;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct SwarmState {
+    bytes: u64,
+    piece_count: u32,
+    stripe_pieces: u32,
+    epoch: u64,
+    members: BTreeMap<PeerId, MemberState>,
+    /// The member that each stripe enters the swarm through.
+    entrants: Vec<Option<PeerId>>,
+    trees: Vec<Tree>,
+    sent: BTreeMap<PeerId, Vec<StripePart>>,
+}
+
+/// Who can play which part in the next plan.
+struct Cast {
+    /// Those who want pieces, ascending.
+    wanting: Vec<PeerId>,
+    /// Those who have everything: first members, else seeds if no member can read the origin.
+    holders: Vec<PeerId>,
+    /// Those who may be entrants, ascending.
+    eligible: BTreeSet<PeerId>,
+}
+
+impl SwarmState {
+    pub(crate) fn new(bytes: u64, piece_count: u32) -> Self {
+        let stripes = STRIPES.min(piece_count).max(1);
+        Self {
+            bytes,
+            piece_count,
+            stripe_pieces: (piece_count / (stripes * 16)).clamp(1, STRIPE_PIECES_MAX),
+            epoch: 0,
+            members: BTreeMap::new(),
+            entrants: vec![None; stripes as usize],
+            trees: vec![Tree::default(); stripes as usize],
+            sent: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn is_about(&self, bytes: u64, piece_count: u32) -> bool {
+        self.bytes == bytes && self.piece_count == piece_count
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(crate) fn join(&mut self, peer: PeerId, member: MemberState) {
+        self.members.insert(peer, member);
+        // It asked, so it is told, even if nothing changed for it.
+        self.sent.remove(&peer);
+    }
+
+    pub(crate) fn leave(&mut self, peer: PeerId) -> bool {
+        self.sent.remove(&peer);
+        self.members.remove(&peer).is_some()
+    }
+
+    pub(crate) fn have(&mut self, peer: PeerId, runs: &[Run]) {
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.add(self.stripe_pieces, runs);
+        }
+    }
+
+    /// Makes the next plan; returns the parts that changed.
+    pub(crate) fn replan(&mut self, peers: &BTreeMap<PeerId, Registered>) -> Vec<(PeerId, PeerPlan)> {
+        self.epoch += 1;
+        let cast = self.cast();
+        let weights = weights(&cast.wanting, peers);
+        self.assign_entrants(&cast, &weights);
+        let mut budgets = Budgets::new(&weights, &self.entrants);
+        for (stripe, entrant) in self.entrants.iter().enumerate() {
+            let root = entrant.map(|root| (root, budgets.entrant_slots(root)));
+            let before = std::mem::take(&mut self.trees[stripe]);
+            self.trees[stripe] = root.map_or_else(Tree::default, |(root, slots)| {
+                Tree::grow(root, slots, &cast.wanting, &mut budgets, &before)
+            });
+        }
+        let (finish, bound) = self.predict(&cast, peers);
+        let mut changed = Vec::new();
+        for peer in self.members.keys() {
+            let stripes = self.parts_of(*peer, &cast);
+            if self.sent.get(peer) == Some(&stripes) {
+                continue;
+            }
+            self.sent.insert(*peer, stripes.clone());
+            let members = self.named(*peer, &stripes, peers);
+            let plan = PeerPlan {
+                epoch: self.epoch,
+                stripe_pieces: self.stripe_pieces,
+                stripes,
+                members,
+                finish,
+                bound,
+            };
+            changed.push((*peer, plan));
+        }
+        changed
+    }
+
+    fn cast(&self) -> Cast {
+        let of = |pick: &dyn Fn(&MemberState) -> bool| -> Vec<PeerId> {
+            self.members.iter().filter(|(_, member)| pick(member)).map(|(peer, _)| *peer).collect()
+        };
+        let wanting = of(&|member| !member.have.is_full());
+        let readers = of(&|member| !member.have.is_full() && member.origin_ok);
+        let mut holders = of(&|member| member.have.is_full() && !member.is_seed);
+        if holders.is_empty() && readers.is_empty() {
+            holders = of(&|member| member.have.is_full());
+        }
+        let eligible = if holders.is_empty() { readers } else { wanting.clone() };
+        Cast { wanting, holders, eligible: eligible.into_iter().collect() }
+    }
+
+    /// Entrants stay while they can: a stripe that changes hands may be read from the origin twice. Only stripes that
+    /// are hardly begun move to newcomers.
+    fn assign_entrants(&mut self, cast: &Cast, weights: &BTreeMap<PeerId, u64>) {
+        let mut counts: BTreeMap<PeerId, u64> = cast.eligible.iter().map(|peer| (*peer, 0)).collect();
+        for entrant in &mut self.entrants {
+            match entrant.and_then(|peer| counts.get_mut(&peer)) {
+                Some(count) => *count += 1,
+                None => *entrant = None,
+            }
+        }
+        let cheapest = |counts: &BTreeMap<PeerId, u64>| {
+            counts.iter().map(|(peer, count)| (*peer, *count + 1)).min_by(|a, b| by_load(weights, *a, *b))
+        };
+        for stripe in 0..self.entrants.len() {
+            if self.entrants[stripe].is_none()
+                && let Some((peer, count)) = cheapest(&counts)
+            {
+                self.entrants[stripe] = Some(peer);
+                counts.insert(peer, count);
+            }
+        }
+        for stripe in (0..self.entrants.len()).rev() {
+            let (Some(from), Some((to, count))) = (self.entrants[stripe], cheapest(&counts)) else {
+                continue;
+            };
+            let load = counts[&from];
+            if self.is_movable(stripe, from) && by_load(weights, (to, count), (from, load)).is_lt() {
+                self.entrants[stripe] = Some(to);
+                counts.insert(from, load - 1);
+                counts.insert(to, count);
+            }
+        }
+    }
+
+    fn is_movable(&self, stripe: usize, entrant: PeerId) -> bool {
+        let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
+        self.members.get(&entrant).is_none_or(|member| member.held[stripe] <= size / 4)
+    }
+
+    fn parts_of(&self, peer: PeerId, cast: &Cast) -> Vec<StripePart> {
+        let is_wanting = cast.wanting.binary_search(&peer).is_ok();
+        (0..self.entrants.len())
+            .map(|stripe| {
+                let source = if is_wanting { self.source_of(peer, stripe, cast) } else { StripeSource::None };
+                let backups = match source {
+                    _ if !is_wanting => Vec::new(),
+                    StripeSource::Origin => self.holding(peer, stripe),
+                    _ => self.backups_of(peer, stripe, source, cast),
+                };
+                StripePart { source, backups }
+            })
+            .collect()
+    }
+
+    fn source_of(&self, peer: PeerId, stripe: usize, cast: &Cast) -> StripeSource {
+        if self.entrants[stripe] != Some(peer) {
+            return self.trees[stripe].parent(peer).map_or(StripeSource::None, StripeSource::Parent);
+        }
+        match cast.holders.len() {
+            0 => StripeSource::Origin,
+            count => StripeSource::Parent(cast.holders[stripe % count]),
+        }
+    }
+
+    /// For an entrant: who already holds pieces of the stripe, most first. Seeds are origins too, so they do not count.
+    fn holding(&self, peer: PeerId, stripe: usize) -> Vec<PeerId> {
+        let mut holding: Vec<(u32, PeerId)> = self
+            .members
+            .iter()
+            .filter(|(other, member)| **other != peer && !member.is_seed && member.held[stripe] > 0)
+            .map(|(other, member)| (u32::MAX - member.held[stripe], *other))
+            .collect();
+        holding.sort_unstable();
+        holding.into_iter().take(BACKUPS).map(|(_, other)| other).collect()
+    }
+
+    fn backups_of(&self, peer: PeerId, stripe: usize, source: StripeSource, cast: &Cast) -> Vec<PeerId> {
+        let seeds = self.members.iter().filter(|(_, member)| member.is_seed).map(|(seed, _)| *seed);
+        let rotated = |all: &[PeerId]| {
+            let at = stripe % all.len().max(1);
+            [&all[at..], &all[..at]].concat()
+        };
+        let mut backups = Vec::new();
+        let candidates =
+            rotated(&cast.holders).into_iter().chain(self.trees[stripe].interiors()).chain(seeds);
+        for other in candidates.chain(rotated(&cast.wanting)) {
+            if backups.len() == BACKUPS {
+                break;
+            }
+            if other != peer && source != StripeSource::Parent(other) && !backups.contains(&other) {
+                backups.push(other);
+            }
+        }
+        backups
+    }
+
+    fn named(
+        &self,
+        peer: PeerId,
+        stripes: &[StripePart],
+        peers: &BTreeMap<PeerId, Registered>,
+    ) -> Vec<Member> {
+        let parents = stripes.iter().filter_map(|part| match part.source {
+            StripeSource::Parent(parent) => Some(parent),
+            StripeSource::Origin | StripeSource::None => None,
+        });
+        let mut named: BTreeSet<PeerId> =
+            stripes.iter().flat_map(|part| part.backups.iter().copied()).chain(parents).collect();
+        named.extend(self.members.keys().filter(|other| **other != peer).take(MEMBERS_EXTRA));
+        named
+            .into_iter()
+            .filter_map(|id| {
+                let (registered, member) = (peers.get(&id)?, self.members.get(&id)?);
+                let (address, name) = (registered.address.clone(), registered.name.clone());
+                Some(Member { id, address, name, is_seed: member.is_seed })
+            })
+            .collect()
+    }
+
+    /// The bound, and the same with the pipeline's depth added, when every member's rate is known. The origin's rate
+    /// is never known here, so it does not bind.
+    fn predict(
+        &self,
+        cast: &Cast,
+        peers: &BTreeMap<PeerId, Registered>,
+    ) -> (Option<Duration>, Option<Duration>) {
+        let rates: Option<Vec<Rates>> = cast
+            .wanting
+            .iter()
+            .map(|peer| peers.get(peer)?.nic_rate.filter(|rate| *rate > 0))
+            .map(|rate| rate.map(|rate| Rates { up: as_f64(rate), down: as_f64(rate) }))
+            .collect();
+        let Some(rates) = rates.filter(|rates| !rates.is_empty()) else { return (None, None) };
+        let bound = Bound::new(self.bytes, None, &rates).time();
+        let slowest = rates.iter().map(|rates| rates.down).fold(f64::INFINITY, f64::min);
+        let receivers = u32::try_from(rates.len()).unwrap_or(u32::MAX);
+        let depth = discrete_optimum(1, receivers, PIECE_BYTES, slowest);
+        (Some(bound.saturating_add(depth)), Some(bound))
+    }
+}
+
+/// Relative sending power; peers that do not know theirs count as the mean of those that do.
+fn weights(wanting: &[PeerId], peers: &BTreeMap<PeerId, Registered>) -> BTreeMap<PeerId, u64> {
+    let rate =
+        |peer: &PeerId| peers.get(peer).and_then(|registered| registered.nic_rate).filter(|rate| *rate > 0);
+    let known: Vec<u64> = wanting.iter().filter_map(rate).collect();
+    let sum: u128 = known.iter().map(|rate| u128::from(*rate)).sum();
+    let mean = u64::try_from(sum / (known.len() as u128).max(1)).unwrap_or(u64::MAX).max(1);
+    wanting.iter().map(|peer| (*peer, rate(peer).unwrap_or(mean))).collect()
+}
+
+/// Compares `stripes / weight` of two peers without dividing.
+fn by_load(weights: &BTreeMap<PeerId, u64>, a: (PeerId, u64), b: (PeerId, u64)) -> Ordering {
+    let weight = |peer| u128::from(weights.get(&peer).copied().unwrap_or(1));
+    (u128::from(a.1) * weight(b.0)).cmp(&(u128::from(b.1) * weight(a.0)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate of a rate; 53 bits are more than any card has")]
+fn as_f64(rate: u64) -> f64 {
+    rate as f64
+}
