@@ -8,7 +8,7 @@ use crate::id::PeerId;
 /// 1/K of the artifact's rate, so K·(N − 1) children in all, shared by weight, use every upload once.
 #[derive(Debug)]
 pub(crate) struct Budgets {
-    entrant_share: BTreeMap<PeerId, u32>,
+    entrant_slots: BTreeMap<PeerId, u32>,
     /// (children left, member): the member with the most to give comes last.
     spare: BTreeSet<(u32, PeerId)>,
 }
@@ -18,21 +18,21 @@ impl Budgets {
         let sum: u128 = weights.values().map(|weight| u128::from(*weight)).sum();
         let children_max = weights.len().saturating_sub(1) as u128;
         let edges = entrants.len() as u128 * children_max;
-        let (mut entrant_share, mut spare) = (BTreeMap::new(), BTreeSet::new());
+        let (mut entrant_slots, mut spare) = (BTreeMap::new(), BTreeSet::new());
         for (peer, weight) in weights {
             let budget = (edges * u128::from(*weight)).div_ceil(sum.max(1));
             let stripes = entrants.iter().filter(|entrant| **entrant == Some(*peer)).count() as u128;
             // An entrant serves one child at least, or its stripe would end with it.
-            let share = budget.checked_div(stripes).map_or(0, |share| share.clamp(1, children_max.max(1)));
-            entrant_share.insert(*peer, u32::try_from(share).unwrap_or(u32::MAX));
+            let share = budget.checked_div(stripes).map_or(0, |each| each.clamp(1, children_max.max(1)));
+            entrant_slots.insert(*peer, u32::try_from(share).unwrap_or(u32::MAX));
             let left = budget.saturating_sub(share * stripes);
             spare.insert((u32::try_from(left).unwrap_or(u32::MAX), *peer));
         }
-        Self { entrant_share, spare }
+        Self { entrant_slots, spare }
     }
 
     pub(crate) fn entrant_slots(&self, peer: PeerId) -> u32 {
-        self.entrant_share.get(&peer).copied().unwrap_or(1)
+        self.entrant_slots.get(&peer).copied().unwrap_or(1)
     }
 
     /// Takes up to `need` children from the member with the most left that is not excluded.

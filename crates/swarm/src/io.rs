@@ -1,0 +1,203 @@
+//! What a swarm is told and what it wants done, as data.
+
+use std::time::Duration;
+
+use modelpack::layout::{PieceIndex, Run};
+use planner::{PeerId, PeerPlan};
+
+/// How one swarm behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This peer.
+    pub me: PeerId,
+    /// Only the origin: no scheduler, no peers, everything is this peer's share.
+    pub standalone: bool,
+    /// Reads outstanding at the origin, at most; fewer when many entrants share it.
+    pub origin_reads_max: u32,
+    /// Pieces in one read from the origin, at most.
+    pub origin_run_pieces: u32,
+    /// Reads outstanding on one link, at most; a link's grant may allow fewer.
+    pub link_reads_max: u32,
+    /// Pieces in one read from a peer, at most.
+    pub peer_run_pieces: u32,
+    /// How far ahead of the first missing piece of a source a piece may be picked, counted in missing pieces.
+    pub window_pieces: u32,
+    /// A source is not called stalled before this.
+    pub stall_min: Duration,
+    /// Times the origin may deliver wrong bytes for one piece before the artifact is given up.
+    pub origin_attempts_max: u32,
+    /// What makes this peer's order its own.
+    pub seed: u64,
+}
+
+impl Config {
+    /// The defaults of DESIGN §5 and §6 for this peer.
+    pub fn new(me: PeerId, seed: u64) -> Self {
+        Self {
+            me,
+            standalone: false,
+            origin_reads_max: 4,
+            origin_run_pieces: 4,
+            link_reads_max: 16,
+            peer_run_pieces: 4,
+            window_pieces: 32,
+            stall_min: Duration::from_millis(100),
+            origin_attempts_max: 4,
+            seed,
+        }
+    }
+}
+
+/// Where a read gets its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The registry, hub or layout that the artifact came from.
+    Origin,
+    /// Another peer.
+    Peer(PeerId),
+}
+
+/// The number of a read within its swarm; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub u64);
+
+/// What the check of a piece said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceOutcome {
+    /// It matches the manifest and is kept.
+    Good,
+    /// It does not.
+    Bad,
+}
+
+/// How a read ended. Its pieces that were not reported good are wanted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// Everything arrived, or it was cancelled.
+    Ok,
+    /// It failed, but the source may serve other reads.
+    Retry,
+    /// The source serves no more reads.
+    SourceGone,
+}
+
+/// What a swarm is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The scheduler's plan; it is reachable.
+    Plan(PeerPlan),
+    /// No scheduler is configured, or it is no longer reachable. The last plan, if any, stays; the origin may be read
+    /// for pieces that no live source announces.
+    NoScheduler,
+    /// The origin is readable.
+    OriginUp {
+        /// Whether it serves ranges. If not, each read goes from a blob's first missing piece to its end.
+        ranges: bool,
+    },
+    /// The origin refuses this peer, or there is none.
+    OriginDown,
+    /// A link is ready for reads.
+    LinkUp {
+        /// The other end.
+        peer: PeerId,
+        /// Reads outstanding that it grants.
+        in_flight_max: u32,
+    },
+    /// A link ended or could not be made.
+    LinkDown {
+        /// The other end.
+        peer: PeerId,
+    },
+    /// A linked peer announced pieces.
+    Have {
+        /// The peer.
+        peer: PeerId,
+        /// The pieces; what is out of range is ignored.
+        runs: Vec<Run>,
+    },
+    /// One piece of a read was checked.
+    Piece {
+        /// The read.
+        read: ReadId,
+        /// The piece.
+        piece: PieceIndex,
+        /// What the check said.
+        outcome: PieceOutcome,
+    },
+    /// A read ended; said exactly once for each [`Output::Read`], after all its pieces.
+    ReadEnded {
+        /// The read.
+        read: ReadId,
+        /// How.
+        outcome: ReadOutcome,
+    },
+    /// [`crate::Swarm::next_wake`] has come.
+    Tick,
+}
+
+/// Why a swarm can never be complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The origin's own bytes do not match the manifest.
+    #[error("the origin delivers wrong bytes for piece {piece}")]
+    OriginWrongBytes {
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// The origin cannot be read, and no peer has what is missing.
+    #[error("no source has the missing pieces")]
+    NoSource,
+}
+
+/// What a swarm wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a link; `LinkUp` or `LinkDown` answers.
+    Connect {
+        /// The peer.
+        peer: PeerId,
+        /// HOST:PORT of its control service.
+        address: String,
+    },
+    /// Close a link, or give up opening it; no answer is needed. Its reads still end.
+    Disconnect {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// Read a run.
+    Read {
+        /// Its number.
+        read: ReadId,
+        /// From whom.
+        source: Source,
+        /// What: pieces of one blob.
+        run: Run,
+        /// When to give up, on the clock of `now`.
+        deadline: Duration,
+    },
+    /// The bytes of this read are no longer needed. Good pieces that it still delivers count.
+    Cancel {
+        /// The read.
+        read: ReadId,
+    },
+    /// These pieces are proved: tell children and the scheduler.
+    Announce {
+        /// The pieces.
+        run: Run,
+    },
+    /// This peer sent wrong bytes. Its link is closed, and this swarm does not use it again.
+    Blame {
+        /// The peer.
+        peer: PeerId,
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// Every piece is there. Said once.
+    Complete,
+    /// Nothing can ever complete it. Said once; nothing follows.
+    Failed {
+        /// Why.
+        reason: Failure,
+    },
+}

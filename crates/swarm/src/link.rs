@@ -1,0 +1,162 @@
+//! One link: what the other end announced, what is outstanding on it, how fast it has been. Does not own reads.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::bits::Bits;
+use crate::io::ReadId;
+
+/// Time over which a rate is sampled: pieces that arrive together would else show an endless rate.
+const SAMPLE: Duration = Duration::from_millis(5);
+
+/// Weight of a new sample: a few samples forget the start-up, one hiccup is not believed.
+const SAMPLE_WEIGHT: f64 = 0.3;
+
+/// Bytes wanted in flight are what the link carries in this time: well above any round trip of a data centre, and
+/// short enough that pieces promised to a link are not held up by it.
+const DEPTH_TIME: f64 = 0.1;
+
+/// Bytes in flight before a rate is known, and on any link that carries less: one read of default size.
+const DEPTH_MIN: u64 = 4 << 20;
+
+/// The first wait before a lost link is opened again; it doubles up to `RECONNECT_DOUBLINGS` times.
+const RECONNECT: Duration = Duration::from_millis(500);
+const RECONNECT_DOUBLINGS: u32 = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    Connecting,
+    Up,
+    Down { retry_at: Duration },
+}
+
+/// Goodput, measured only while something is outstanding.
+#[derive(Clone, Debug, Default)]
+struct Rate {
+    bytes_per_second: Option<f64>,
+    bytes: u64,
+    mark: Duration,
+}
+
+impl Rate {
+    fn start(&mut self, now: Duration) {
+        (self.bytes, self.mark) = (0, now);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "an estimate; 53 bits count a sample's bytes exactly")]
+    fn add(&mut self, now: Duration, bytes: u64) {
+        self.bytes += bytes;
+        let elapsed = now.saturating_sub(self.mark);
+        if elapsed >= SAMPLE {
+            let sample = self.bytes as f64 / elapsed.as_secs_f64();
+            let old = self.bytes_per_second.unwrap_or(sample);
+            self.bytes_per_second = Some(old + SAMPLE_WEIGHT * (sample - old));
+            self.start(now);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) state: LinkState,
+    pub(crate) in_flight_max: u32,
+    pub(crate) has: Bits,
+    /// Outstanding reads, those given up on included: they still occupy the link.
+    pub(crate) reads: BTreeSet<ReadId>,
+    pub(crate) bytes_in_flight: u64,
+    pub(crate) last_byte: Duration,
+    /// No byte came for too long; cleared by the next good piece.
+    pub(crate) is_slow: bool,
+    pub(crate) pause_until: Duration,
+    /// Failures since the last good piece.
+    pub(crate) failures: u32,
+    rate: Rate,
+}
+
+impl Link {
+    pub(crate) fn new(piece_count: u32) -> Self {
+        Self {
+            state: LinkState::Connecting,
+            in_flight_max: 0,
+            has: Bits::empty(piece_count),
+            reads: BTreeSet::new(),
+            bytes_in_flight: 0,
+            last_byte: Duration::ZERO,
+            is_slow: false,
+            pause_until: Duration::ZERO,
+            failures: 0,
+            rate: Rate::default(),
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.state == LinkState::Up
+    }
+
+    /// Whether pieces it announced may be counted on.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.is_up() && !self.is_slow
+    }
+
+    pub(crate) fn up(&mut self, in_flight_max: u32) {
+        self.state = LinkState::Up;
+        self.in_flight_max = in_flight_max;
+        self.is_slow = false;
+    }
+
+    pub(crate) fn down(&mut self, now: Duration) {
+        let wait = RECONNECT * 2_u32.pow(self.failures.min(RECONNECT_DOUBLINGS));
+        self.failures = self.failures.saturating_add(1);
+        self.state = LinkState::Down { retry_at: now + wait };
+        self.has = Bits::empty(self.has.piece_count());
+    }
+
+    pub(crate) fn posted(&mut self, now: Duration, read: ReadId, bytes: u64) {
+        if self.reads.is_empty() {
+            self.rate.start(now);
+            self.last_byte = now;
+        }
+        self.reads.insert(read);
+        self.bytes_in_flight += bytes;
+    }
+
+    pub(crate) fn arrived(&mut self, now: Duration, bytes: u64) {
+        self.rate.add(now, bytes);
+        self.last_byte = now;
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
+        self.is_slow = false;
+        self.failures = 0;
+    }
+
+    pub(crate) fn ended(&mut self, read: ReadId, bytes_left: u64) {
+        self.reads.remove(&read);
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes_left);
+    }
+
+    pub(crate) fn rate(&self) -> Option<f64> {
+        self.rate.bytes_per_second
+    }
+
+    /// When `more` bytes would be there if they were asked for now; `default_rate` where this link has none yet.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate; 53 bits count bytes in flight exactly")]
+    pub(crate) fn predicted(&self, more: u64, default_rate: Option<f64>) -> Option<Duration> {
+        let rate = self.rate().or(default_rate)?;
+        Duration::try_from_secs_f64((self.bytes_in_flight + more) as f64 / rate).ok()
+    }
+
+    /// Whether a read may be posted: under the grant, and no deeper than the link is fast.
+    pub(crate) fn has_room(&self, now: Duration, reads_max: u32) -> bool {
+        let reads = u32::try_from(self.reads.len()).unwrap_or(u32::MAX);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate is positive; `as` saturates"
+        )]
+        let depth = DEPTH_MIN.max((self.rate().unwrap_or(0.0) * DEPTH_TIME) as u64);
+        self.is_up()
+            && now >= self.pause_until
+            && reads < reads_max.min(self.in_flight_max)
+            && self.bytes_in_flight < depth
+            && !(self.is_slow && reads > 0)
+    }
+}

@@ -1,0 +1,365 @@
+//! One artifact's swarm in one peer: takes inputs, keeps the books. Does not own the choice of pieces (`pick`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use modelpack::layout::{PieceIndex, PieceLayout, Run};
+use modelpack::piece_map::PieceMap;
+use planner::{PeerId, PeerPlan, StripeSource};
+
+use crate::bits::Bits;
+use crate::io::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
+use crate::link::{Link, LinkState};
+use crate::origin::{Origin, OriginState};
+use crate::reads::Reads;
+use crate::stripes::{Stripes, mix};
+
+/// How long to wait for a first plan before going on as if there were no scheduler.
+const PLAN_WAIT: Duration = Duration::from_secs(2);
+
+/// A stripe that changes hands is left this many `stall_min` to whoever read it before.
+const HANDOVER_STALLS: u32 = 2;
+
+/// The first wait after a failed read on a link; it doubles up to `PAUSE_DOUBLINGS` times.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_DOUBLINGS: u32 = 6;
+
+/// Failed reads in a row after which a link is closed and opened again.
+const LINK_FAILURES_MAX: u32 = 5;
+
+/// Links open at once: 16 stripes with a parent and two backups each, and some to look around with.
+pub(crate) const LINKS_MAX: usize = 96;
+
+/// What one link has been able to carry.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinkRate {
+    /// The other end.
+    pub peer: PeerId,
+    /// Goodput while something was outstanding, if anything came yet.
+    pub bytes_per_second: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    Complete,
+    Failed,
+}
+
+/// One artifact's swarm in one peer.
+///
+/// Law: after each [`Self::handle`] (and after [`Self::new`]), [`Self::poll`] is called until it returns `None`.
+#[derive(Debug)]
+pub struct Swarm {
+    pub(crate) config: Config,
+    pub(crate) layout: PieceLayout,
+    pub(crate) now: Duration,
+    pub(crate) started: Duration,
+    pub(crate) have: PieceMap,
+    /// Missing, and carried by no live read.
+    pub(crate) wanted: Bits,
+    pub(crate) plan: Option<PeerPlan>,
+    pub(crate) is_scheduler_lost: bool,
+    pub(crate) stripes: Stripes,
+    pub(crate) origin: Origin,
+    pub(crate) links: BTreeMap<PeerId, Link>,
+    pub(crate) reads: Reads,
+    pub(crate) blamed: BTreeSet<PeerId>,
+    pub(crate) last_news: Duration,
+    pub(crate) phase: Phase,
+    pub(crate) random: u64,
+    pub(crate) outputs: VecDeque<Output>,
+}
+
+impl Swarm {
+    /// A swarm that has `have` and wants the rest.
+    ///
+    /// # Panics
+    /// If `have` is about another number of pieces than `layout`.
+    pub fn new(config: Config, layout: PieceLayout, have: PieceMap, now: Duration) -> Self {
+        assert!(have.piece_count() == layout.piece_count(), "the piece map belongs to the layout");
+        let mut wanted = Bits::empty(layout.piece_count());
+        let mut from = PieceIndex(0);
+        while let Some(piece) = have.next_missing(from) {
+            wanted.insert(piece);
+            from = PieceIndex(piece.0 + 1);
+        }
+        let source = if config.standalone { StripeSource::Origin } else { StripeSource::None };
+        let stripes = Stripes::single(source, &wanted, now);
+        let outputs = have.runs().into_iter().map(|run| Output::Announce { run }).collect();
+        let mut swarm = Self {
+            random: mix(config.seed),
+            config,
+            layout,
+            now,
+            started: now,
+            have,
+            wanted,
+            plan: None,
+            is_scheduler_lost: false,
+            stripes,
+            origin: Origin::new(),
+            links: BTreeMap::new(),
+            reads: Reads::default(),
+            blamed: BTreeSet::new(),
+            last_news: now,
+            phase: Phase::Running,
+            outputs,
+        };
+        swarm.pump();
+        swarm
+    }
+
+    /// Takes note of one input at `now`, which never goes backwards.
+    pub fn handle(&mut self, now: Duration, input: Input) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Plan(plan) => self.planned(plan),
+            Input::NoScheduler => self.no_scheduler(),
+            Input::OriginUp { ranges } => self.origin.state = OriginState::Up { ranges },
+            Input::OriginDown => self.origin.state = OriginState::Down,
+            Input::LinkUp { peer, in_flight_max } => match self.links.get_mut(&peer) {
+                Some(link) if self.phase == Phase::Running => link.up(in_flight_max),
+                _ => self.outputs.push_back(Output::Disconnect { peer }),
+            },
+            Input::LinkDown { peer } => self.link_down(peer),
+            Input::Have { peer, runs } => self.announced(peer, &runs),
+            Input::Piece { read, piece, outcome: PieceOutcome::Good } => self.good(read, piece),
+            Input::Piece { read, piece, outcome: PieceOutcome::Bad } => self.bad(read, piece),
+            Input::ReadEnded { read, outcome } => self.read_ended(read, outcome),
+            Input::Tick => {}
+        }
+        self.pump();
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The pieces that are proved here.
+    pub fn have(&self) -> &PieceMap {
+        &self.have
+    }
+
+    /// What each link has been able to carry.
+    pub fn rates(&self) -> impl Iterator<Item = LinkRate> + '_ {
+        self.links.iter().map(|(peer, link)| LinkRate { peer: *peer, bytes_per_second: link.rate() })
+    }
+
+    /// One round of work after an input: timers, links, reads, the end.
+    fn pump(&mut self) {
+        if self.phase == Phase::Running {
+            if self.plan.is_none() && !self.is_scheduler_lost && self.now >= self.started + PLAN_WAIT {
+                self.no_scheduler();
+            }
+            self.give_up_stalled();
+            self.look_around();
+            self.open_links();
+            self.post_reads();
+            self.check_end();
+        }
+    }
+
+    /// When a `Tick` is due, if nothing else happens before.
+    pub fn next_wake(&self) -> Option<Duration> {
+        if self.phase != Phase::Running {
+            return None;
+        }
+        let plan = (self.plan.is_none() && !self.is_scheduler_lost).then_some(self.started + PLAN_WAIT);
+        self.timers().chain(plan).filter(|at| *at > self.now).min()
+    }
+
+    fn planned(&mut self, plan: PeerPlan) {
+        let is_stale =
+            self.plan.as_ref().is_some_and(|old| !self.is_scheduler_lost && plan.epoch < old.epoch);
+        // Conversions from the network refuse such plans; one that came through must not divide by zero.
+        if self.config.standalone || is_stale || plan.stripes.is_empty() || plan.stripe_pieces == 0 {
+            return;
+        }
+        let grace = self.config.stall_min * HANDOVER_STALLS;
+        self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, grace);
+        self.is_scheduler_lost = false;
+        self.plan = Some(plan);
+    }
+
+    fn no_scheduler(&mut self) {
+        self.is_scheduler_lost = true;
+        if self.plan.is_none() {
+            self.stripes = Stripes::single(StripeSource::Origin, &self.wanted, self.now);
+        }
+    }
+
+    fn announced(&mut self, peer: PeerId, runs: &[Run]) {
+        let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) else { return };
+        for run in runs {
+            for piece in link.has.clip(*run).pieces() {
+                if link.has.insert(piece) && !self.have.contains(piece) {
+                    let stripe = self.stripes.at_mut(piece);
+                    stripe.news(self.now);
+                    stripe.is_last_resort = false;
+                    self.last_news = self.now;
+                }
+            }
+        }
+    }
+
+    fn good(&mut self, id: ReadId, piece: PieceIndex) {
+        let Some(read) = self.reads.get_mut(id).filter(|read| read.run.contains(piece)) else { return };
+        let bytes = self.layout.piece_bytes(piece);
+        read.bytes_left = read.bytes_left.saturating_sub(bytes);
+        match read.source {
+            Source::Origin => self.origin.good(),
+            Source::Peer(peer) => {
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.arrived(self.now, bytes);
+                }
+            }
+        }
+        if !self.have.insert(piece) {
+            return;
+        }
+        self.last_news = self.now;
+        self.stripes.at_mut(piece).news(self.now);
+        self.unwant(piece);
+        match self.outputs.back_mut() {
+            Some(Output::Announce { run }) if run.end == piece => run.end.0 += 1,
+            _ => self.outputs.push_back(Output::Announce { run: Run::one(piece) }),
+        }
+        if self.reads.has_given_up() {
+            self.cancel_superseded(piece);
+        }
+    }
+
+    fn cancel_superseded(&mut self, piece: PieceIndex) {
+        let have = &self.have;
+        for (id, read) in self.reads.iter_mut() {
+            if read.run.contains(piece)
+                && read.bytes_left > 0
+                && !read.is_cancelled
+                && have.contains_run(read.run)
+            {
+                read.is_cancelled = true;
+                self.outputs.push_back(Output::Cancel { read: id });
+            }
+        }
+    }
+
+    fn bad(&mut self, id: ReadId, piece: PieceIndex) {
+        let Some(read) = self.reads.get(id).filter(|read| read.run.contains(piece)) else { return };
+        match read.source {
+            Source::Peer(peer) if self.blamed.insert(peer) => {
+                self.outputs.push_back(Output::Blame { peer, piece });
+                self.outputs.push_back(Output::Disconnect { peer });
+                self.abandon_link(peer);
+                self.links.remove(&peer);
+            }
+            Source::Peer(_) => {}
+            Source::Origin => {
+                if self.origin.bad(piece) >= self.config.origin_attempts_max && !self.have.contains(piece) {
+                    self.fail(Failure::OriginWrongBytes { piece });
+                }
+            }
+        }
+    }
+
+    fn read_ended(&mut self, id: ReadId, outcome: ReadOutcome) {
+        let Some(read) = self.reads.end(id) else { return };
+        match read.source {
+            Source::Origin => {
+                self.origin.reads.remove(&id);
+                match outcome {
+                    ReadOutcome::Ok => {}
+                    ReadOutcome::Retry => self.origin.failed(self.now),
+                    ReadOutcome::SourceGone => self.origin.state = OriginState::Down,
+                }
+            }
+            Source::Peer(peer) => self.peer_read_ended(peer, id, read.bytes_left, outcome),
+        }
+        if read.is_live {
+            self.want_again(read.run);
+        }
+    }
+
+    fn peer_read_ended(&mut self, peer: PeerId, id: ReadId, bytes_left: u64, outcome: ReadOutcome) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        link.ended(id, bytes_left);
+        if outcome == ReadOutcome::Retry {
+            link.pause_until = self.now + PAUSE * 2_u32.pow(link.failures.min(PAUSE_DOUBLINGS));
+            link.failures = link.failures.saturating_add(1);
+        }
+        let is_hopeless = outcome == ReadOutcome::SourceGone || link.failures >= LINK_FAILURES_MAX;
+        if is_hopeless && outcome != ReadOutcome::Ok && link.is_up() {
+            self.outputs.push_back(Output::Disconnect { peer });
+            self.link_down(peer);
+        }
+    }
+
+    fn link_down(&mut self, peer: PeerId) {
+        self.abandon_link(peer);
+        if let Some(link) =
+            self.links.get_mut(&peer).filter(|link| !matches!(link.state, LinkState::Down { .. }))
+        {
+            link.down(self.now);
+        }
+    }
+
+    /// Gives up on every read of a link: their pieces are wanted again at once.
+    pub(crate) fn abandon_link(&mut self, peer: PeerId) {
+        let ids: Vec<ReadId> =
+            self.links.get(&peer).into_iter().flat_map(|link| link.reads.iter().copied()).collect();
+        for id in ids {
+            if let Some(run) = self.reads.give_up(id) {
+                self.want_again(run);
+            }
+        }
+    }
+
+    pub(crate) fn want_again(&mut self, run: Run) {
+        for piece in run.pieces() {
+            if !self.have.contains(piece) && !self.reads.is_carried(piece) && self.wanted.insert(piece) {
+                self.stripes.inserted(piece);
+            }
+        }
+    }
+
+    pub(crate) fn unwant(&mut self, piece: PieceIndex) {
+        if self.wanted.remove(piece) {
+            self.stripes.removed(piece);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, reason: Failure) {
+        if self.phase == Phase::Running {
+            self.finish(Phase::Failed);
+            self.outputs.push_back(Output::Failed { reason });
+        }
+    }
+
+    fn check_end(&mut self) {
+        if self.have.is_full() {
+            self.finish(Phase::Complete);
+            self.outputs.push_back(Output::Complete);
+        } else if self.is_hopeless() {
+            self.fail(Failure::NoSource);
+        }
+    }
+
+    fn finish(&mut self, phase: Phase) {
+        self.phase = phase;
+        for (id, read) in self.reads.iter_mut() {
+            if !read.is_cancelled {
+                read.is_cancelled = true;
+                self.outputs.push_back(Output::Cancel { read: id });
+            }
+        }
+        let open = self.links.iter().filter(|(_, link)| !matches!(link.state, LinkState::Down { .. }));
+        self.outputs.extend(open.map(|(peer, _)| Output::Disconnect { peer: *peer }));
+        self.links.clear();
+    }
+
+    pub(crate) fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(1);
+        mix(self.random)
+    }
+}

@@ -1,0 +1,182 @@
+//! What time does: stalled links, quiet stripes, links to open again, the very end. Does not own the choice of pieces.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use planner::{PeerId, StripeSource};
+
+use crate::io::Output;
+use crate::link::{Link, LinkState};
+use crate::origin::OriginState;
+use crate::stripes::rendezvous;
+use crate::swarm::{LINKS_MAX, Swarm};
+
+/// A link is stalled when no byte came for this many times what its oldest read should have taken.
+const STALL_FACTOR: u32 = 3;
+
+/// Bytes in flight in all below which the end is near enough to read a piece twice.
+const HEDGE_BYTES: u64 = 8 << 20;
+
+/// At the very end a read is hedged after this many times what an idle link would need.
+const HEDGE_FACTOR: u32 = 2;
+
+/// Members, first in rendezvous order, that are linked when a stripe is quiet.
+const LOOK_AROUND: usize = 3;
+
+/// Without scheduler, origin and news for this long, no source will come.
+const NO_SOURCE_AFTER: Duration = Duration::from_secs(30);
+
+impl Swarm {
+    fn stalls_at(&self, link: &Link) -> Option<Duration> {
+        let oldest = link.reads.iter().find_map(|id| self.reads.get(*id).filter(|read| read.is_live))?;
+        let patience = (oldest.expected * STALL_FACTOR).max(self.config.stall_min);
+        Some(oldest.issued.max(link.last_byte) + patience)
+    }
+
+    pub(crate) fn give_up_stalled(&mut self) {
+        let mut stalled: BTreeSet<PeerId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| self.stalls_at(link).is_some_and(|at| at <= self.now))
+            .map(|(peer, _)| *peer)
+            .collect();
+        stalled.extend(self.hedged());
+        for peer in stalled {
+            self.abandon_link(peer);
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.is_slow = true;
+            }
+        }
+    }
+
+    /// Links that hold up the very end though an idle one could give the same.
+    fn hedged(&self) -> Vec<PeerId> {
+        if !self.wanted.is_empty()
+            || self.reads.iter().map(|(_, read)| read.bytes_left).sum::<u64>() > HEDGE_BYTES
+        {
+            return Vec::new();
+        }
+        let idle: Vec<&Link> =
+            self.links.values().filter(|link| link.is_usable() && link.reads.is_empty()).collect();
+        let is_late = |link: &Link| {
+            link.reads.iter().filter_map(|id| self.reads.get(*id)).filter(|read| read.is_live).any(|read| {
+                let missing = read.run.pieces().find(|piece| !self.have.contains(*piece));
+                let other =
+                    idle.iter().filter(|other| missing.is_some_and(|piece| other.has.contains(piece)));
+                other.filter_map(|other| other.predicted(read.bytes_left, None)).min().is_some_and(
+                    |alternative| {
+                        self.now >= read.issued + (alternative * HEDGE_FACTOR).max(self.config.stall_min)
+                    },
+                )
+            })
+        };
+        self.links.iter().filter(|(_, link)| is_late(link)).map(|(peer, _)| *peer).collect()
+    }
+
+    fn is_planned(&self) -> bool {
+        !self.is_scheduler_lost
+    }
+
+    /// Quiet stripes: first link those who would read them from the origin before us, then read it ourselves.
+    pub(crate) fn look_around(&mut self) {
+        if self.plan.is_none() {
+            return;
+        }
+        for number in 0..self.stripes.all().len() {
+            let stripe = &self.stripes.all()[number];
+            if stripe.wanted == 0 || stripe.quiet_at(1, self.config.stall_min, self.is_planned()) > self.now {
+                continue;
+            }
+            let order = self.rendezvous_order(number);
+            let rank = order.iter().position(|peer| *peer == self.config.me).unwrap_or(order.len());
+            let turns = u32::try_from(rank + 1).unwrap_or(u32::MAX);
+            let is_my_turn =
+                self.stripes.all()[number].quiet_at(turns, self.config.stall_min, self.is_planned())
+                    <= self.now;
+            for peer in order.into_iter().take(LOOK_AROUND) {
+                self.connect(peer);
+            }
+            if is_my_turn {
+                self.stripes.all_mut()[number].is_last_resort = true;
+            }
+        }
+    }
+
+    /// The live known members of the swarm and this peer, in the order in which they touch a stripe at the origin.
+    fn rendezvous_order(&self, stripe: usize) -> Vec<PeerId> {
+        let is_live = |peer: &PeerId| {
+            let is_down =
+                self.links.get(peer).is_some_and(|link| matches!(link.state, LinkState::Down { .. }));
+            !is_down && !self.blamed.contains(peer)
+        };
+        let known = self.plan.iter().flat_map(|plan| &plan.members).filter(|member| !member.is_seed);
+        let mut order: Vec<PeerId> = known.map(|member| member.id).filter(is_live).collect();
+        order.push(self.config.me);
+        order.sort_by_key(|peer| (rendezvous(*peer, stripe), *peer));
+        order
+    }
+
+    pub(crate) fn open_links(&mut self) {
+        if self.plan.is_none() {
+            return;
+        }
+        let mut peers = BTreeSet::new();
+        for stripe in self.stripes.all() {
+            peers.extend(stripe.backups.iter().copied());
+            if let StripeSource::Parent(parent) = stripe.source {
+                peers.insert(parent);
+            }
+        }
+        peers.extend(self.links.keys().copied());
+        for peer in peers {
+            self.connect(peer);
+        }
+    }
+
+    fn connect(&mut self, peer: PeerId) {
+        if peer == self.config.me || self.blamed.contains(&peer) {
+            return;
+        }
+        match self.links.get(&peer).map(|link| link.state) {
+            None if self.links.len() < LINKS_MAX => {}
+            Some(LinkState::Down { retry_at }) if retry_at <= self.now => {}
+            _ => return,
+        }
+        let member = self.plan.iter().flat_map(|plan| &plan.members).find(|member| member.id == peer);
+        let Some(address) = member.map(|member| member.address.clone()) else { return };
+        let piece_count = self.layout.piece_count();
+        self.links.entry(peer).or_insert_with(|| Link::new(piece_count)).state = LinkState::Connecting;
+        self.outputs.push_back(Output::Connect { peer, address });
+    }
+
+    /// Whether nothing can ever bring the rest.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        if self.origin.state != OriginState::Down || self.is_planned() && !self.config.standalone {
+            return false;
+        }
+        let can_wait = self.plan.as_ref().is_some_and(|plan| !plan.members.is_empty());
+        !can_wait || self.now >= self.last_news + NO_SOURCE_AFTER
+    }
+
+    /// Every moment at which time alone may change something. Moments that have passed may be among them.
+    pub(crate) fn timers(&self) -> impl Iterator<Item = Duration> + '_ {
+        let stalls = self.links.values().filter_map(|link| self.stalls_at(link));
+        let retries = self.links.values().map(|link| match link.state {
+            LinkState::Down { retry_at } => retry_at,
+            LinkState::Connecting | LinkState::Up => link.pause_until,
+        });
+        let quiet = self.stripes.all().iter().filter(|stripe| stripe.wanted > 0 && self.plan.is_some()).map(
+            |stripe| {
+                let turn = |turns| stripe.quiet_at(turns, self.config.stall_min, self.is_planned());
+                let patience = turn(1).saturating_sub(turn(0)).max(self.config.stall_min);
+                let passed = self.now.saturating_sub(turn(0)).as_nanos() / patience.as_nanos().max(1);
+                turn(0) + patience * u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1)
+            },
+        );
+        let origin =
+            self.stripes.all().iter().map(|stripe| stripe.origin_from).chain([self.origin.pause_until]);
+        let end = self.wanted.is_empty().then_some(self.now + self.config.stall_min);
+        let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);
+        stalls.chain(retries).chain(quiet).chain(origin).chain(end).chain(hopeless)
+    }
+}
