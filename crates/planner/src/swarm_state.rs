@@ -70,6 +70,8 @@ pub(crate) struct SwarmState {
     members: BTreeMap<PeerId, MemberState>,
     /// The member that each stripe enters the swarm through.
     entrants: Vec<Option<PeerId>>,
+    /// Who was the entrant before a stripe moved: it may have pieces of it on their way.
+    moved_from: Vec<Option<PeerId>>,
     trees: Vec<Tree>,
     sent: BTreeMap<PeerId, Vec<StripePart>>,
 }
@@ -94,6 +96,7 @@ impl SwarmState {
             epoch: 0,
             members: BTreeMap::new(),
             entrants: vec![None; stripes as usize],
+            moved_from: vec![None; stripes as usize],
             trees: vec![Tree::default(); stripes as usize],
             sent: BTreeMap::new(),
         }
@@ -202,6 +205,7 @@ impl SwarmState {
             let load = counts[&from];
             if self.is_movable(stripe, from) && by_load(weights, (to, count), (from, load)).is_lt() {
                 self.entrants[stripe] = Some(to);
+                self.moved_from[stripe] = Some(from);
                 counts.insert(from, load - 1);
                 counts.insert(to, count);
             }
@@ -247,7 +251,9 @@ impl SwarmState {
             .map(|(other, member)| (u32::MAX - member.held[stripe], *other))
             .collect();
         holding.sort_unstable();
-        holding.into_iter().take(BACKUPS).map(|(_, other)| other).collect()
+        let before = self.moved_from[stripe].filter(|from| *from != peer && self.members.contains_key(from));
+        let holding = holding.into_iter().map(|(_, other)| other).filter(|other| Some(*other) != before);
+        before.into_iter().chain(holding).take(BACKUPS).collect()
     }
 
     fn backups_of(&self, peer: PeerId, stripe: usize, source: StripeSource, cast: &Cast) -> Vec<PeerId> {

@@ -23,9 +23,9 @@ impl Budgets {
             let budget = (edges * u128::from(*weight)).div_ceil(sum.max(1));
             let stripes = entrants.iter().filter(|entrant| **entrant == Some(*peer)).count() as u128;
             // An entrant serves one child at least, or its stripe would end with it.
-            let share = budget.checked_div(stripes).map_or(0, |each| each.clamp(1, children_max.max(1)));
-            entrant_slots.insert(*peer, u32::try_from(share).unwrap_or(u32::MAX));
-            let left = budget.saturating_sub(share * stripes);
+            let each = budget.checked_div(stripes).map_or(0, |slots| slots.clamp(1, children_max.max(1)));
+            entrant_slots.insert(*peer, u32::try_from(each).unwrap_or(u32::MAX));
+            let left = budget.saturating_sub(each * stripes);
             spare.insert((u32::try_from(left).unwrap_or(u32::MAX), *peer));
         }
         Self { entrant_slots, spare }

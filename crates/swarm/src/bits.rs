@@ -23,6 +23,7 @@ impl Bits {
         self.count == 0
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> u32 {
         self.count
     }

@@ -17,8 +17,9 @@ use crate::stripes::{Stripes, mix};
 /// How long to wait for a first plan before going on as if there were no scheduler.
 const PLAN_WAIT: Duration = Duration::from_secs(2);
 
-/// A stripe that changes hands is left this many `stall_min` to whoever read it before.
-const HANDOVER_STALLS: u32 = 2;
+/// A stripe that changes hands is left for this part of `stall_min` to whoever read it before: a fast origin delivers
+/// what is on its way in that time, and a slow one repeats the few pieces of the reads in flight.
+const HANDOVER_PART: u32 = 4;
 
 /// The first wait after a failed read on a link; it doubles up to `PAUSE_DOUBLINGS` times.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -177,7 +178,7 @@ impl Swarm {
         if self.config.standalone || is_stale || plan.stripes.is_empty() || plan.stripe_pieces == 0 {
             return;
         }
-        let grace = self.config.stall_min * HANDOVER_STALLS;
+        let grace = self.config.stall_min / HANDOVER_PART;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, grace);
         self.is_scheduler_lost = false;
         self.plan = Some(plan);
