@@ -1,0 +1,23 @@
+//! `Debug` for the messages that carry secrets, without them. Does not own any other message.
+
+use std::fmt;
+
+use crate::{control::TcpEndpoint, local::Pull};
+
+impl fmt::Debug for TcpEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpEndpoint")
+            .field("address", &self.address)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Pull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pull")
+            .field("reference", &self.reference)
+            .field("plain_http", &self.plain_http)
+            .finish_non_exhaustive()
+    }
+}

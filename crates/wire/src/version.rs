@@ -1,0 +1,21 @@
+//! Which protocol this build speaks. Does not own what a feature bit turns on.
+
+use crate::WireError;
+
+/// The version that the first message of every stream carries. It changes only when old and new cannot work together.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The optional abilities of this build, one bit each. Unknown bits of the other side are ignored.
+pub const FEATURES: u64 = 0;
+
+/// Refuses every version but ours: a version is only ever raised for a change that cannot be ignored.
+///
+/// # Errors
+/// [`WireError::Version`], whose text is fit for the refusal that the other side is sent.
+pub fn check_version(theirs: u32) -> Result<(), WireError> {
+    if theirs == PROTOCOL_VERSION {
+        Ok(())
+    } else {
+        Err(WireError::Version { theirs, ours: PROTOCOL_VERSION })
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of `wire` against its public face.
+
+mod generated;
