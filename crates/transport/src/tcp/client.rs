@@ -1,0 +1,345 @@
+//! The receiving engine: one task a link owns the socket and every lease that is out on it.
+//!
+//! Owns: order, deadlines, and that each read ends once. Does not own: reconnecting.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::Notify,
+    time::{sleep_until, timeout},
+};
+
+use super::{
+    frame::{RESPONSE_BYTES, Request, Response},
+    handshake::{
+        BadHello, HELLO_BYTES, PROOF_BYTES, Role, Session, VERSION, decode_hello, encode_answer, random,
+    },
+};
+use crate::{CompletionSink, Level, Link, ReadRequest, link::Outstanding};
+
+/// Longest time from the first packet to the end of the handshake. Three round trips on any network that a fleet can
+/// use take less; a peer that needs more is not one to wait for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A data link could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nobody answers there.
+    #[error("connecting to `{address}` failed")]
+    Connect {
+        /// HOST:PORT.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("`{address}` did not finish the handshake within {} s", CONNECT_TIMEOUT.as_secs())]
+    Timeout {
+        /// HOST:PORT.
+        address: String,
+    },
+    /// The connection broke during the handshake: most often the sender does not know the link or its secret.
+    #[error("`{address}` hung up during the handshake")]
+    Refused {
+        /// HOST:PORT.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It speaks another version.
+    #[error("`{address}` speaks data link version {theirs}, this one speaks {VERSION}")]
+    Version {
+        /// HOST:PORT.
+        address: String,
+        /// What it said.
+        theirs: u32,
+    },
+    /// It is no Modelcast sender, or does not hold the link's secret.
+    #[error("`{address}` did not prove to be the sender that granted the link")]
+    NotTheSender {
+        /// HOST:PORT.
+        address: String,
+    },
+}
+
+/// Connects to a sender and proves the link's secret to it, as it must to us. Must be called within a tokio runtime,
+/// which then drives the link.
+///
+/// # Panics
+/// If no read could ever be posted.
+pub async fn connect(
+    address: &str,
+    link: u64,
+    secret: [u8; 32],
+    in_flight_max: usize,
+    sink: CompletionSink,
+) -> Result<Arc<dyn Link>, ConnectError> {
+    assert!(in_flight_max > 0, "a link carries something");
+    let socket = timeout(CONNECT_TIMEOUT, shake_hands(address, link, &secret))
+        .await
+        .map_err(|_| ConnectError::Timeout { address: address.to_owned() })??;
+    let shared = Arc::new(Shared {
+        state: Mutex::default(),
+        in_flight_max,
+        sink,
+        requests: Notify::new(),
+        deadlines: Notify::new(),
+        closing: Notify::new(),
+    });
+    // The engine is made before the task, so that even a runtime that never polls it ends the link.
+    let engine = Engine { shared: Arc::clone(&shared), current: None };
+    tokio::spawn(engine.run(socket));
+    Ok(Arc::new(TcpLink(shared)))
+}
+
+async fn shake_hands(address: &str, link: u64, secret: &[u8; 32]) -> Result<TcpStream, ConnectError> {
+    let failed = |source| ConnectError::Connect { address: address.to_owned(), source };
+    let refused = |source| ConnectError::Refused { address: address.to_owned(), source };
+    let not_the_sender = || ConnectError::NotTheSender { address: address.to_owned() };
+
+    let mut socket = TcpStream::connect(address).await.map_err(failed)?;
+    // A request is 28 bytes and nothing follows it: waiting to fill a packet would cost a round trip.
+    socket.set_nodelay(true).map_err(failed)?;
+    let mut hello = [0; HELLO_BYTES];
+    socket.read_exact(&mut hello).await.map_err(refused)?;
+    let sender_nonce = decode_hello(&hello).map_err(|bad| match bad {
+        BadHello::Magic => not_the_sender(),
+        BadHello::Version(theirs) => ConnectError::Version { address: address.to_owned(), theirs },
+    })?;
+    let session = Session { link, sender_nonce, receiver_nonce: random().map_err(failed)? };
+    let answer = encode_answer(&session, session.proof(Role::Receiver, secret));
+    socket.write_all(&answer).await.map_err(refused)?;
+    let mut proof = [0; PROOF_BYTES];
+    socket.read_exact(&mut proof).await.map_err(refused)?;
+    if blake3::Hash::from_bytes(proof) != session.proof(Role::Sender, secret) {
+        return Err(not_the_sender());
+    }
+    Ok(socket)
+}
+
+/// The caller's side of a link.
+struct TcpLink(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    in_flight_max: usize,
+    sink: CompletionSink,
+    /// There are requests to write.
+    requests: Notify,
+    /// There may be an earlier deadline.
+    deadlines: Notify,
+    /// The caller wants no more.
+    closing: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Reads that wait for their response, in the order of their requests.
+    queue: VecDeque<Outstanding>,
+    /// The deadline of the read whose body is arriving; it counts as outstanding.
+    current: Option<Instant>,
+    /// Encoded requests that the engine has not taken yet: bounded, because reads outstanding are.
+    outgoing: Vec<u8>,
+    is_closed: bool,
+}
+
+impl State {
+    fn outstanding(&self) -> usize {
+        self.queue.len() + usize::from(self.current.is_some())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends with an error when the first read is past its deadline.
+    async fn reap(&self) -> io::Error {
+        loop {
+            let next = {
+                let state = self.lock();
+                state.queue.iter().map(|read| read.deadline).chain(state.current).min()
+            };
+            let Some(next) = next else {
+                self.deadlines.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = self.deadlines.notified() => {}
+                () = sleep_until(next.into()) => {
+                    // The read may have ended meanwhile: only one that is still out is late.
+                    let state = self.lock();
+                    let now = Instant::now();
+                    if state.queue.iter().map(|read| read.deadline).chain(state.current).any(|at| at <= now) {
+                        return io::ErrorKind::TimedOut.into();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write_requests(&self, mut socket: WriteHalf<'_>) -> io::Error {
+        loop {
+            let bytes = std::mem::take(&mut self.lock().outgoing);
+            if bytes.is_empty() {
+                self.requests.notified().await;
+            } else if let Err(error) = socket.write_all(&bytes).await {
+                return error;
+            }
+        }
+    }
+}
+
+impl Link for TcpLink {
+    fn level(&self) -> Level {
+        Level::Tcp
+    }
+
+    fn post(&self, read: ReadRequest) -> Result<(), ReadRequest> {
+        let shared = &self.0;
+        let mut state = shared.lock();
+        if state.is_closed || state.outstanding() >= shared.in_flight_max {
+            return Err(read);
+        }
+        let request = Request {
+            id: read.id,
+            handle: read.window,
+            offset: read.offset,
+            // A longer lease than fits is more than READ_BYTES_MAX too, so the sender refuses it.
+            len: u32::try_from(read.lease.len()).unwrap_or(u32::MAX),
+        };
+        state.outgoing.extend_from_slice(&request.encode());
+        state.queue.push_back(Outstanding::new(read, &shared.sink));
+        drop(state);
+        shared.requests.notify_one();
+        shared.deadlines.notify_one();
+        Ok(())
+    }
+
+    fn in_flight_max(&self) -> usize {
+        self.0.in_flight_max
+    }
+
+    fn close(&self) {
+        self.0.lock().is_closed = true;
+        self.0.closing.notify_one();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.lock().is_closed
+    }
+}
+
+impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The task's side of a link. Dropping it, at its end or with its runtime, ends every read.
+struct Engine {
+    shared: Arc<Shared>,
+    /// The read whose body is arriving. Here, and not in the future that fills it, so that it outlives that.
+    current: Option<Outstanding>,
+}
+
+impl Engine {
+    async fn run(mut self, mut socket: TcpStream) {
+        let (reader, writer) = socket.split();
+        let shared = Arc::clone(&self.shared);
+        let reason = tokio::select! {
+            error = self.read_responses(reader) => error,
+            error = shared.write_requests(writer) => error,
+            error = shared.reap() => error,
+            () = shared.closing.notified() => {
+                io::Error::new(io::ErrorKind::ConnectionAborted, "the link was closed here")
+            }
+        };
+        // Closed before any completion is delivered: the sender must see the end even if a sink is slow.
+        drop(socket);
+        self.end(reason);
+    }
+
+    async fn read_responses(&mut self, mut socket: ReadHalf<'_>) -> io::Error {
+        loop {
+            if let Err(error) = self.read_response(&mut socket).await {
+                return error;
+            }
+        }
+    }
+
+    async fn read_response(&mut self, socket: &mut ReadHalf<'_>) -> io::Result<()> {
+        let mut header = [0; RESPONSE_BYTES];
+        socket.read_exact(&mut header).await?;
+        let nonsense = || io::Error::new(io::ErrorKind::InvalidData, "a response answers no request");
+        let response = Response::decode(&header).ok_or_else(nonsense)?;
+        let read = self.take_front(response.id).ok_or_else(nonsense)?;
+        let read = self.current.insert(read);
+        match response.body {
+            Ok(len) if usize::try_from(len).is_ok_and(|len| len == read.len()) => {
+                socket.read_exact(read.target()).await?;
+                if let Some(read) = self.take_current() {
+                    read.succeed();
+                }
+            }
+            Ok(_) => return Err(nonsense()),
+            Err(denial) => {
+                if let Some(read) = self.take_current() {
+                    read.fail(denial.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest read, if it is the one that is answered.
+    fn take_front(&self, id: u64) -> Option<Outstanding> {
+        let mut state = self.shared.lock();
+        if state.queue.front()?.id != id {
+            return None;
+        }
+        let read = state.queue.pop_front()?;
+        state.current = Some(read.deadline);
+        Some(read)
+    }
+
+    /// The current read, which no longer counts: its sink may post the next at once.
+    fn take_current(&mut self) -> Option<Outstanding> {
+        self.shared.lock().current = None;
+        self.current.take()
+    }
+
+    fn end(&mut self, reason: io::Error) {
+        let queue = {
+            let mut state = self.shared.lock();
+            state.is_closed = true;
+            state.current = None;
+            std::mem::take(&mut state.queue)
+        };
+        let reason = Arc::new(reason);
+        let now = Instant::now();
+        for read in self.current.take().into_iter().chain(queue) {
+            read.fail_with_link(&reason, now);
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end(io::Error::new(io::ErrorKind::ConnectionAborted, "the transport was shut down"));
+    }
+}

@@ -1,0 +1,266 @@
+//! The serving side: answers reads of exported files, one connection a task.
+//!
+//! Owns: accepting, proving, sending, and revocation. Does not own: who is issued a link, or what is exported.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    os::fd::AsFd as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::net::SendFlags;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    frame::{REQUEST_BYTES, Request, Response},
+    handshake::{ANSWER_BYTES, Role, decode_answer, encode_hello, random},
+};
+use crate::{Export, Exports};
+
+/// Longest time for a receiver to prove its link: its answer takes one round trip.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most connections that have not proved a link yet. Beyond, they wait in the listener's backlog: strangers can slow
+/// new links down but cannot use up this process's descriptors.
+const HANDSHAKES_MAX: usize = 64;
+
+/// Most connections of one link: one, and one more while a receiver that lost it comes back before we notice.
+const CONNECTIONS_PER_LINK_MAX: usize = 2;
+
+/// Longest time in which a receiver takes no byte of a response. Its own reads have shorter deadlines than this.
+const SEND_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Most bytes of one `sendfile`: a fraction of a millisecond from the page cache, so that links on one thread share it.
+const SEND_CALL_BYTES_MAX: usize = 256 << 10;
+
+/// How long no connection is accepted after accepting failed: such failures (no descriptors left) pass only with time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves exported files to the links it issued. Clones are the same server.
+#[derive(Clone)]
+pub struct Server(Arc<Inner>);
+
+struct Inner {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    exports: Exports,
+    /// The random root of secrets and nonces. Drawn once, so that issuing a link cannot fail.
+    key: [u8; 32],
+    drawn: AtomicU64,
+    links: Mutex<Links>,
+    sent_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct Links {
+    last: u64,
+    live: BTreeMap<u64, IssuedLink>,
+}
+
+struct IssuedLink {
+    secret: [u8; 32],
+    /// Dropped on revocation, which every connection of the link sees.
+    alive: watch::Sender<()>,
+}
+
+impl Server {
+    /// Listens on `address`; port 0 takes a free one. Nothing is served before [`Server::run`].
+    pub async fn bind(address: SocketAddr, exports: Exports) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let inner = Inner {
+            local_addr: listener.local_addr()?,
+            listener,
+            exports,
+            key: random()?,
+            drawn: AtomicU64::new(0),
+            links: Mutex::default(),
+            sent_bytes: AtomicU64::new(0),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr
+    }
+
+    /// A new link: its number and the secret that proves it. Both travel to the receiver on the control plane only.
+    pub fn issue_link(&self) -> (u64, [u8; 32]) {
+        let secret = self.0.draw(b"secret");
+        let mut links = self.0.links();
+        links.last += 1;
+        let link = links.last;
+        links.live.insert(link, IssuedLink { secret, alive: watch::Sender::new(()) });
+        (link, secret)
+    }
+
+    /// Ends a link: its connections close and its secret proves nothing any more.
+    pub fn revoke(&self, link: u64) {
+        self.0.links().live.remove(&link);
+    }
+
+    /// How many bytes of files were handed to the kernel to send, over all links.
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Serves until `shutdown` is ready; then every connection is closed.
+    pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) {
+        let mut connections = JoinSet::new();
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => {}
+                accepted = self.0.accept(&handshakes) => match accepted {
+                    Ok((socket, permit)) => {
+                        let inner = Arc::clone(&self.0);
+                        connections.spawn(async move {
+                            if let Err(error) = inner.serve(socket, permit).await {
+                                tracing::debug!(error = &error as &dyn std::error::Error, "a data link ended");
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "accepting a data link failed");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        connections.shutdown().await;
+    }
+}
+
+/// A place among the connections that have yet to prove their link.
+type HandshakePermit = tokio::sync::OwnedSemaphorePermit;
+
+impl Inner {
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// 32 bytes that nobody without the key can foresee, never the same twice.
+    fn draw(&self, purpose: &[u8]) -> [u8; 32] {
+        let number = self.drawn.fetch_add(1, Ordering::Relaxed);
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&number.to_le_bytes());
+        hasher.update(purpose);
+        *hasher.finalize().as_bytes()
+    }
+
+    async fn accept(&self, handshakes: &Arc<Semaphore>) -> io::Result<(TcpStream, HandshakePermit)> {
+        let permit = Arc::clone(handshakes).acquire_owned().await.expect("nobody closes the semaphore");
+        let (socket, _) = self.listener.accept().await?;
+        Ok((socket, permit))
+    }
+
+    async fn serve(&self, mut socket: TcpStream, permit: HandshakePermit) -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        let mut alive = timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut socket)).await??;
+        drop(permit);
+        tokio::select! {
+            result = self.answer_requests(&mut socket) => result,
+            // Ends only with an error, when the sender of the link's entry is dropped.
+            _ = alive.changed() => Ok(()),
+        }
+    }
+
+    async fn shake_hands(&self, socket: &mut TcpStream) -> io::Result<watch::Receiver<()>> {
+        let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
+        let nonce = self.draw(b"nonce");
+        socket.write_all(&encode_hello(&nonce)).await?;
+        let mut answer = [0; ANSWER_BYTES];
+        socket.read_exact(&mut answer).await?;
+        let (session, theirs) =
+            decode_answer(&answer, nonce).map_err(|_| refused("not a receiver of this version"))?;
+        let (secret, alive) = {
+            let links = self.links();
+            let link = links.live.get(&session.link).ok_or_else(|| refused("no such link"))?;
+            if session.proof(Role::Receiver, &link.secret) != theirs {
+                return Err(refused("the receiver does not hold the link's secret"));
+            }
+            if link.alive.receiver_count() >= CONNECTIONS_PER_LINK_MAX {
+                return Err(refused("the link is connected already"));
+            }
+            (link.secret, link.alive.subscribe())
+        };
+        socket.write_all(session.proof(Role::Sender, &secret).as_bytes()).await?;
+        Ok(alive)
+    }
+
+    /// Requests are answered one by one. While a body is sent none is read, so the socket holds a receiver back.
+    async fn answer_requests(&self, socket: &mut TcpStream) -> io::Result<()> {
+        loop {
+            let mut bytes = [0; REQUEST_BYTES];
+            match socket.read_exact(&mut bytes).await {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                result => result?,
+            };
+            let request = Request::decode(&bytes);
+            match self.exports.open(request.handle, request.offset, request.len) {
+                Ok(export) => self.send_body(socket, &request, export.as_ref()).await?,
+                Err(denial) => {
+                    let header = Response { id: request.id, body: Err(denial) }.encode();
+                    send_all(socket, &header, SendFlags::empty()).await?;
+                }
+            }
+        }
+    }
+
+    async fn send_body(&self, socket: &TcpStream, request: &Request, export: &dyn Export) -> io::Result<()> {
+        let header = Response { id: request.id, body: Ok(request.len) }.encode();
+        // MORE: the body follows at once, so that no packet carries the header alone.
+        send_all(socket, &header, SendFlags::MORE).await?;
+        let mut offset = request.offset;
+        let end = request.offset + u64::from(request.len);
+        while offset < end {
+            let count =
+                usize::try_from(end - offset).map_or(SEND_CALL_BYTES_MAX, |n| n.min(SEND_CALL_BYTES_MAX));
+            let attempt =
+                || Ok(rustix::fs::sendfile(socket.as_fd(), export.file().as_fd(), Some(&mut offset), count)?);
+            let sent = when_writable(socket, attempt).await?;
+            if sent == 0 {
+                // The header promised more than the file has: only hanging up tells the receiver.
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+async fn send_all(socket: &TcpStream, mut bytes: &[u8], flags: SendFlags) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let attempt = || Ok(rustix::net::send(socket.as_fd(), bytes, flags | SendFlags::NOSIGNAL)?);
+        let sent = when_writable(socket, attempt).await?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
+}
+
+/// Does `attempt` when the socket takes bytes, again if a signal came, and gives up on a receiver that takes none.
+async fn when_writable(
+    socket: &TcpStream,
+    mut attempt: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    loop {
+        match timeout(SEND_STALL_MAX, socket.async_io(Interest::WRITABLE, &mut attempt)).await? {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

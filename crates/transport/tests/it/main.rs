@@ -1,0 +1,4 @@
+//! Tests of `transport` against its public face.
+
+mod memory;
+mod tcp;
