@@ -111,7 +111,8 @@ impl Server {
         self.0.links().live.remove(&link);
     }
 
-    /// How many bytes of files were handed to the kernel to send, over all links.
+    /// How many bytes of files were handed to the kernel to send, over all links. Counted after they left, so a
+    /// receiver may have the last of them already.
     pub fn sent_bytes(&self) -> u64 {
         self.0.sent_bytes.load(Ordering::Relaxed)
     }
