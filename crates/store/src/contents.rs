@@ -1,0 +1,60 @@
+//! What the store needs to know of an artifact.
+//!
+//! Owns: the identity of a blob and the list of files to publish. Does not own: parsing a manifest, which has
+//! judged sizes and paths before they come here.
+
+use modelpack::{
+    digest::{Blake3Root, Sha256Digest},
+    layout::{BlobIndex, PieceLayout},
+};
+
+/// What a blob is known by (DESIGN §4). Two blobs are the same only if all that is stated is equal, so that a
+/// manifest that pairs somebody's SHA-256 with another root poisons nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobIdentity {
+    /// The SHA-256 that the manifest names it by.
+    pub digest: Sha256Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The BLAKE3 root, if the manifest states one.
+    pub root: Option<Blake3Root>,
+}
+
+/// One file of a published directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentFile {
+    /// Its path below the directory, with `/` between components.
+    pub path: String,
+    /// The blob whose bytes it holds.
+    pub blob: BlobIndex,
+    /// Whether it is a weight file: those appear after the small ones.
+    pub is_weight: bool,
+    /// Whether it is published with mode 0755 instead of 0644.
+    pub is_executable: bool,
+}
+
+/// One artifact as the store sees it.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// The manifest's digest.
+    pub digest: Sha256Digest,
+    /// The distinct layer blobs, numbered as in `layout`.
+    pub blobs: Vec<BlobIdentity>,
+    /// The files to publish.
+    pub files: Vec<ContentFile>,
+    /// The geometry of `blobs`.
+    pub layout: PieceLayout,
+}
+
+impl Contents {
+    /// # Panics
+    /// If the parts contradict one another: they are one manifest's, so that is a bug of the caller.
+    pub(crate) fn assert_whole(&self) {
+        assert!(self.layout.blob_count() as usize == self.blobs.len(), "the layout of these blobs");
+        for (index, blob) in self.layout.blobs().zip(&self.blobs) {
+            assert!(self.layout.blob_bytes(index) == blob.size, "the layout of these blobs");
+        }
+        let count = self.layout.blob_count();
+        assert!(self.files.iter().all(|file| file.blob.0 < count), "files of these blobs");
+    }
+}

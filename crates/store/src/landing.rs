@@ -1,0 +1,572 @@
+//! A landing: the directory in which one artifact's blobs are being written.
+//!
+//! Owns: its lock, one file a blob, the journal, and which pieces were verified since it was opened. Does not own:
+//! fetching, hashing threads, or where the finished blobs go.
+
+use std::{
+    fs::File,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use modelpack::{
+    digest::Sha256Digest,
+    layout::{BlobIndex, BlobPiece, PieceIndex, PieceLayout, PieceSpan},
+    piece_map::PieceMap,
+    piece_tree::{Anchored, Landed, PieceTree, Verified, piece_value},
+};
+use rustix::{fs::FallocateFlags, io::Errno};
+
+use crate::{
+    error::{Context as _, StoreError},
+    files::{Dir, FsKind, free_bytes},
+    journal::{Claim, ClaimKind, Claims, JOURNAL_NAME, Journal, Record},
+    lock::{DirLock, LOCK_NAME},
+};
+
+/// The name of the directory of blob files within a landing.
+pub(crate) const BLOBS_NAME: &str = "blobs";
+
+/// Bytes of one blob written before their writeback is forced: enough for long sequential writes, and little enough
+/// that the sync before publishing finds most of the work done.
+const WRITEBACK_BYTES: u64 = 64 << 20;
+
+/// Every landing of a process has its own number, so that a proof cannot be shown to another one.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// The exclusive right to write one artifact's blobs in one directory. Shared between threads by `Arc`.
+///
+/// Every blob has a file there, written at final offsets, and every piece written has a journal record, written after
+/// its bytes. Nothing is synced per piece: whoever resumes hashes what the journal claims.
+///
+/// Whoever commits a verified piece vouches that the tree it was verified against is that of the piece's blob.
+#[derive(Debug)]
+pub struct Landing {
+    id: u64,
+    dir: Dir,
+    blobs: Dir,
+    layout: PieceLayout,
+    slots: Vec<Slot>,
+    state: Mutex<State>,
+    kind: FsKind,
+    /// What this run made, to be taken back if there is no space.
+    created: Created,
+    _lock: DirLock,
+}
+
+#[derive(Debug)]
+struct State {
+    journal: Journal,
+    claims: Claims,
+    /// Checked since this landing was opened.
+    verified: PieceMap,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: RwLock<SlotState>,
+    unsynced: AtomicU64,
+}
+
+#[derive(Debug)]
+struct SlotState {
+    file: Arc<File>,
+    stage: Stage,
+    /// Moves when the blob is forgotten, so that older proofs are void.
+    generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Pieces may be written.
+    Open,
+    /// The file was handed over as a whole and may be a second name of somebody else's: never write it.
+    Placed,
+    /// The file is a finished blob of the store.
+    FromStore,
+    /// Published, or about to be.
+    Sealed,
+}
+
+/// What opening a landing made that was not there before.
+#[derive(Debug, Default)]
+pub(crate) struct Created {
+    /// Directories, outermost first.
+    pub(crate) dirs: Vec<PathBuf>,
+    blobs: Vec<BlobIndex>,
+}
+
+fn unpoison<T>(result: Result<T, PoisonError<T>>) -> T {
+    // A panic elsewhere leaves bit sets and file handles whole: each change is one step.
+    result.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes `path` and what is missing above it; says what was made, outermost first.
+pub(crate) fn create_dirs(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut missing: Vec<_> = path
+        .ancestors()
+        .take_while(|at| !at.as_os_str().is_empty() && at.symlink_metadata().is_err())
+        .map(Path::to_path_buf)
+        .collect();
+    missing.reverse();
+    let mut made = Vec::new();
+    for dir in missing {
+        match std::fs::create_dir(&dir) {
+            Ok(()) => made.push(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                remove_dirs(&made);
+                return Err(error).context("create directory", dir);
+            }
+        }
+    }
+    Ok(made)
+}
+
+/// Takes back what [`create_dirs`] made, as far as it is empty.
+pub(crate) fn remove_dirs(made: &[PathBuf]) {
+    for dir in made.iter().rev() {
+        if let Err(error) = std::fs::remove_dir(dir) {
+            tracing::debug!(dir = %dir.display(), %error, "a directory stays");
+        }
+    }
+}
+
+/// A locked directory that is to become a landing.
+pub(crate) struct Site {
+    pub(crate) dir: Dir,
+    pub(crate) lock: DirLock,
+    pub(crate) created: Vec<PathBuf>,
+    /// Finished blobs of a store; shorter than the artifact where there are none.
+    pub(crate) present: Vec<Option<File>>,
+}
+
+impl Site {
+    /// Makes `path` if it is missing, and locks it.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let created = create_dirs(path)?;
+        let open = || {
+            let dir = open_final(path)?;
+            let lock = DirLock::acquire(&dir, LOCK_NAME)?;
+            Ok((dir, lock))
+        };
+        match open() {
+            Ok((dir, lock)) => Ok(Self { dir, lock, created, present: Vec::new() }),
+            Err(error) => {
+                remove_dirs(&created);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Opens a directory of ours, whose own name must not be a symbolic link that somebody planted.
+fn open_final(path: &Path) -> Result<Dir, StoreError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(name) => Dir::open(parent)?.sub(name),
+        None => Dir::open(path),
+    }
+}
+
+impl Landing {
+    /// Opens `dir`, which is made if it is missing, for the artifact whose manifest digest is `identity`.
+    ///
+    /// [`StoreError::Busy`] if another landing has it; [`StoreError::Occupied`] if it belongs to another artifact.
+    pub fn open(dir: &Path, layout: &PieceLayout, identity: &Sha256Digest) -> Result<Self, StoreError> {
+        Self::open_at(Site::open(dir)?, layout, identity)
+    }
+
+    pub(crate) fn open_at(
+        site: Site,
+        layout: &PieceLayout,
+        identity: &Sha256Digest,
+    ) -> Result<Self, StoreError> {
+        let Site { dir, lock, created, present } = site;
+        let (journal, claims) = Journal::open(&dir, layout, identity)?;
+        let blobs = dir.make(BLOBS_NAME)?;
+        let mut created = Created { dirs: created, blobs: Vec::new() };
+        let mut verified = PieceMap::empty(layout.piece_count());
+        let mut present = present.into_iter();
+        let mut slots = Vec::new();
+        for blob in layout.blobs() {
+            let (file, stage) = match present.next().flatten() {
+                Some(file) => {
+                    verified.insert_run(layout.pieces_of(blob));
+                    (file, Stage::FromStore)
+                }
+                None => (open_blob(&blobs, blob, &mut created)?, Stage::Open),
+            };
+            let start = SlotState { file: Arc::new(file), stage, generation: 0 };
+            slots.push(Slot { state: RwLock::new(start), unsynced: AtomicU64::new(0) });
+        }
+        let kind = dir.kind()?;
+        let state = Mutex::new(State { journal, claims, verified });
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, dir, blobs, layout: layout.clone(), slots, state, kind, created, _lock: lock })
+    }
+
+    /// The geometry of its blobs.
+    pub fn layout(&self) -> &PieceLayout {
+        &self.layout
+    }
+
+    /// Allocates every blob's full size.
+    ///
+    /// Asks for free space first. Whatever goes wrong, what this run made is taken back, and the landing is of no
+    /// further use.
+    pub fn preallocate(&self) -> Result<(), StoreError> {
+        let mut need = 0_u64;
+        let mut before = Vec::new();
+        for blob in self.writable_blobs() {
+            let file = self.file(blob);
+            let meta = file.metadata().context("look at", self.blob_path(blob))?;
+            // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
+            need += self.layout.blob_bytes(blob).saturating_sub(meta.blocks() * 512);
+            before.push((file, meta.len()));
+        }
+        self.allocate(need).inspect_err(|_| {
+            for (file, bytes) in before {
+                if let Err(error) = file.set_len(bytes) {
+                    tracing::warn!(%error, "a partial blob keeps space that it does not use");
+                }
+            }
+            self.take_back();
+        })
+    }
+
+    fn allocate(&self, need: u64) -> Result<(), StoreError> {
+        let free = free_bytes(self.dir.path())?;
+        if need > free {
+            return Err(StoreError::NoSpace { need, free, path: self.dir.path().to_path_buf() });
+        }
+        for blob in self.writable_blobs() {
+            let (file, bytes) = (self.file(blob), self.layout.blob_bytes(blob));
+            if bytes == 0 {
+                continue;
+            }
+            match rustix::fs::fallocate(&*file, FallocateFlags::empty(), 0, bytes) {
+                Ok(()) => {}
+                // The file system cannot promise space; a sparse file of the right size serves as well.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    file.set_len(bytes).context("size", self.blob_path(blob))?;
+                }
+                Err(Errno::NOSPC) => {
+                    let free = free_bytes(self.dir.path())?;
+                    return Err(StoreError::NoSpace { need, free, path: self.dir.path().to_path_buf() });
+                }
+                Err(errno) => return Err(errno).context("allocate", self.blob_path(blob)),
+            }
+        }
+        Ok(())
+    }
+
+    fn writable_blobs(&self) -> impl Iterator<Item = BlobIndex> + '_ {
+        self.layout.blobs().filter(|blob| self.stage(*blob) == Stage::Open)
+    }
+
+    /// Removes what this run made. Best effort: the error that brought us here is the one to report.
+    fn take_back(&self) {
+        let remove = |dir: &Dir, name: &str| {
+            if let Err(error) = dir.remove_if_there(name) {
+                tracing::warn!(%error, "something is left behind");
+            }
+        };
+        for blob in &self.created.blobs {
+            remove(&self.blobs, &blob.to_string());
+        }
+        if !self.created.dirs.is_empty() {
+            remove(&self.dir, JOURNAL_NAME);
+            if let Err(error) = self.dir.remove_empty_dir(BLOBS_NAME) {
+                tracing::warn!(%error, "something is left behind");
+            }
+            remove(&self.dir, LOCK_NAME);
+            remove_dirs(&self.created.dirs);
+        }
+    }
+
+    /// What the journal claims, ascending. Nothing of it counts before it is rechecked.
+    pub fn claims(&self) -> Vec<Claim> {
+        self.state().claims.list()
+    }
+
+    /// The pieces that were verified since this landing was opened, those of finished blobs of the store included.
+    pub fn verified(&self) -> PieceMap {
+        self.state().verified.clone()
+    }
+
+    /// Reads a piece as it is on disk.
+    ///
+    /// # Panics
+    /// If `buf` is not as long as the piece.
+    pub fn read(&self, piece: PieceIndex, buf: &mut [u8]) -> Result<(), StoreError> {
+        let span = self.layout.span(piece);
+        assert!(
+            buf.len() == span.len as usize,
+            "a buffer of {} bytes for a piece of {}",
+            buf.len(),
+            span.len
+        );
+        self.file(span.blob).read_exact_at(buf, span.offset).context("read", self.blob_path(span.blob))
+    }
+
+    /// Hashes a claimed piece again, with `buf` as long as the piece; says whether `tree`, that of the piece's blob,
+    /// admits it. If so it counts as verified without being written again; if not its claim is withdrawn.
+    pub fn recheck(
+        &self,
+        piece: PieceIndex,
+        tree: &PieceTree<Anchored>,
+        buf: &mut [u8],
+    ) -> Result<bool, StoreError> {
+        let span = self.layout.span(piece);
+        if !self.read_if_there(piece, buf)? {
+            return Ok(false);
+        }
+        let is_good = tree.verify(Landed::new(span.in_blob, &*buf)).is_ok();
+        let mut state = self.state();
+        if is_good {
+            state.verified.insert(piece);
+        } else {
+            state.claims.withdraw(piece);
+        }
+        Ok(is_good)
+    }
+
+    /// Hashes a landed piece again; says whether it is still what the journal says. If so `buf` holds its bytes, to be
+    /// taken as [`Landed`] again; if not its claim is withdrawn.
+    pub fn recheck_landed(
+        &self,
+        piece: PieceIndex,
+        value: &[u8; 32],
+        buf: &mut [u8],
+    ) -> Result<bool, StoreError> {
+        let span = self.layout.span(piece);
+        if !self.read_if_there(piece, buf)? {
+            return Ok(false);
+        }
+        let is_same = piece_value(span.in_blob, buf) == *value;
+        if !is_same {
+            self.state().claims.withdraw(piece);
+        }
+        Ok(is_same)
+    }
+
+    /// As [`Self::read`], but a file that is too short only means that the claim is void.
+    fn read_if_there(&self, piece: PieceIndex, buf: &mut [u8]) -> Result<bool, StoreError> {
+        match self.read(piece, buf) {
+            Ok(()) => Ok(true),
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+                self.state().claims.withdraw(piece);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a proved piece to its final offset and journals it.
+    ///
+    /// # Panics
+    /// If `index` is not that piece of its blob, or its length differs.
+    pub fn commit<B: AsRef<[u8]>>(&self, index: PieceIndex, piece: &Verified<B>) -> Result<(), StoreError> {
+        self.write(index, piece.piece(), piece.bytes(), Record::Verified(index))
+    }
+
+    /// Writes a piece of which nothing is known to its final offset, and journals its value as a hint.
+    ///
+    /// # Panics
+    /// If `index` is not that piece of its blob, or its length differs.
+    pub fn land<B: AsRef<[u8]>>(&self, index: PieceIndex, piece: &Landed<B>) -> Result<(), StoreError> {
+        self.write(index, piece.piece(), piece.bytes(), Record::Landed(index, piece.value()))
+    }
+
+    fn write(
+        &self,
+        index: PieceIndex,
+        claimed: BlobPiece,
+        bytes: &[u8],
+        record: Record,
+    ) -> Result<(), StoreError> {
+        let span = self.layout.span(index);
+        assert!(claimed == span.in_blob, "piece {index} is {} of its blob, not {claimed}", span.in_blob);
+        assert!(
+            bytes.len() == span.len as usize,
+            "piece {index} has {} bytes, not {}",
+            span.len,
+            bytes.len()
+        );
+        let slot = self.slot(span.blob);
+        let held = unpoison(slot.state.read());
+        {
+            let state = self.state();
+            // A duplicate of a proved piece: a read that was hedged, or one that came after the blob was sealed.
+            if state.verified.contains(index) {
+                return Ok(());
+            }
+        }
+        if held.stage != Stage::Open {
+            return Err(StoreError::Sealed { dir: self.dir.path().to_path_buf(), blob: span.blob });
+        }
+        held.file.write_all_at(bytes, span.offset).context("write", self.blob_path(span.blob))?;
+        {
+            let mut state = self.state();
+            state.journal.append(record)?;
+            state.claims.apply(record, &self.layout);
+            if matches!(record, Record::Verified(_)) {
+                state.verified.insert(index);
+            }
+        }
+        self.start_writeback(slot, &held.file, span)
+    }
+
+    /// Forces writeback now and then from the calling thread, so that the final sync is short.
+    fn start_writeback(&self, slot: &Slot, file: &File, span: PieceSpan) -> Result<(), StoreError> {
+        let unsynced = slot.unsynced.fetch_add(u64::from(span.len), Ordering::Relaxed) + u64::from(span.len);
+        if self.kind == FsKind::Tmpfs || unsynced < WRITEBACK_BYTES {
+            return Ok(());
+        }
+        slot.unsynced.store(0, Ordering::Relaxed);
+        rustix::fs::fdatasync(file).context("sync", self.blob_path(span.blob))
+    }
+
+    /// Voids every claim and every proof of a blob, because its bytes turned out wrong as a whole.
+    pub fn forget_blob(&self, blob: BlobIndex) -> Result<(), StoreError> {
+        let mut held = unpoison(self.slot(blob).state.write());
+        if matches!(held.stage, Stage::Sealed | Stage::FromStore) {
+            return Err(StoreError::Sealed { dir: self.dir.path().to_path_buf(), blob });
+        }
+        if held.stage == Stage::Placed {
+            self.blobs.remove_if_there(&blob.to_string())?;
+            held.file = Arc::new(self.blobs.create_new(&blob.to_string())?);
+            held.stage = Stage::Open;
+        }
+        held.generation += 1;
+        let mut state = self.state();
+        state.journal.append(Record::Forget(blob))?;
+        state.claims.apply(Record::Forget(blob), &self.layout);
+        for piece in self.layout.pieces_of(blob).pieces() {
+            state.verified.remove(piece);
+        }
+        Ok(())
+    }
+
+    /// The blob's file, to serve and to hash. It stays readable when the blob is renamed. Do not write it.
+    pub fn file(&self, blob: BlobIndex) -> Arc<File> {
+        Arc::clone(&unpoison(self.slot(blob).state.read()).file)
+    }
+
+    /// Makes the blob's bytes last; does nothing on tmpfs.
+    pub fn sync_blob(&self, blob: BlobIndex) -> Result<(), StoreError> {
+        if self.kind == FsKind::Tmpfs {
+            return Ok(());
+        }
+        self.slot(blob).unsynced.store(0, Ordering::Relaxed);
+        self.file(blob).sync_all().context("sync", self.blob_path(blob))
+    }
+}
+
+/// What the rest of the crate does with a landing.
+impl Landing {
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn kind(&self) -> FsKind {
+        self.kind
+    }
+
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    pub(crate) fn blobs(&self) -> &Dir {
+        &self.blobs
+    }
+
+    pub(crate) fn blob_path(&self, blob: BlobIndex) -> PathBuf {
+        self.blobs.path().join(blob.to_string())
+    }
+
+    pub(crate) fn generation(&self, blob: BlobIndex) -> u64 {
+        unpoison(self.slot(blob).state.read()).generation
+    }
+
+    pub(crate) fn came_from_store(&self, blob: BlobIndex) -> bool {
+        matches!(self.stage(blob), Stage::FromStore | Stage::Placed)
+    }
+
+    pub(crate) fn is_verified(&self, blob: BlobIndex) -> bool {
+        self.state().verified.contains_run(self.layout.pieces_of(blob))
+    }
+
+    /// From now on the blob is `file`, which somebody else may own.
+    pub(crate) fn set_placed(&self, blob: BlobIndex, file: File) {
+        let mut held = unpoison(self.slot(blob).state.write());
+        *held = SlotState { file: Arc::new(file), stage: Stage::Placed, generation: held.generation };
+    }
+
+    /// Ends all writing to the blob: those under way are waited for, and the handle becomes read-only.
+    pub(crate) fn seal(&self, blob: BlobIndex) -> Result<(), StoreError> {
+        use std::os::fd::AsRawFd as _;
+        let mut held = unpoison(self.slot(blob).state.write());
+        if held.stage == Stage::Open {
+            let magic = format!("/proc/self/fd/{}", held.file.as_raw_fd());
+            held.file = Arc::new(File::open(magic).context("reopen", self.blob_path(blob))?);
+        }
+        held.stage = Stage::Sealed;
+        Ok(())
+    }
+
+    /// A blob that may still be written.
+    pub(crate) fn first_unfinished(&self) -> Option<BlobIndex> {
+        self.writable_blobs().next()
+    }
+
+    /// That `proof` is about this landing as it is now.
+    pub(crate) fn admits(&self, proof: &crate::proof::BlobProof) -> bool {
+        proof.landing == self.id
+            && proof.blob.0 < self.layout.blob_count()
+            && proof.generation == self.generation(proof.blob)
+    }
+
+    fn stage(&self, blob: BlobIndex) -> Stage {
+        unpoison(self.slot(blob).state.read()).stage
+    }
+
+    fn slot(&self, blob: BlobIndex) -> &Slot {
+        &self.slots[blob.0 as usize]
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        unpoison(self.state.lock())
+    }
+}
+
+/// Opens a blob's file to be written, or makes it.
+fn open_blob(blobs: &Dir, blob: BlobIndex, created: &mut Created) -> Result<File, StoreError> {
+    let name = blob.to_string();
+    if let Some(stat) = blobs.stat(&name)? {
+        // A second name means that it was hard-linked from a store: writing it would write the store's blob.
+        if stat.st_nlink > 1 {
+            blobs.remove_if_there(&name)?;
+        } else {
+            return blobs.open_or_create(&name);
+        }
+    }
+    created.blobs.push(blob);
+    blobs.create_new(&name)
+}
+
+/// The kind of a claim decides how it is rechecked.
+impl Claim {
+    /// Whether the piece had been proved.
+    pub fn is_verified(&self) -> bool {
+        self.kind == ClaimKind::Verified
+    }
+}

@@ -1,0 +1,384 @@
+//! Output directories (`-o DIR`): where the staging lies, who may have it, and what was proved in the end.
+//!
+//! Owns: telling a fresh, an occupied and a complete directory apart, and the record of a complete one. Does not own:
+//! the renames of publishing (`publish`), or landing pieces ([`Landing`]).
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use modelpack::{digest::Sha256Digest, layout::BlobIndex};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    contents::Contents,
+    error::{Context as _, Occupied, StoreError},
+    files::{Dir, Fingerprint, FsKind, is_regular},
+    journal::Journal,
+    landing::{Landing, Site},
+    link::{self, LinkMode, LinkUsed},
+    lock::{DirLock, LOCK_NAME},
+    publish::{self, Marker},
+};
+
+/// Our own part of an output directory.
+pub(crate) const OWN_NAME: &str = ".modelctl";
+/// The staging directory within it.
+const STAGING_NAME: &str = "staging";
+/// The record of what was proved.
+pub(crate) const RECORD_NAME: &str = "complete.json";
+/// What mkfs leaves in the root of a file system: it does not make a directory occupied.
+const LOST_AND_FOUND: &str = "lost+found";
+/// Most bytes of a record: 8,192 files with paths of 4,096 bytes.
+const RECORD_BYTES_MAX: u64 = 64 << 20;
+
+/// One file of a [`CompleteRecord`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedFile {
+    /// Its path below the directory.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The SHA-256 that the manifest names its blob by.
+    pub sha256: Sha256Digest,
+    /// Its inode when it was published.
+    pub inode: u64,
+    /// Its modification time when it was published, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+/// What was proved when a directory was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompleteRecord {
+    /// The manifest's digest.
+    pub digest: Sha256Digest,
+    /// Every file, by path.
+    pub files: Vec<RecordedFile>,
+}
+
+/// The record as it is written: digests are text.
+#[derive(Serialize, Deserialize)]
+struct RecordJson {
+    digest: String,
+    files: Vec<FileJson>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileJson {
+    path: String,
+    size: u64,
+    sha256: String,
+    inode: u64,
+    mtime_ns: i64,
+}
+
+impl CompleteRecord {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let file = |file: &RecordedFile| FileJson {
+            path: file.path.clone(),
+            size: file.size,
+            sha256: file.sha256.to_string(),
+            inode: file.inode,
+            mtime_ns: file.mtime_ns,
+        };
+        let json =
+            RecordJson { digest: self.digest.to_string(), files: self.files.iter().map(file).collect() };
+        serde_json::to_vec_pretty(&json).expect("text and numbers always serialise")
+    }
+
+    /// Reads the record of a published directory; `None` if it has none.
+    pub fn load(dir: &Path) -> Result<Option<Self>, StoreError> {
+        Self::load_from(&Dir::open(dir)?)
+    }
+
+    fn load_from(dir: &Dir) -> Result<Option<Self>, StoreError> {
+        let Some(own) = dir.find_sub(OWN_NAME)? else { return Ok(None) };
+        let Some(bytes) = own.read_small(RECORD_NAME, RECORD_BYTES_MAX)? else { return Ok(None) };
+        let malformed = |reason: String| StoreError::Malformed { path: own.path().join(RECORD_NAME), reason };
+        let json: RecordJson =
+            serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        let digest = |text: &str| text.parse().map_err(|error| malformed(format!("{error}")));
+        let mut files = Vec::new();
+        for FileJson { path, size, sha256, inode, mtime_ns } in json.files {
+            check_path(&path)?;
+            files.push(RecordedFile { path, size, sha256: digest(&sha256)?, inode, mtime_ns });
+        }
+        Ok(Some(Self { digest: digest(&json.digest)?, files }))
+    }
+}
+
+/// Checks that every file is still the one that was proved: same inode, size and modification time. A change means
+/// that the directory must be verified again before anybody relies on it.
+pub fn verify_record(dir: &Path, record: &CompleteRecord) -> Result<(), StoreError> {
+    verify_in(&Dir::open(dir)?, record)
+}
+
+fn verify_in(dir: &Dir, record: &CompleteRecord) -> Result<(), StoreError> {
+    for file in &record.files {
+        let expected = Fingerprint { inode: file.inode, size: file.size, mtime_ns: file.mtime_ns };
+        let found = match dir.locate(&file.path)? {
+            Some((parent, name)) => parent.stat(name)?,
+            None => None,
+        };
+        if !found.is_some_and(|stat| is_regular(&stat) && Fingerprint::of(&stat) == expected) {
+            let reason = Occupied::Changed(file.path.clone());
+            return Err(StoreError::Occupied { dir: dir.path().to_path_buf(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// Opens output directories.
+#[derive(Debug)]
+pub struct OutputDir;
+
+/// What an output directory is.
+#[derive(Debug)]
+pub enum OpenedOutput {
+    /// It holds the artifact, unchanged since it was proved: there is nothing to do.
+    Complete(CompleteRecord),
+    /// It is to be filled, or its filling is to be resumed.
+    Fresh(Output),
+}
+
+/// An output directory that is being filled. Nothing in it has its final name before [`Output::publish`].
+#[derive(Debug)]
+pub struct Output {
+    pub(crate) target: Target,
+    pub(crate) contents: Contents,
+    pub(crate) landing: Arc<Landing>,
+    /// Blobs that were handed over as a whole, and whether by a second name.
+    pub(crate) placed: Mutex<BTreeMap<BlobIndex, LinkUsed>>,
+}
+
+/// Where the published files go.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// The directory is absent: it is staged beside and renamed as a whole.
+    Beside { dir: PathBuf },
+    /// The directory is there and empty: its files are renamed into it one by one.
+    Inside { dir: Dir },
+}
+
+/// What publishing did.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The directory.
+    pub dir: PathBuf,
+    /// What was proved, as it was recorded there.
+    pub record: CompleteRecord,
+    /// Blobs whose bytes were copied from the local peer instead of shared with it.
+    pub copied: u32,
+}
+
+/// That a path from a manifest names something below its directory, and nothing of ours.
+pub(crate) fn check_path(path: &str) -> Result<(), StoreError> {
+    let is_plain = |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains('\0');
+    let is_ours = path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(OWN_NAME));
+    if is_ours || !path.split('/').all(is_plain) {
+        return Err(StoreError::UnsafePath(path.to_owned()));
+    }
+    Ok(())
+}
+
+impl OutputDir {
+    /// Looks at `dir` and makes it ready to be filled (DESIGN §3, "The directory"). A directory that holds anything
+    /// else is refused and left as it is.
+    pub fn open(dir: &Path, contents: impl Into<Contents>) -> Result<OpenedOutput, StoreError> {
+        let contents = contents.into();
+        contents.assert_whole();
+        for file in &contents.files {
+            check_path(&file.path)?;
+        }
+        match std::fs::metadata(dir) {
+            Ok(meta) if meta.is_dir() => Self::open_existing(dir, contents),
+            Ok(_) => Err(occupied(dir, Occupied::NotADirectory)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if dir.symlink_metadata().is_ok() {
+                    return Err(occupied(dir, Occupied::NotADirectory));
+                }
+                let site = Site::open(&staging_beside(dir)?)?;
+                let root = site.dir.find_sub(publish::TREE_NAME)?;
+                let target = Target::Beside { dir: dir.to_path_buf() };
+                Self::fresh(site, root.as_ref(), target, contents)
+            }
+            Err(error) => Err(error).context("look at", dir),
+        }
+    }
+
+    fn open_existing(path: &Path, contents: Contents) -> Result<OpenedOutput, StoreError> {
+        let dir = Dir::open(path)?;
+        if let Some(record) = CompleteRecord::load_from(&dir)? {
+            if record.digest != contents.digest {
+                return Err(occupied(path, Occupied::OtherArtifact(record.digest)));
+            }
+            verify_in(&dir, &record)?;
+            sweep(&dir, path, &record.digest);
+            return Ok(OpenedOutput::Complete(record));
+        }
+        let staging = dir.find_sub(&format!("{OWN_NAME}/{STAGING_NAME}"))?;
+        let begun = staging.as_ref().map(Journal::identity_in).transpose()?.flatten();
+        if let Some(other) = begun.filter(|begun| *begun != contents.digest) {
+            return Err(occupied(path, Occupied::OtherArtifact(other)));
+        }
+        // A publication that was cut off has left files of ours: only then may there be any.
+        let published = match (&staging, begun) {
+            (Some(staging), Some(_)) => {
+                Marker::load(staging)?.map(|marker| marker.names()).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        refuse_foreign(&dir, &published)?;
+        let site = Site::open(&path.join(OWN_NAME).join(STAGING_NAME))?;
+        let root = dir.again()?;
+        Self::fresh(site, Some(&root), Target::Inside { dir }, contents)
+    }
+
+    fn fresh(
+        site: Site,
+        root: Option<&Dir>,
+        target: Target,
+        contents: Contents,
+    ) -> Result<OpenedOutput, StoreError> {
+        if Journal::identity_in(&site.dir)? == Some(contents.digest) {
+            publish::undo(&site.dir, root)?;
+        }
+        if let Target::Inside { dir } = &target {
+            refuse_foreign(dir, &[])?;
+        }
+        let landing = Arc::new(Landing::open_at(site, &contents.layout, &contents.digest)?);
+        let placed = Mutex::new(BTreeMap::new());
+        Ok(OpenedOutput::Fresh(Output { target, contents, landing, placed }))
+    }
+}
+
+/// That nothing lies in `dir` but what may: our own directory, `lost+found` and first components of `published`.
+fn refuse_foreign(dir: &Dir, published: &[String]) -> Result<(), StoreError> {
+    for name in dir.names()? {
+        let is_ours = name == OWN_NAME || name == LOST_AND_FOUND || published.contains(&name);
+        if !is_ours {
+            return Err(occupied(dir.path(), Occupied::Foreign(name)));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn occupied(dir: &Path, reason: Occupied) -> StoreError {
+    StoreError::Occupied { dir: dir.to_path_buf(), reason }
+}
+
+/// `.NAME.modelctl` beside `dir`.
+fn staging_beside(dir: &Path) -> Result<PathBuf, StoreError> {
+    match dir.file_name().and_then(|name| name.to_str()) {
+        Some(name) => Ok(dir.with_file_name(format!(".{name}.modelctl"))),
+        None => Err(StoreError::UnsafePath(dir.display().to_string())),
+    }
+}
+
+/// Removes staging that a run left behind when it was cut off after publishing. Best effort: it only takes space.
+fn sweep(dir: &Dir, path: &Path, digest: &Sha256Digest) {
+    let sweep_one = |staging: Option<Dir>| -> Result<(), StoreError> {
+        let Some(staging) = staging else { return Ok(()) };
+        if Journal::identity_in(&staging)? != Some(*digest) {
+            return Ok(());
+        }
+        let _lock = DirLock::acquire(&staging, LOCK_NAME)?;
+        publish::clear_staging(&staging)
+    };
+    let inside = dir.find_sub(&format!("{OWN_NAME}/{STAGING_NAME}"));
+    let beside = staging_beside(path).and_then(|beside| {
+        if beside.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            Dir::open(&beside).map(Some)
+        } else {
+            Ok(None)
+        }
+    });
+    for staging in [inside, beside] {
+        if let Err(error) = staging.and_then(sweep_one) {
+            tracing::debug!(%error, "old staging stays");
+        }
+    }
+}
+
+impl Output {
+    /// Where the blobs land.
+    pub fn landing(&self) -> Arc<Landing> {
+        Arc::clone(&self.landing)
+    }
+
+    /// The artifact it is for.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// Takes a whole blob from a file that the local peer handed over.
+    ///
+    /// The local peer is trusted like the store it owns: it proved the blob and says so by handing over the
+    /// descriptor; whoever can speak on its socket in its stead can write the store as well. The size is checked
+    /// here. A caller that wants more may call [`Landing::prove_sha256`] on the blob.
+    pub fn place_from(&self, blob: BlobIndex, source: &File, mode: LinkMode) -> Result<LinkUsed, StoreError> {
+        let path = self.landing.blob_path(blob);
+        let expected = self.contents.blobs[blob.0 as usize].size;
+        let found = source.metadata().context("look at", &path)?;
+        if !found.is_file() || found.len() != expected {
+            let (expected, found) = (format!("{expected} bytes"), format!("{} bytes", found.len()));
+            return Err(StoreError::Digest { path, expected, found });
+        }
+        let used = self.bring(blob, source, mode, &path)?;
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner).insert(blob, used);
+        Ok(used)
+    }
+
+    fn bring(
+        &self,
+        blob: BlobIndex,
+        source: &File,
+        mode: LinkMode,
+        path: &Path,
+    ) -> Result<LinkUsed, StoreError> {
+        let name = blob.to_string();
+        let blobs = self.landing.blobs();
+        // Into a new file: whoever holds the old one must not see it change.
+        let temporary = format!(".{name}.placed");
+        blobs.remove_if_there(&temporary)?;
+        if mode != LinkMode::Hard {
+            let target = blobs.create_new(&temporary)?;
+            let is_shared = mode != LinkMode::Copy && link::reflink(&target, source).is_ok();
+            let may_link = mode == LinkMode::Auto && !is_shared && self.may_hard_link(blob);
+            if !(may_link && self.hard_link(blob, source, &name, &temporary).is_ok()) {
+                let used =
+                    if is_shared { LinkUsed::Reflink } else { link::fill(&target, source, mode, path)? };
+                blobs.rename(&temporary, blobs, &name)?;
+                self.landing.set_placed(blob, target);
+                return Ok(used);
+            }
+            return Ok(LinkUsed::Hard);
+        }
+        if !self.may_hard_link(blob) {
+            return Err(rustix::io::Errno::OPNOTSUPP).context("hard-link", path);
+        }
+        self.hard_link(blob, source, &name, &temporary).context("hard-link", path)?;
+        Ok(LinkUsed::Hard)
+    }
+
+    /// Never on tmpfs, where a writer through a mapping would go unnoticed, and not where the file needs a mode that
+    /// the store's own file, 0444, does not have.
+    fn may_hard_link(&self, blob: BlobIndex) -> bool {
+        let is_executable = self.contents.files.iter().any(|file| file.blob == blob && file.is_executable);
+        self.landing.kind() != FsKind::Tmpfs && !is_executable
+    }
+
+    /// The kernel decides whether we may (`protected_hardlinks`), so it is tried.
+    fn hard_link(&self, blob: BlobIndex, source: &File, name: &str, temporary: &str) -> std::io::Result<()> {
+        let blobs = self.landing.blobs();
+        let as_io = |error: StoreError| std::io::Error::other(error);
+        blobs.remove_if_there(temporary).map_err(as_io)?;
+        blobs.link(source, temporary)?;
+        blobs.rename(temporary, blobs, name).map_err(as_io)?;
+        self.landing.set_placed(blob, source.try_clone()?);
+        Ok(())
+    }
+}
