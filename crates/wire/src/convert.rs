@@ -63,7 +63,10 @@ pub fn piece_count(count: u32) -> Result<u32, WireError> {
 /// A `HOST:PORT` as a peer announces it. Whether it resolves is found out by connecting.
 pub fn address(text: String) -> Result<String, WireError> {
     bounded("address", text.len(), ADDRESS_BYTES_MAX)?;
-    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    // The digits are asked for because `parse` takes a sign too.
+    let is_port = |port: &str| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
     match text.rsplit_once(':') {
         Some((host, port))
             if !host.is_empty() && is_port(port) && text.bytes().all(|b| b.is_ascii_graphic()) =>

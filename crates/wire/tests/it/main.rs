@@ -1,3 +1,5 @@
 //! Tests of `wire` against its public face.
 
+mod convert;
 mod generated;
+mod local;
