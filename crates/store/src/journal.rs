@@ -142,7 +142,7 @@ impl Claims {
 pub(crate) struct Journal {
     file: File,
     path: PathBuf,
-    /// Where the next record goes.
+    /// Where the next record goes: over a torn tail, which would shift every later record.
     end: u64,
 }
 
@@ -175,8 +175,6 @@ impl Journal {
                 file.write_all_at(&header, 0).context("write", &path)?;
             }
         }
-        // A torn tail would shift every later record.
-        file.set_len(end).context("truncate", &path)?;
         Ok((Self { file, path, end }, claims))
     }
 

@@ -1,0 +1,13 @@
+//! The store against real file systems. Tests that mount one need root; without it they say that they are skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "clippy lets tests unwrap and print, but not the helpers that they share"
+)]
+
+mod landing;
+mod oci;
+mod output;
+mod store;
+mod support;

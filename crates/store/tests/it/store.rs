@@ -1,0 +1,199 @@
+//! The content store: what may be reused, and what may not.
+
+use std::{fs, io::Read as _, os::unix::fs::PermissionsExt as _, path::Path};
+
+use ::store::{BlobIdentity, ErrorClass, Store, StoreError};
+use modelpack::{digest::Sha256Digest, layout::BlobIndex};
+
+use crate::support::{Artifact, TWO_PIECES, pattern};
+
+fn fill(store: &Store, artifact: &Artifact) {
+    let (landing, _) = store.landing(artifact.contents.clone()).unwrap();
+    artifact.commit_all(&landing);
+    for (blob, proof) in artifact.contents.blobs.iter().zip(artifact.proofs(&landing)) {
+        store.finish_blob(&landing, blob, &proof).unwrap();
+    }
+}
+
+fn read(store: &Store, blob: &BlobIdentity) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    store.blob_file(blob).unwrap()?.read_to_end(&mut bytes).unwrap();
+    Some(bytes)
+}
+
+fn path_of(dir: &Path, algorithm: &str, hex: &str) -> std::path::PathBuf {
+    dir.join("blobs").join(algorithm).join(hex)
+}
+
+#[test]
+fn a_proved_blob_is_there_for_the_next_artifact() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let store = Store::open(dir.path()).unwrap();
+    fill(&store, &artifact);
+    let blob = artifact.contents.blobs[0];
+    assert_eq!(read(&store, &blob).unwrap(), artifact.bytes[0]);
+    let path = path_of(dir.path(), "blake3", &blob.root.unwrap().hex());
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o444);
+    // Another artifact with one blob in common and one that is new.
+    let next = Artifact::new(vec![pattern(9, 10), artifact.bytes[0].clone()], &[("new", 0), ("old", 1)]);
+    let (landing, here) = store.landing(next.contents.clone()).unwrap();
+    assert_eq!(here.runs(), [next.contents.layout.pieces_of(BlobIndex(1))]);
+    assert!(landing.prove_verified(BlobIndex(0)).is_none());
+    let proof = landing.prove_verified(BlobIndex(1)).unwrap();
+    store.finish_blob(&landing, &next.contents.blobs[1], &proof).unwrap();
+    assert!(matches!(landing.forget_blob(BlobIndex(1)), Err(StoreError::Sealed { .. })));
+}
+
+#[test]
+fn a_proof_that_does_not_fit_finishes_nothing() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let store = Store::open(dir.path()).unwrap();
+    let (landing, here) = store.landing(artifact.contents.clone()).unwrap();
+    assert!(here.is_empty());
+    artifact.commit_all(&landing);
+    let proof = landing.prove_sha256(BlobIndex(0), &artifact.contents.blobs[0].digest).unwrap();
+    let wrong = artifact.contents.blobs[1];
+    assert!(matches!(store.finish_blob(&landing, &wrong, &proof), Err(StoreError::Unproved { .. })));
+    let root = landing.prove_root(BlobIndex(0), &artifact.trees[0].root()).unwrap();
+    let other_root = BlobIdentity { root: Some(artifact.trees[1].root()), ..artifact.contents.blobs[0] };
+    for proof in [proof, root] {
+        assert!(matches!(store.finish_blob(&landing, &other_root, &proof), Err(StoreError::Unproved { .. })));
+    }
+    assert!(store.blob_file(&artifact.contents.blobs[0]).unwrap().is_none());
+}
+
+#[test]
+fn the_sha256_name_is_given_only_to_what_was_hashed_here() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let store = Store::open(dir.path()).unwrap();
+    fill(&store, &artifact);
+    let blob = artifact.contents.blobs[0];
+    let by_sha256 = path_of(dir.path(), "sha256", &blob.digest.hex());
+    assert!(!by_sha256.exists());
+    let without_root = BlobIdentity { root: None, ..blob };
+    assert!(store.blob_file(&without_root).unwrap().is_none(), "its SHA-256 is hearsay so far");
+    let computed = store.hash_blob(&blob).unwrap();
+    store.note_sha256(&blob, &computed).unwrap();
+    store.note_sha256(&blob, &computed).unwrap();
+    assert!(by_sha256.exists());
+    assert_eq!(read(&store, &without_root).unwrap(), artifact.bytes[0]);
+    assert_eq!(read(&store, &blob).unwrap(), artifact.bytes[0]);
+    let other_root = BlobIdentity { root: artifact.contents.blobs[1].root, ..blob };
+    assert!(store.blob_file(&other_root).unwrap().is_none());
+}
+
+#[test]
+fn a_manifest_that_pairs_a_foreign_sha256_with_its_root_poisons_nobody() {
+    let (mut liar, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let honest = Artifact::small();
+    let victim = Artifact::new(vec![pattern(7, TWO_PIECES)], &[("w", 0)]);
+    liar.contents.blobs[0].digest = victim.contents.blobs[0].digest;
+    let store = Store::open(dir.path()).unwrap();
+    fill(&store, &liar);
+    let claimed = BlobIdentity { root: None, ..victim.contents.blobs[0] };
+    assert!(store.blob_file(&claimed).unwrap().is_none());
+    assert!(store.blob_file(&victim.contents.blobs[0]).unwrap().is_none());
+    assert!(
+        store.blob_file(&honest.contents.blobs[0]).unwrap().is_none(),
+        "another triple, not reused unchecked"
+    );
+    let lie = liar.contents.blobs[0];
+    let computed = store.hash_blob(&lie).unwrap();
+    assert_eq!(store.note_sha256(&lie, &computed).unwrap_err().class(), ErrorClass::Integrity);
+    assert!(!path_of(dir.path(), "sha256", &lie.digest.hex()).exists());
+    assert!(store.blob_file(&lie).unwrap().is_none(), "a lie that was found out is not served");
+    // The honest artifact lands again and takes the place.
+    fill(&store, &honest);
+    assert!(store.blob_file(&honest.contents.blobs[0]).unwrap().is_some());
+}
+
+#[test]
+fn without_roots_a_whole_digest_is_the_proof() {
+    let (mut artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    artifact.contents.blobs[0].root = None;
+    let blob = artifact.contents.blobs[0];
+    let store = Store::open(dir.path()).unwrap();
+    let (landing, _) = store.landing(artifact.contents.clone()).unwrap();
+    artifact.commit_all(&landing);
+    let pieces = landing.prove_verified(BlobIndex(0)).unwrap();
+    assert!(
+        store.finish_blob(&landing, &blob, &pieces).is_err(),
+        "no root was stated that pieces could prove"
+    );
+    let proof = landing.prove_sha256(BlobIndex(0), &blob.digest).unwrap();
+    store.finish_blob(&landing, &blob, &proof).unwrap();
+    assert!(path_of(dir.path(), "sha256", &blob.digest.hex()).exists());
+    let with_root = BlobIdentity { root: Some(artifact.trees[0].root()), ..blob };
+    assert!(store.blob_file(&with_root).unwrap().is_some(), "both hashes were computed in one pass");
+}
+
+#[test]
+fn a_blob_that_changed_is_not_used() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let blob = artifact.contents.blobs[0];
+    {
+        let store = Store::open(dir.path()).unwrap();
+        fill(&store, &artifact);
+    }
+    let store = Store::open(dir.path()).unwrap();
+    assert!(store.blob_file(&blob).unwrap().is_some(), "a restart changes nothing");
+    let path = path_of(dir.path(), "blake3", &blob.root.unwrap().hex());
+    fs::hard_link(&path, dir.path().join("linked")).unwrap();
+    assert!(store.blob_file(&blob).unwrap().is_some(), "a second name is no change");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, pattern(200, TWO_PIECES)).unwrap();
+    assert!(store.blob_file(&blob).unwrap().is_none());
+}
+
+#[test]
+fn partial_blobs_are_resumed() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    {
+        let store = Store::open(dir.path()).unwrap();
+        let (landing, _) = store.landing(artifact.contents.clone()).unwrap();
+        artifact.commit_all(&landing);
+        let proof = landing.prove_verified(BlobIndex(1)).unwrap();
+        store.finish_blob(&landing, &artifact.contents.blobs[1], &proof).unwrap();
+    }
+    let store = Store::open(dir.path()).unwrap();
+    let (landing, here) = store.landing(artifact.contents.clone()).unwrap();
+    assert_eq!(here.runs(), [artifact.contents.layout.pieces_of(BlobIndex(1))]);
+    assert_eq!(artifact.resume(&landing), 4);
+    assert_eq!(artifact.proofs(&landing).len(), 3);
+}
+
+#[test]
+fn manifests_are_kept_and_listed_when_all_is_there() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let raw = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+    let mut contents = artifact.contents.clone();
+    contents.digest = Sha256Digest::of(raw);
+    let digest = contents.digest;
+    let store = Store::open(dir.path()).unwrap();
+    let (landing, _) = store.landing(contents.clone()).unwrap();
+    assert_eq!(store.put_manifest(raw).unwrap(), digest);
+    assert!(matches!(store.complete(&landing, &digest), Err(StoreError::Unproved { .. })));
+    artifact.commit_all(&landing);
+    for (blob, proof) in contents.blobs.iter().zip(artifact.proofs(&landing)) {
+        store.finish_blob(&landing, blob, &proof).unwrap();
+    }
+    store.complete(&landing, &digest).unwrap();
+    store.complete(&landing, &digest).unwrap();
+    assert_eq!(store.complete_manifests().unwrap(), [digest]);
+    assert!(!dir.path().join("partial").join(digest.hex()).exists());
+    assert_eq!(store.manifest(&digest).unwrap().unwrap(), raw);
+    fs::write(path_of(dir.path(), "sha256", &digest.hex()), b"{}").unwrap();
+    assert!(store.manifest(&digest).unwrap().is_none(), "a damaged manifest is as good as absent");
+    store.put_manifest(raw).unwrap();
+    assert!(store.manifest(&digest).unwrap().is_some());
+}
+
+#[test]
+fn one_process_has_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(&error, StoreError::Busy { .. }) && error.hint().is_some(), "{error}");
+    drop(store);
+    Store::open(dir.path()).unwrap();
+}
