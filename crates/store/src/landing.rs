@@ -70,14 +70,14 @@ struct State {
 struct Slot {
     state: RwLock<SlotState>,
     unsynced: AtomicU64,
+    /// Moves when unproved bytes are written or the blob is forgotten, so that older proofs are void.
+    generation: AtomicU64,
 }
 
 #[derive(Debug)]
 struct SlotState {
     file: Arc<File>,
     stage: Stage,
-    /// Moves when the blob is forgotten, so that older proofs are void.
-    generation: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,8 +204,12 @@ impl Landing {
                 }
                 None => (open_blob(&blobs, blob, &mut created)?, Stage::Open),
             };
-            let start = SlotState { file: Arc::new(file), stage, generation: 0 };
-            slots.push(Slot { state: RwLock::new(start), unsynced: AtomicU64::new(0) });
+            let start = SlotState { file: Arc::new(file), stage };
+            slots.push(Slot {
+                state: RwLock::new(start),
+                unsynced: AtomicU64::new(0),
+                generation: AtomicU64::new(0),
+            });
         }
         let kind = dir.kind()?;
         let state = Mutex::new(State { journal, claims, verified });
@@ -378,7 +382,8 @@ impl Landing {
         self.write(index, piece.piece(), piece.bytes(), Record::Verified(index))
     }
 
-    /// Writes a piece of which nothing is known to its final offset, and journals its value as a hint.
+    /// Writes a piece of which nothing is known to its final offset, and journals its value as a hint. Every proof of
+    /// the blob made before is void.
     ///
     /// # Panics
     /// If `index` is not that piece of its blob, or its length differs.
@@ -413,6 +418,10 @@ impl Landing {
         if held.stage != Stage::Open {
             return Err(StoreError::Sealed { dir: self.dir.path().to_path_buf(), blob: span.blob });
         }
+        if !matches!(record, Record::Verified(_)) {
+            // Before the bytes change: a digest that is being computed over the old ones must not count.
+            slot.generation.fetch_add(1, Ordering::SeqCst);
+        }
         held.file.write_all_at(bytes, span.offset).context("write", self.blob_path(span.blob))?;
         {
             let mut state = self.state();
@@ -446,7 +455,7 @@ impl Landing {
             held.file = Arc::new(self.blobs.create_new(&blob.to_string())?);
             held.stage = Stage::Open;
         }
-        held.generation += 1;
+        self.slot(blob).generation.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state();
         state.journal.append(Record::Forget(blob))?;
         state.claims.apply(Record::Forget(blob), &self.layout);
@@ -494,7 +503,7 @@ impl Landing {
     }
 
     pub(crate) fn generation(&self, blob: BlobIndex) -> u64 {
-        unpoison(self.slot(blob).state.read()).generation
+        self.slot(blob).generation.load(Ordering::SeqCst)
     }
 
     pub(crate) fn came_from_store(&self, blob: BlobIndex) -> bool {
@@ -508,7 +517,7 @@ impl Landing {
     /// From now on the blob is `file`, which somebody else may own.
     pub(crate) fn set_placed(&self, blob: BlobIndex, file: File) {
         let mut held = unpoison(self.slot(blob).state.write());
-        *held = SlotState { file: Arc::new(file), stage: Stage::Placed, generation: held.generation };
+        *held = SlotState { file: Arc::new(file), stage: Stage::Placed };
     }
 
     /// Ends all writing to the blob: those under way are waited for, and the handle becomes read-only.

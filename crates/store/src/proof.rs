@@ -11,7 +11,7 @@ use modelpack::{
 use crate::{contents::BlobIdentity, error::StoreError, files::read_through, landing::Landing};
 
 /// Says that the bytes of one blob of one landing were proved. It cannot be made by hand, and it is void for any
-/// other landing and after [`Landing::forget_blob`].
+/// other landing, and after [`Landing::land`] or [`Landing::forget_blob`] of that blob.
 #[derive(Debug)]
 pub struct BlobProof {
     pub(crate) landing: u64,
@@ -107,7 +107,8 @@ impl Landing {
         Ok(self.proof(blob, generation, ProofKind::Sha256(found.sha256, Some(found.root))))
     }
 
-    /// Compares the SHA-256 that the caller streamed while the blob's bytes landed, in order.
+    /// Compares the SHA-256 that the caller streamed while the blob's bytes landed, in order. The caller vouches that
+    /// it hashed what was written: each piece landed once, or was hashed as it landed last.
     pub fn prove_streamed(
         &self,
         blob: BlobIndex,

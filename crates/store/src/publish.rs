@@ -83,10 +83,15 @@ impl Output {
     /// After an error nothing half-written has a final name that the next run does not know of: open the directory
     /// again to resume.
     pub fn publish(self, proofs: impl IntoIterator<Item = BlobProof>) -> Result<Published, StoreError> {
-        self.check_proofs(proofs)?;
+        let proofs: Vec<_> = proofs.into_iter().collect();
+        self.check_proofs(&proofs)?;
         let staging = self.landing.dir();
         for blob in self.landing.layout().blobs() {
             self.landing.seal(blob)?;
+        }
+        // Bytes may have landed between the check and the seal; from here on none can.
+        if let Some(stale) = proofs.iter().find(|proof| !self.landing.admits(proof)) {
+            return Err(StoreError::Unproved { dir: staging.path().to_path_buf(), blob: stale.blob });
         }
         let prepared = self.prepare(staging)?;
         write_marker(staging, &prepared)?;
@@ -110,7 +115,7 @@ impl Output {
         Ok(Published { dir, record, copied: u32::try_from(copied).expect("blobs are numbered by u32") })
     }
 
-    fn check_proofs(&self, proofs: impl IntoIterator<Item = BlobProof>) -> Result<(), StoreError> {
+    fn check_proofs(&self, proofs: &[BlobProof]) -> Result<(), StoreError> {
         let placed = self.placed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut proved: BTreeSet<BlobIndex> =
             placed.keys().copied().filter(|blob| self.landing.came_from_store(*blob)).collect();

@@ -183,6 +183,10 @@ impl Store {
         }
         let path = landing.blob_path(proof.blob);
         landing.seal(proof.blob)?;
+        // Bytes may have landed between the check and the seal; from here on none can.
+        if !landing.admits(proof) {
+            return Err(StoreError::Unproved { dir: landing.dir().path().to_path_buf(), blob: proof.blob });
+        }
         let file = landing.file(proof.blob);
         rustix::fs::fchmod(&*file, BLOB_MODE).context("set the mode of", &path)?;
         landing.sync_blob(proof.blob)?;

@@ -9,7 +9,10 @@ use std::{
 use ::store::{
     FsKind, LinkMode, LinkUsed, Occupied, OpenedOutput, OutputDir, StoreError, filesystem_of, verify_record,
 };
-use modelpack::layout::{BlobIndex, PieceIndex};
+use modelpack::{
+    layout::{BlobIndex, BlobPiece, PieceIndex},
+    piece_tree::Landed,
+};
 
 use crate::support::{Artifact, Mount, snapshot};
 
@@ -216,6 +219,27 @@ fn publishing_needs_a_proof_of_this_landing_for_every_blob() {
     let proofs = artifact.proofs(&landing);
     landing.forget_blob(BlobIndex(1)).unwrap();
     assert!(matches!(output.publish(proofs), Err(StoreError::Unproved { blob: BlobIndex(1), .. })));
+    assert!(!dir.exists());
+}
+
+#[test]
+fn bytes_that_land_after_the_proof_void_it() {
+    let (mut artifact, top) = (Artifact::small(), tempfile::tempdir().unwrap());
+    artifact.contents.blobs[1].root = None;
+    let dir = top.path().join("model");
+    let output = artifact.open(&dir);
+    let landing = output.landing();
+    artifact.commit_all(&landing);
+    landing.forget_blob(BlobIndex(1)).unwrap();
+    let piece = artifact.contents.layout.pieces_of(BlobIndex(1)).start;
+    let land = |bytes: &[u8]| landing.land(piece, &Landed::new(BlobPiece(0), bytes)).unwrap();
+    land(artifact.piece(piece));
+    let digest = artifact.contents.blobs[1].digest;
+    let proofs = [0, 2].map(|blob| landing.prove_verified(BlobIndex(blob)).unwrap());
+    let early = landing.prove_sha256(BlobIndex(1), &digest).unwrap();
+    land(&vec![0; artifact.bytes[1].len()]);
+    let found = output.publish(proofs.into_iter().chain([early]));
+    assert!(matches!(found, Err(StoreError::Unproved { blob: BlobIndex(1), .. })), "{found:?}");
     assert!(!dir.exists());
 }
 
