@@ -3,7 +3,15 @@
 //! Owns: digests, references, manifests and configs, path rules, piece geometry, piece maps, piece trees and the
 //! types that tell landed from proved bytes. Does not own: where bytes come from or go to.
 
+mod document;
+mod text;
+
+pub mod config;
 pub mod digest;
 pub mod layout;
+pub mod manifest;
+pub mod path;
 pub mod piece_map;
 pub mod piece_tree;
+pub mod piece_trees;
+pub mod reference;

@@ -147,7 +147,9 @@ impl<A> PieceTree<A> {
         }
         match self.values.get(piece.0 as usize) {
             Some(value) => *value == piece_value(piece, bytes),
-            None => piece.0 == 0 && self.values.is_empty() && blake3::hash(bytes).as_bytes() == self.root.bytes(),
+            None => {
+                piece.0 == 0 && self.values.is_empty() && blake3::hash(bytes).as_bytes() == self.root.bytes()
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 use modelpack::{
     digest::{Blake3Root, Sha256Digest},
     layout::{BlobIndex, PieceLayout},
+    manifest::{Blob, Kind, Manifest},
 };
 
 /// What a blob is known by (DESIGN §4). Two blobs are the same only if all that is stated is equal, so that a
@@ -56,5 +57,28 @@ impl Contents {
         }
         let count = self.layout.blob_count();
         assert!(self.files.iter().all(|file| file.blob.0 < count), "files of these blobs");
+    }
+}
+
+impl From<&Blob> for BlobIdentity {
+    fn from(blob: &Blob) -> Self {
+        Self { digest: blob.digest, size: blob.size, root: blob.root }
+    }
+}
+
+impl From<&Manifest> for Contents {
+    fn from(manifest: &Manifest) -> Self {
+        let files = manifest.files().iter().map(|file| ContentFile {
+            path: file.path.clone(),
+            blob: file.blob,
+            is_weight: file.kind == Kind::Weight,
+            is_executable: file.is_executable,
+        });
+        Self {
+            digest: manifest.digest(),
+            blobs: manifest.blobs().iter().map(BlobIdentity::from).collect(),
+            files: files.collect(),
+            layout: manifest.layout().clone(),
+        }
     }
 }

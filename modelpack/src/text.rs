@@ -1,0 +1,13 @@
+//! How foreign text appears in messages: short, and without anything that a terminal would act on.
+
+/// Most characters of a foreign string that a message repeats.
+const SHOWN_CHARS_MAX: usize = 100;
+
+/// `text` as a message may repeat it.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown: String = text.escape_debug().take(SHOWN_CHARS_MAX).collect();
+    if shown.len() < text.len() && shown.chars().count() == SHOWN_CHARS_MAX {
+        shown.push('…');
+    }
+    shown
+}
