@@ -1,0 +1,67 @@
+//! Rules about documents. Does not own what they say.
+
+use crate::tree::{TextFile, assert_none, root, text_files};
+
+/// The targets of inline links outside code: `](target)`.
+fn links(text: &str) -> Vec<&str> {
+    let mut is_code_block = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code_block = !is_code_block;
+        }
+        if is_code_block {
+            continue;
+        }
+        // Every second part between backticks is code.
+        for prose in line.split('`').step_by(2) {
+            let ends = prose.match_indices("](").map(|(at, _)| &prose[at + 2..]);
+            found.extend(ends.filter_map(|rest| rest.split(')').next()));
+        }
+    }
+    found
+}
+
+/// The name that a heading gets as a link's target: lower case, words joined by `-`, other signs dropped.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
+}
+
+fn has_heading(text: &str, wanted: &str) -> bool {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#'))).any(|found| found == wanted)
+}
+
+/// Why a link of `file` leads nowhere, if it does.
+fn fault(file: &TextFile, link: &str) -> Option<String> {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return None;
+    }
+    let (path, heading) = link.split_once('#').map_or((link, None), |(path, heading)| (path, Some(heading)));
+    let own = root().join(&file.path);
+    let target = if path.is_empty() { own } else { own.parent()?.join(path) };
+    if !target.exists() {
+        return Some(format!("{}: `{link}`: there is no such file", file.path));
+    }
+    let text = std::fs::read_to_string(target).unwrap_or_default();
+    let is_missing = heading.is_some_and(|heading| !has_heading(&text, heading));
+    is_missing.then(|| format!("{}: `{link}`: there is no such heading", file.path))
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let files = text_files();
+    let documents = files.iter().filter(|file| file.has_extension("md"));
+    let broken =
+        documents.flat_map(|file| links(&file.text).into_iter().filter_map(|link| fault(file, link)));
+    assert_none("a link within the repository must lead somewhere:", &broken.collect::<Vec<_>>());
+}
+
+#[test]
+fn links_are_found_outside_code_only() {
+    let text = "a [b](c.md#d-e) `[x](no.md)` [f](g)\n```\n[no](no.md)\n```\n[h](i)\n";
+    assert_eq!(links(text), ["c.md#d-e", "g", "i"]);
+    assert!(has_heading("# One\n## Piece trees, and what they prove\n", "piece-trees-and-what-they-prove"));
+    assert!(!has_heading("# One\nTwo\n", "two"));
+}
