@@ -10,6 +10,8 @@ use serde::{
     de::{IgnoredAny, SeqAccess, Visitor},
 };
 
+use crate::digest::Sha256Digest;
+
 /// Annotations in the order of their keys, so that the same ones always give the same bytes.
 pub(crate) type Annotations = BTreeMap<String, String>;
 
@@ -87,22 +89,39 @@ impl<'de> Visitor<'de> for LayersVisitor {
 /// A manifest to be written. The order of the fields is the order of the bytes.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct NewDocument<'a> {
+pub(crate) struct NewDocument {
     pub(crate) schema_version: u64,
-    pub(crate) media_type: &'a str,
-    pub(crate) artifact_type: &'a str,
-    pub(crate) config: NewDescriptor<'a>,
-    pub(crate) layers: Vec<NewDescriptor<'a>>,
+    pub(crate) media_type: &'static str,
+    pub(crate) artifact_type: &'static str,
+    pub(crate) config: NewDescriptor,
+    pub(crate) layers: Vec<NewDescriptor>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) subject: Option<NewDescriptor<'a>>,
+    pub(crate) subject: Option<NewDescriptor>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct NewDescriptor<'a> {
-    pub(crate) media_type: &'a str,
+pub(crate) struct NewDescriptor {
+    pub(crate) media_type: String,
     pub(crate) digest: String,
     pub(crate) size: u64,
     #[serde(skip_serializing_if = "Annotations::is_empty")]
     pub(crate) annotations: Annotations,
+}
+
+impl NewDescriptor {
+    /// Of a blob whose bytes are at hand.
+    pub(crate) fn of(media_type: &str, bytes: &[u8]) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest: Sha256Digest::of(bytes).to_string(),
+            size: bytes.len() as u64,
+            annotations: Annotations::new(),
+        }
+    }
+}
+
+/// The bytes of a document or of a part of one.
+pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain structs with string keys, written to memory")
 }

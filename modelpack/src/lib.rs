@@ -6,6 +6,7 @@
 mod document;
 mod text;
 
+pub mod build;
 pub mod config;
 pub mod digest;
 pub mod layout;
@@ -15,3 +16,4 @@ pub mod piece_map;
 pub mod piece_tree;
 pub mod piece_trees;
 pub mod reference;
+pub mod safetensors;

@@ -1,0 +1,272 @@
+//! New artifacts: from hashed files to the bytes of a manifest, a config and the referrer of piece trees.
+//!
+//! Source: ModelPack specification 0.0.7. Owns: what is written, byte for byte: the same files give the same bytes on
+//! any machine and day. Does not own: reading and hashing the files, or pushing the result.
+
+mod config;
+mod kind;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+use crate::{
+    digest::{Blake3Root, Sha256Digest},
+    document::{Annotations, NewDescriptor, NewDocument, to_bytes},
+    layout::PIECE_BYTES,
+    manifest::{
+        ARTIFACT_TYPE, BLAKE3_ANNOTATION, CONFIG_MEDIA_TYPE, Kind, LAYERS_MAX, MANIFEST_BYTES_MAX,
+        MEDIA_TYPE, METADATA_ANNOTATION, Manifest, ManifestError, PATH_ANNOTATION, TITLE_ANNOTATION,
+    },
+    path::{self, PathError},
+    piece_tree::{PieceTree, TreeError},
+    piece_trees, safetensors,
+};
+
+/// The annotation that says whether a layer's kind was guessed.
+const UNTESTED_ANNOTATION: &str = "org.cncf.model.file.mediatype.untested";
+
+/// Bytes of a manifest besides its layers, generously.
+const FRAME_BYTES: u64 = 1024;
+
+/// 9999-12-31T23:59:59Z: the last time that RFC 3339 can write.
+const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
+
+/// A file that was hashed.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    /// Its path below the model's directory, with `/` between components.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The SHA-256 of its bytes.
+    pub digest: Sha256Digest,
+    /// The BLAKE3 hash of its bytes.
+    pub root: Blake3Root,
+    /// Its piece tree, [`PieceTree::serialise`]: empty for a file of at most one piece.
+    pub tree: Vec<u8>,
+    /// Whether somebody may execute it.
+    pub is_executable: bool,
+    /// What its header says, if it is a safetensors file.
+    pub safetensors: Option<safetensors::Summary>,
+}
+
+/// What is said of the model besides its files.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Its name.
+    pub name: Option<String>,
+    /// The time of everything, in seconds since 1970: `SOURCE_DATE_EPOCH`, or 0.
+    pub created_at_unix: i64,
+    /// The model's own `config.json`, as the transformers library writes it.
+    pub hf_config: Option<serde_json::Value>,
+}
+
+/// A new artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// The manifest, which [`Manifest::parse`] accepts.
+    pub manifest: Vec<u8>,
+    /// The config blob.
+    pub config: Vec<u8>,
+    /// The referrer of piece trees, if a file has more than one piece.
+    pub trees: Option<BuiltTrees>,
+}
+
+/// The referrer that carries the piece trees of a new artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltTrees {
+    /// Its manifest, which [`piece_trees::TreesManifest::parse`] accepts.
+    pub manifest: Vec<u8>,
+    /// Its config blob.
+    pub config: Vec<u8>,
+    /// Its layers: one tree for each blob of more than one piece, in the order of the model's manifest.
+    pub layers: Vec<(Sha256Digest, Vec<u8>)>,
+}
+
+/// Files that cannot become an artifact.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// There is nothing to build from.
+    #[error("there are no files")]
+    NoFiles,
+    /// More files than a manifest may list.
+    #[error("there are {0} files, over the limit of {LAYERS_MAX}")]
+    TooManyFiles(usize),
+    /// A path would be refused by whoever pulls the artifact.
+    #[error("a file's path cannot be part of an artifact")]
+    Path(#[from] PathError),
+    /// So many long paths that registries would refuse the manifest.
+    #[error("the manifest would have about {0} bytes, over the limit of {MANIFEST_BYTES_MAX}")]
+    ManifestTooLong(u64),
+    /// The time is before 1970 or after 9999.
+    #[error("the time {0} is not between the years 1970 and 9999")]
+    Time(i64),
+    /// A piece tree is not the one of its file.
+    #[error("the piece tree of `{path}` does not fit the file")]
+    Tree {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: TreeError,
+    },
+    /// Two files' hashes contradict one another, or all files together are too large.
+    #[error("the files do not make an artifact")]
+    Refused(#[from] ManifestError),
+}
+
+impl BuildError {
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoFiles => "name the directory that holds the model",
+            Self::TooManyFiles(_) | Self::ManifestTooLong(_) => {
+                "pack many small files into one, or split the model into several artifacts"
+            }
+            Self::Path(_) => "rename the file, or move it out of the directory",
+            Self::Time(_) => "set `SOURCE_DATE_EPOCH` to seconds since 1970, or unset it",
+            Self::Tree { .. } => "build again: the file changed while it was read",
+            Self::Refused(error) => return error.hint(),
+        };
+        Some(hint.into())
+    }
+}
+
+/// What a file is for, by its name. A name that says nothing is [`Kind::Code`], as in modctl.
+pub fn kind_of(path: &str) -> Kind {
+    kind::known_kind(path).unwrap_or(Kind::Code)
+}
+
+/// Checks everything that names alone can make impossible: cheap, and so done before anything is hashed.
+pub fn check_limits<'a>(files: impl Iterator<Item = &'a str>) -> Result<(), BuildError> {
+    let paths: Vec<&str> = files.collect();
+    if paths.is_empty() {
+        return Err(BuildError::NoFiles);
+    }
+    if paths.len() > LAYERS_MAX {
+        return Err(BuildError::TooManyFiles(paths.len()));
+    }
+    let mut bytes = FRAME_BYTES;
+    for path in &paths {
+        path::check(path)?;
+        // The largest values that a layer of this path could have.
+        let file = SourceFile {
+            path: (*path).to_owned(),
+            size: u64::MAX,
+            digest: Sha256Digest::new([0; 32]),
+            root: Blake3Root::new([0; 32]),
+            tree: Vec::new(),
+            is_executable: true,
+            safetensors: None,
+        };
+        bytes += to_bytes(&layer(&file, kind_of(path), &rfc3339(0)?)).len() as u64 + 1;
+    }
+    path::check_together(paths.into_iter())?;
+    if bytes > MANIFEST_BYTES_MAX { Err(BuildError::ManifestTooLong(bytes)) } else { Ok(()) }
+}
+
+/// Makes an artifact of hashed files, given in any order.
+pub fn build(files: Vec<SourceFile>, options: &Options) -> Result<Built, BuildError> {
+    check_limits(files.iter().map(|file| file.path.as_str()))?;
+    let created_at = rfc3339(options.created_at_unix)?;
+    let mut files: Vec<(Kind, SourceFile)> =
+        files.into_iter().map(|file| (kind_of(&file.path), file)).collect();
+    files.sort_unstable_by(|(kind, file), (other_kind, other)| {
+        (kind, &file.path).cmp(&(other_kind, &other.path))
+    });
+    let config = config::config(&files, options, &created_at);
+    let manifest = to_bytes(&NewDocument {
+        schema_version: 2,
+        media_type: MEDIA_TYPE,
+        artifact_type: ARTIFACT_TYPE,
+        config: NewDescriptor::of(CONFIG_MEDIA_TYPE, &config),
+        layers: files.iter().map(|(kind, file)| layer(file, *kind, &created_at)).collect(),
+        subject: None,
+    });
+    // Whoever pulls the artifact reads it like this, so what they would refuse is not built.
+    Manifest::parse(&manifest)?;
+    let trees = trees(files, &manifest)?;
+    Ok(Built { manifest, config, trees })
+}
+
+/// The keys and their order are those of modctl, which always writes all of them.
+#[derive(Serialize)]
+struct FileMetadata<'a> {
+    name: &'a str,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    size: u64,
+    mtime: &'a str,
+    typeflag: u8,
+}
+
+fn layer(file: &SourceFile, kind: Kind, mtime: &str) -> NewDescriptor {
+    let metadata = FileMetadata {
+        name: file.path.rsplit('/').next().unwrap_or(&file.path),
+        mode: if file.is_executable { 0o755 } else { 0o644 },
+        uid: 0,
+        gid: 0,
+        size: file.size,
+        mtime,
+        typeflag: 0,
+    };
+    let metadata = serde_json::to_string(&metadata).expect("a plain struct, written to memory");
+    let mut annotations = Annotations::from([
+        (PATH_ANNOTATION.to_owned(), file.path.clone()),
+        (TITLE_ANNOTATION.to_owned(), file.path.clone()),
+        (METADATA_ANNOTATION.to_owned(), metadata),
+        (BLAKE3_ANNOTATION.to_owned(), file.root.hex()),
+    ]);
+    if kind::known_kind(&file.path).is_none() {
+        annotations.insert(UNTESTED_ANNOTATION.to_owned(), "true".to_owned());
+    }
+    NewDescriptor {
+        media_type: format!("application/vnd.cncf.model.{}.v1.raw", kind.media_type_part()),
+        digest: file.digest.to_string(),
+        size: file.size,
+        annotations,
+    }
+}
+
+fn trees(files: Vec<(Kind, SourceFile)>, model: &[u8]) -> Result<Option<BuiltTrees>, BuildError> {
+    let mut seen = BTreeSet::new();
+    let mut descriptors = Vec::new();
+    let mut layers = Vec::new();
+    for (_, file) in files {
+        if let Err(source) = PieceTree::anchor(file.size, file.root, &file.tree) {
+            return Err(BuildError::Tree { path: file.path, source });
+        }
+        if file.size <= PIECE_BYTES || !seen.insert(file.digest) {
+            continue;
+        }
+        let mut descriptor = NewDescriptor::of(piece_trees::LAYER_MEDIA_TYPE, &file.tree);
+        descriptor.annotations.insert(piece_trees::BLOB_ANNOTATION.to_owned(), file.digest.to_string());
+        descriptors.push(descriptor);
+        layers.push((Sha256Digest::of(&file.tree), file.tree));
+    }
+    if layers.is_empty() {
+        return Ok(None);
+    }
+    let config = piece_trees::EMPTY_BYTES.to_vec();
+    let manifest = to_bytes(&NewDocument {
+        schema_version: 2,
+        media_type: MEDIA_TYPE,
+        artifact_type: piece_trees::ARTIFACT_TYPE,
+        config: NewDescriptor::of(piece_trees::EMPTY_MEDIA_TYPE, &config),
+        layers: descriptors,
+        subject: Some(NewDescriptor::of(MEDIA_TYPE, model)),
+    });
+    Ok(Some(BuiltTrees { manifest, config, layers }))
+}
+
+fn rfc3339(unix_seconds: i64) -> Result<String, BuildError> {
+    let seconds = u64::try_from(unix_seconds).ok().filter(|seconds| *seconds <= UNIX_SECONDS_MAX);
+    let seconds = seconds.ok_or(BuildError::Time(unix_seconds))?;
+    Ok(humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string())
+}
