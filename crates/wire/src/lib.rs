@@ -1,8 +1,9 @@
 //! The messages of both protocols, their versions, and the one place where they become core types.
 //!
-//! Owns: generated prost and tonic code, the local socket's frames, and every check of a message's lengths, counts and
-//! ranges. Does not own: connections, policy, or what a checked message is used for.
+//! Owns: generated prost and tonic code, the local socket's frames, how a control connection behaves, and every check of
+//! a message's lengths, counts and ranges. Does not own: who connects, policy, or what a checked message is used for.
 
+pub mod connection;
 pub mod convert;
 mod error;
 pub mod local;
