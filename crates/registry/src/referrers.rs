@@ -1,0 +1,220 @@
+//! Manifests that point at another one.
+//!
+//! Owns: the referrers endpoint and, where a registry has none, the tag that stands in for it (OCI distribution
+//! specification 1.1.1, "Referrers tag schema"). Does not own: what referrers hold.
+
+use modelpack::{
+    digest::Sha256Digest,
+    manifest::{MANIFEST_BYTES_MAX, MEDIA_TYPE},
+    piece_trees::fallback_tag,
+};
+use reqwest::{
+    Method, Url,
+    header::{ACCEPT, HeaderValue, LINK},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    address::host_of,
+    answer::Answer,
+    error::{Class, Exchange, RegistryError},
+    repository::Repository,
+};
+
+const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+/// A model has a signature or two, an SBOM and its piece trees; registries put a hundred or so on a page.
+const PAGES_MAX: usize = 16;
+/// Each round that finds another writer's index in place of ours means somebody else got on; they end some time.
+const FALLBACK_ROUNDS_MAX: usize = 5;
+
+/// As much of an index as choosing a referrer takes.
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    /// Of any algorithm; only those that can be checked are of use.
+    digest: String,
+    artifact_type: Option<String>,
+}
+
+impl Repository {
+    /// The manifests of this type that state `subject` as theirs, in the registry's order.
+    pub async fn referrers(
+        &self,
+        subject: &Sha256Digest,
+        artifact_type: &str,
+    ) -> Result<Vec<Sha256Digest>, RegistryError> {
+        let mut found = Vec::new();
+        let entries = match self.listed(subject, artifact_type).await? {
+            Some(entries) => entries,
+            None => self.tagged_entries(subject).await?,
+        };
+        for entry in entries.into_iter().filter(|entry| entry.artifact_type.as_deref() == Some(artifact_type))
+        {
+            match entry.digest.parse() {
+                Ok(digest) if !found.contains(&digest) => found.push(digest),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the referrers endpoint lists; `None` if the registry has none.
+    async fn listed(
+        &self,
+        subject: &Sha256Digest,
+        artifact_type: &str,
+    ) -> Result<Option<Vec<Entry>>, RegistryError> {
+        let operation = format!("list the referrers of `{subject}`");
+        let mut ask = self.channel.ask(Method::GET, &format!("referrers/{subject}"), operation);
+        ask.url.query_pairs_mut().append_pair("artifactType", artifact_type);
+        ask.headers.insert(ACCEPT, HeaderValue::from_static(INDEX_TYPE));
+        let mut entries = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let mut attempts = self.channel.patience().attempts();
+            let (next, page) = loop {
+                let error = match self.channel.send(&ask).await {
+                    Ok(answer) => match page(answer).await {
+                        Ok(page) => break page,
+                        Err(error) => error,
+                    },
+                    Err(error) => error,
+                };
+                // Registries without this endpoint answer 404, and some of them 400 or 405.
+                let status =
+                    if let RegistryError::Refused { refusal, .. } = &error { refusal.status } else { 0 };
+                if matches!(status, 400 | 404 | 405) {
+                    return Ok(None);
+                }
+                attempts.pause_or_fail(error).await?;
+            };
+            // Some answer any path with a page for people.
+            let Some(page) = page else { return Ok(None) };
+            entries.extend(page.manifests);
+            let Some(next) = next else { break };
+            ask.url = next;
+        }
+        Ok(Some(entries))
+    }
+
+    /// What the fallback tag lists.
+    async fn tagged_entries(&self, subject: &Sha256Digest) -> Result<Vec<Entry>, RegistryError> {
+        match self.tagged(&fallback_tag(subject)).await {
+            Ok(raw) => {
+                Ok(serde_json::from_slice(&raw).map_or_else(|_| Vec::new(), |index: Index| index.manifests))
+            }
+            Err(error) if error.class() == Class::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Uploads the manifest `raw`, which states `subject` as its subject, and makes it findable: where the registry does
+    /// not say that it keeps referrers itself, by the fallback tag's index.
+    pub async fn push_referrer(
+        &self,
+        raw: &[u8],
+        subject: &Sha256Digest,
+        artifact_type: &str,
+    ) -> Result<Sha256Digest, RegistryError> {
+        let digest = Sha256Digest::of(raw);
+        let answer = self.put_manifest(raw, MEDIA_TYPE, &digest.to_string()).await?;
+        if answer.header("oci-subject").is_none() {
+            let mut descriptor = json!({
+                "mediaType": MEDIA_TYPE,
+                "digest": digest.to_string(),
+                "size": raw.len(),
+                "artifactType": artifact_type,
+            });
+            let manifest: Value = serde_json::from_slice(raw).unwrap_or_default();
+            if let Some(annotations) = manifest.get("annotations").filter(|value| value.is_object()) {
+                descriptor["annotations"] = annotations.clone();
+            }
+            self.list_under_tag(&fallback_tag(subject), &descriptor).await?;
+        }
+        Ok(digest)
+    }
+
+    /// Reads, changes and writes the index under `tag` until it lists `descriptor`. The registry has no way to do
+    /// this as one step, so another writer may replace our index by one without the entry: the look that ends the
+    /// loop is always one after the write.
+    async fn list_under_tag(&self, tag: &str, descriptor: &Value) -> Result<(), RegistryError> {
+        let exchange = || Exchange {
+            operation: format!("list a referrer under `{tag}`"),
+            host: host_of(self.channel.base()),
+        };
+        let problem =
+            |problem: &str| RegistryError::Answer { exchange: exchange(), problem: problem.to_owned() };
+        for _ in 0..FALLBACK_ROUNDS_MAX {
+            let mut index = match self.tagged(tag).await {
+                // Whatever else is under this tag is somebody's: it is not replaced.
+                Ok(raw) => {
+                    parse_index(&raw).ok_or_else(|| RegistryError::Occupied { exchange: exchange() })?
+                }
+                Err(error) if error.class() == Class::NotFound => empty_index(),
+                Err(error) => return Err(error),
+            };
+            let manifests = index.get_mut("manifests").and_then(Value::as_array_mut);
+            let manifests = manifests.expect("an index has manifests");
+            if manifests.iter().any(|entry| entry.get("digest") == descriptor.get("digest")) {
+                return Ok(());
+            }
+            manifests.push(descriptor.clone());
+            let raw = serde_json::to_vec(&index).expect("JSON that was read can be written");
+            self.put_manifest(&raw, INDEX_TYPE, tag).await?.settle().await;
+        }
+        Err(problem("other writers keep replacing its index"))
+    }
+}
+
+fn empty_index() -> Map<String, Value> {
+    let mut index = Map::new();
+    index.insert("schemaVersion".to_owned(), json!(2));
+    index.insert("mediaType".to_owned(), json!(INDEX_TYPE));
+    index.insert("manifests".to_owned(), json!([]));
+    index
+}
+
+/// An index as it is, with all that this client does not know.
+fn parse_index(raw: &[u8]) -> Option<Map<String, Value>> {
+    let index: Map<String, Value> = serde_json::from_slice(raw).ok()?;
+    index.get("manifests")?.is_array().then_some(index)
+}
+
+/// The entries of one page and where the next one is; no entries if this is no index.
+async fn page(answer: Answer) -> Result<(Option<Url>, Option<Index>), RegistryError> {
+    let next = match answer.header(LINK).and_then(next_link) {
+        Some(link) => Some(answer.join(link)?),
+        None => None,
+    };
+    let raw = answer.bytes(MANIFEST_BYTES_MAX).await?;
+    Ok((next, serde_json::from_slice(&raw).ok()))
+}
+
+/// The target of `<URL>; rel="next"`, as registries write it.
+fn next_link(header: &str) -> Option<&str> {
+    let (target, parameters) = header.trim().strip_prefix('<')?.split_once('>')?;
+    let is_next = |parameter: &str| {
+        parameter.split_once('=').is_some_and(|(name, value)| {
+            name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"') == "next"
+        })
+    };
+    parameters.split(';').any(is_next).then_some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_links() {
+        assert_eq!(next_link(r#"</v2/a/referrers/x?n=1>; rel="next""#), Some("/v2/a/referrers/x?n=1"));
+        assert_eq!(next_link("<https://r.io/b>;rel=next"), Some("https://r.io/b"));
+        assert_eq!(next_link(r#"</a>; rel="prev""#), None);
+        assert_eq!(next_link("nonsense"), None);
+    }
+}

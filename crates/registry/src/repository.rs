@@ -1,0 +1,128 @@
+//! One repository: its manifests and small blobs.
+//!
+//! Owns: opening a repository and checked reads of what fits into memory. Does not own: large blobs (`blob`), writing
+//! (`push`), referrers.
+
+use std::sync::Arc;
+
+use modelpack::{digest::Sha256Digest, manifest::MANIFEST_BYTES_MAX, reference::RegistryReference};
+use reqwest::{
+    Method,
+    header::{ACCEPT, HeaderValue},
+};
+
+use crate::{access::Access, answer::Answer, channel::Channel, error::RegistryError, patience::Patience};
+
+/// What a registry may answer to a question for a manifest. The other kinds are named so that an index or a Docker
+/// image is recognised for what it is, instead of not being found.
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// The header by which registries name what they send or took.
+pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// One repository of one registry. Cloning is cheap, and clones share connections and tokens.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    pub(crate) channel: Arc<Channel>,
+}
+
+impl Repository {
+    /// Prepares to talk to the repository that `reference` names. Nothing is sent.
+    pub fn open(reference: &RegistryReference, access: Access) -> Result<Self, RegistryError> {
+        let channel = Channel::new(&reference.registry, &reference.repository, access)?;
+        Ok(Self { channel: Arc::new(channel) })
+    }
+
+    /// The same repository with other limits in time.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { channel: Arc::new(self.channel.with_patience(patience)) }
+    }
+
+    /// The raw manifest that `digest`, or else `tag`, names. With a digest the bytes are checked against it.
+    ///
+    /// # Panics
+    /// If there is neither: no reference is without both.
+    pub async fn resolve(
+        &self,
+        tag: Option<&str>,
+        digest: Option<&Sha256Digest>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        match (digest, tag) {
+            (Some(digest), _) => self.manifest(digest).await,
+            (None, Some(tag)) => self.tagged(tag).await,
+            (None, None) => panic!("a reference has a tag or a digest"),
+        }
+    }
+
+    /// The raw manifest with this digest.
+    pub async fn manifest(&self, digest: &Sha256Digest) -> Result<Vec<u8>, RegistryError> {
+        let mut attempts = self.channel.patience().attempts();
+        loop {
+            match self.manifest_once(&digest.to_string(), Some(digest)).await {
+                Ok(raw) => return Ok(raw),
+                Err(error) => attempts.pause_or_fail(error).await?,
+            }
+        }
+    }
+
+    /// The raw manifest under this tag, now.
+    pub(crate) async fn tagged(&self, tag: &str) -> Result<Vec<u8>, RegistryError> {
+        let mut attempts = self.channel.patience().attempts();
+        loop {
+            match self.manifest_once(tag, None).await {
+                Ok(raw) => return Ok(raw),
+                Err(error) => attempts.pause_or_fail(error).await?,
+            }
+        }
+    }
+
+    async fn manifest_once(
+        &self,
+        name: &str,
+        digest: Option<&Sha256Digest>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let operation = format!("read manifest `{name}`");
+        let mut ask = self.channel.ask(Method::GET, &format!("manifests/{name}"), operation);
+        ask.headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
+        let answer = self.channel.send(&ask).await?;
+        // A tag leaves the registry's own word as the only check on damage on the way.
+        let stated = answer.header(CONTENT_DIGEST).and_then(|stated| stated.parse().ok());
+        let expected = digest.copied().or(stated);
+        checked(answer, expected, MANIFEST_BYTES_MAX).await
+    }
+
+    /// A blob of at most `bytes_max` bytes, such as a config or a piece tree, checked against its digest.
+    pub async fn small_blob(&self, digest: &Sha256Digest, bytes_max: u64) -> Result<Vec<u8>, RegistryError> {
+        let mut attempts = self.channel.patience().attempts();
+        loop {
+            let operation = format!("read blob `{digest}`");
+            let ask = self.channel.ask(Method::GET, &format!("blobs/{digest}"), operation);
+            let raw = match self.channel.send_for_blob(ask, digest).await {
+                Ok(answer) => checked(answer, Some(*digest), bytes_max).await,
+                Err(error) => Err(error),
+            };
+            match raw {
+                Ok(raw) => return Ok(raw),
+                Err(error) => attempts.pause_or_fail(error).await?,
+            }
+        }
+    }
+}
+
+/// The whole body of `answer`, if it has the digest `expected`.
+async fn checked(
+    answer: Answer,
+    expected: Option<Sha256Digest>,
+    bytes_max: u64,
+) -> Result<Vec<u8>, RegistryError> {
+    let exchange = answer.exchange().clone();
+    let raw = answer.bytes(bytes_max).await?;
+    let found = Sha256Digest::of(&raw);
+    match expected {
+        Some(expected) if expected != found => Err(RegistryError::Digest { exchange, expected, found }),
+        _ => Ok(raw),
+    }
+}
