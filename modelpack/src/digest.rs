@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::text::shown;
+
 /// A digest string could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -17,7 +19,7 @@ pub enum DigestError {
 }
 
 fn parse_hex(hex: &str) -> Result<[u8; 32], DigestError> {
-    let bad = || DigestError::Hex(hex.chars().take(100).collect());
+    let bad = || DigestError::Hex(shown(hex));
     if hex.len() != 64 || hex.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err(bad());
     }
@@ -68,9 +70,7 @@ impl FromStr for Sha256Digest {
     type Err = DigestError;
 
     fn from_str(s: &str) -> Result<Self, DigestError> {
-        let hex = s
-            .strip_prefix("sha256:")
-            .ok_or_else(|| DigestError::Algorithm(s.chars().take(100).collect(), "sha256"))?;
+        let hex = s.strip_prefix("sha256:").ok_or_else(|| DigestError::Algorithm(shown(s), "sha256"))?;
         parse_hex(hex).map(Self)
     }
 }

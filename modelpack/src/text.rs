@@ -5,8 +5,9 @@ const SHOWN_CHARS_MAX: usize = 100;
 
 /// `text` as a message may repeat it.
 pub(crate) fn shown(text: &str) -> String {
-    let mut shown: String = text.escape_debug().take(SHOWN_CHARS_MAX).collect();
-    if shown.len() < text.len() && shown.chars().count() == SHOWN_CHARS_MAX {
+    let mut characters = text.escape_debug();
+    let mut shown: String = characters.by_ref().take(SHOWN_CHARS_MAX).collect();
+    if characters.next().is_some() {
         shown.push('…');
     }
     shown

@@ -159,14 +159,17 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// A number of parameters as the specification writes it: to one decimal, in the largest unit that leaves at least one.
+/// A number of parameters as the specification writes it: to one decimal, in the unit that leaves at most three digits
+/// before it.
 fn param_size(parameters: u64) -> Option<String> {
     if parameters == 0 {
         return None;
     }
-    let units = [('K', 1_000), ('M', 1_000_000), ('B', 1_000_000_000), ('T', 1_000_000_000_000_u64)];
-    let tenths = |unit: u64| (parameters.saturating_add(unit / 20)) / (unit / 10);
-    let (name, unit) = units.into_iter().rev().find(|(_, unit)| tenths(*unit) >= 10).unwrap_or(units[0]);
+    let tenths = |unit: u64| parameters.saturating_add(unit / 20) / (unit / 10);
+    let (name, unit) = [("K", 1_000), ("M", 1_000_000), ("B", 1_000_000_000)]
+        .into_iter()
+        .find(|(_, unit)| tenths(*unit) < 10_000)
+        .unwrap_or(("T", 1_000_000_000_000));
     // Less than fifty is still something.
     let tenths = tenths(unit).max(1);
     Some(match tenths % 10 {

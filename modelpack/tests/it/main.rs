@@ -1,0 +1,14 @@
+//! The format and its proofs, through the public interface only.
+
+#![allow(clippy::unwrap_used, reason = "clippy lets tests unwrap, but not the helpers that they share")]
+
+mod build;
+mod config;
+mod hostile;
+mod manifest;
+mod piece_map;
+mod piece_tree;
+mod piece_trees;
+mod reference;
+mod safetensors;
+mod support;
