@@ -1,0 +1,42 @@
+//! Runtime and registry access of one command.
+//!
+//! Owns: turning flags into `registry::Access`. Does not own: reading credentials, which the registry crate does.
+
+use std::fs;
+
+use anyhow::Context as _;
+use modelpack::reference::RegistryReference;
+use registry::{Access, Repository};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{cli::RegistryArgs, report::Refusal};
+
+/// Threads of the runtime. A command waits for the network more than it works; hashing has threads of its own.
+const WORKERS: usize = 2;
+
+/// What asynchronous work of one command runs on.
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().context("cannot start a runtime")
+}
+
+/// How to reach the registry of a reference.
+pub(crate) fn access(args: &RegistryArgs, registry: &str) -> anyhow::Result<Access> {
+    let ca_pem = match &args.ca_cert {
+        Some(path) => Some(fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?),
+        None => None,
+    };
+    let credentials = match &args.authfile {
+        // Where nobody named a file, that there is none means that nobody has logged in.
+        Some(path) if !path.exists() => {
+            return Err(Refusal::usage(format!("`{}` does not exist", path.display())).into());
+        }
+        Some(path) => registry::credentials_in(path, registry)?,
+        None => registry::stored_credentials(registry)?,
+    };
+    Ok(Access { plain_http: args.plain_http, ca_pem, credentials })
+}
+
+/// Opens the repository of a reference.
+pub(crate) fn repository(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Repository> {
+    Ok(Repository::open(reference, access(args, &reference.registry)?)?)
+}

@@ -1,0 +1,131 @@
+//! An artifact to look at: its manifest, checked, and where more of it can be read.
+//!
+//! Owns: resolving a reference to a manifest once. Does not own: pulling, which the peer does.
+
+use std::{fs::File, sync::Arc};
+
+use anyhow::Context as _;
+use modelpack::{
+    config::{CONFIG_BYTES_MAX, ModelConfig},
+    manifest::{Blob, Manifest},
+    reference::Reference,
+    safetensors::{self, Summary},
+};
+use registry::{BlobStream, Repository};
+use store::LayoutReader;
+
+use crate::{access, cli::RegistryArgs, report::Refusal, tensors};
+
+/// Bytes of a weight file in the first request for its header: more than most headers have.
+const HEADER_GUESS_BYTES: u64 = 256 << 10;
+
+/// Longest header that is read from a registry only to be shown: beyond the largest of real models.
+const HEADER_BYTES_MAX: u64 = 16 << 20;
+
+/// An artifact whose manifest was read and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Artifact {
+    pub(crate) manifest: Manifest,
+    source: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Layout(Arc<LayoutReader>),
+    Registry(Repository),
+}
+
+impl Artifact {
+    /// Finds the artifact that a user names.
+    pub(crate) async fn open(reference: &Reference, args: &RegistryArgs) -> anyhow::Result<Self> {
+        Self::find(reference, args).await.with_context(|| format!("cannot read `{reference}`"))
+    }
+
+    async fn find(reference: &Reference, args: &RegistryArgs) -> anyhow::Result<Self> {
+        let (source, raw) = match reference {
+            Reference::Registry(at) => {
+                let repository = access::repository(args, at)?;
+                let raw = repository.resolve(at.tag.as_deref(), at.digest.as_ref()).await?;
+                (Source::Registry(repository), raw)
+            }
+            Reference::Layout(at) => {
+                let layout = LayoutReader::open(&at.dir)?;
+                let digest = match at.digest {
+                    Some(digest) => digest,
+                    None => layout.resolve(at.tag.as_deref())?.digest,
+                };
+                let raw = layout.manifest(&digest)?;
+                (Source::Layout(Arc::new(layout)), raw)
+            }
+            Reference::Directory(_) => {
+                return Err(Refusal::usage("it is a plain directory, not an artifact")
+                    .hint("build an artifact from it with `modelctl build`, or name the one it came from")
+                    .into());
+            }
+        };
+        Ok(Self { manifest: Manifest::parse(&raw)?, source })
+    }
+
+    /// The config blob, checked.
+    pub(crate) async fn config(&self) -> anyhow::Result<ModelConfig> {
+        let digest = &self.manifest.config().digest;
+        let raw = match &self.source {
+            Source::Layout(layout) => layout.small_blob(digest, CONFIG_BYTES_MAX)?,
+            Source::Registry(repository) => repository.small_blob(digest, CONFIG_BYTES_MAX).await?,
+        };
+        Ok(ModelConfig::parse(&raw)?)
+    }
+
+    /// What the header of a safetensors file says. The header alone cannot be checked against a digest.
+    pub(crate) async fn tensors(&self, blob: &Blob) -> anyhow::Result<Summary> {
+        match &self.source {
+            Source::Layout(layout) => {
+                let file: File = layout.blob(&blob.digest, blob.size)?;
+                tensors::of_file(&file, blob.size)
+            }
+            Source::Registry(repository) => remote_tensors(repository, blob).await,
+        }
+    }
+}
+
+/// At most two ranged reads; a registry without ranges sends the file from its start, of which we take no more.
+async fn remote_tensors(repository: &Repository, blob: &Blob) -> anyhow::Result<Summary> {
+    let length_bytes = tensors::LENGTH_BYTES as u64;
+    anyhow::ensure!(blob.size >= length_bytes, "it has only {} bytes", blob.size);
+    let guess = blob.size.min(HEADER_GUESS_BYTES);
+    let stream = repository.read(&blob.digest, blob.size, 0..guess).await?;
+    let start = take(stream, guess).await?;
+    let (length, _) = start.split_first_chunk().context("the registry sent too little")?;
+    let end = length_bytes + safetensors::header_bytes(*length)?;
+    anyhow::ensure!(end <= blob.size, "its header is longer than the file");
+    anyhow::ensure!(
+        end <= HEADER_BYTES_MAX,
+        "its header of {end} bytes is too long to be read from a registry"
+    );
+    let mut header = start;
+    if end > guess {
+        let mut stream = repository.read(&blob.digest, blob.size, guess..end).await?;
+        // Without ranges the file comes from its start once more.
+        if stream.start() == 0 {
+            header = take(stream, end).await?;
+        } else {
+            while let Some(bytes) = stream.next().await? {
+                header.extend_from_slice(&bytes);
+            }
+        }
+    }
+    let header =
+        header.get(tensors::LENGTH_BYTES..usize::try_from(end)?).context("the registry sent too little")?;
+    Ok(safetensors::summary(header, blob.size)?)
+}
+
+/// The first `count` bytes of a stream, or all if it has fewer.
+async fn take(mut stream: BlobStream, count: u64) -> anyhow::Result<Vec<u8>> {
+    let count = usize::try_from(count)?;
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let Some(bytes) = stream.next().await? else { break };
+        taken.extend_from_slice(&bytes[..bytes.len().min(count - taken.len())]);
+    }
+    Ok(taken)
+}

@@ -1,0 +1,232 @@
+//! The command line as it is typed.
+//!
+//! Owns: names of commands and flags, their help, and what can be judged of a value by itself. Does not own: what the
+//! commands do. A flag exists from the day it works.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use modelpack::reference::{Reference, ReferenceError};
+
+use crate::report::Refusal;
+
+const REFERENCES: &str = "\
+References:
+  HOST/REPO[:TAG][@DIGEST]  an artifact in a registry; HOST has a `.` or `:`, or is `localhost`
+  oci:DIR[:TAG|@DIGEST]     an artifact in an OCI image layout on disk
+  /DIR, ./DIR, ../DIR       a directory
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 bytes are not what they should be.
+Data goes to stdout, everything else to stderr. With --json a failure is also the last line of stdout:
+{\"error\",\"causes\",\"hint\",\"exit_code\"}.";
+
+/// Moves AI model weights to every machine that serves them, and proves every byte
+#[derive(Debug, Parser)]
+#[command(name = "modelctl", version, max_term_width = 100, after_help = REFERENCES, disable_help_subcommand = true, arg_required_else_help = false)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print the result as one JSON object on one line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Build(BuildArgs),
+    Push(PushArgs),
+    Inspect(InspectArgs),
+    Verify(VerifyArgs),
+    Doctor(DoctorArgs),
+}
+
+/// Publish a directory as a ModelPack artifact
+///
+/// Every file becomes one layer, named by its SHA-256 and annotated with its BLAKE3 hash, so that whoever pulls it can
+/// prove each piece as it arrives. The same files give the same digest on any machine and day; SOURCE_DATE_EPOCH sets
+/// the creation time. Hidden files are included, except .git, .modelctl and .cache/huggingface at the top.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  $ modelctl build ./minilm -t oci:out:v1
+  $ modelctl build ./minilm -t registry.example.org/models/minilm:v1")]
+pub(crate) struct BuildArgs {
+    /// The directory that holds the model
+    pub(crate) dir: PathBuf,
+
+    /// Where the artifact goes: HOST/REPO:TAG, or oci:DIR[:TAG] for a layout on disk
+    #[arg(short, long = "tag", value_name = "REF", value_parser = reference)]
+    pub(crate) tag: Reference,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// Copy an artifact from a layout on disk to a registry
+///
+/// The manifest is copied byte for byte, so its digest stays the same. Blobs that the registry already has are not sent.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  $ modelctl push oci:out:v1 registry.example.org/models/minilm:v1")]
+pub(crate) struct PushArgs {
+    /// The artifact: oci:DIR[:TAG|@DIGEST]
+    #[arg(value_name = "SOURCE", value_parser = reference)]
+    pub(crate) source: Reference,
+
+    /// Where it goes: HOST/REPO:TAG
+    #[arg(value_name = "DESTINATION", value_parser = reference)]
+    pub(crate) destination: Reference,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// Show what an artifact or a directory holds
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  $ modelctl inspect registry.example.org/models/minilm:v1
+  $ modelctl inspect oci:out:v1 --checksums blake3 > SUMS && (cd ./minilm && b3sum -c ../SUMS)")]
+pub(crate) struct InspectArgs {
+    /// An artifact, or a directory as /DIR, ./DIR or ../DIR
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Reference,
+
+    /// Print only the files' checksums, as `b3sum -c` or `sha256sum -c` take them
+    #[arg(long, value_name = "ALGORITHM", conflicts_with = "json")]
+    pub(crate) checksums: Option<Algorithm>,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// A hash function whose tool can check a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Algorithm {
+    Blake3,
+    Sha256,
+}
+
+/// Check every byte of a directory against an artifact
+///
+/// Each file is hashed and compared with the manifest: by BLAKE3 where the manifest states it, else by SHA-256. Exits
+/// with 3 if a file differs or is missing. Files that the artifact does not have are reported, nothing more.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  $ modelctl verify registry.example.org/models/minilm:v1 /models/minilm")]
+pub(crate) struct VerifyArgs {
+    /// The artifact
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Reference,
+
+    /// The directory to check
+    pub(crate) dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// Say what this machine can do, and why not more
+///
+/// Looks at RDMA devices, the limit of locked memory, control groups, the file system of a destination and how bytes
+/// would land there, and whether a local peer answers. Changes nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  $ modelctl doctor /models")]
+pub(crate) struct DoctorArgs {
+    /// A directory that models would be pulled into
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+}
+
+/// How registries are reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Registry")]
+pub(crate) struct RegistryArgs {
+    /// Speak HTTP without TLS
+    #[arg(long, env = "MODELCTL_PLAIN_HTTP")]
+    pub(crate) plain_http: bool,
+
+    /// Trust the certificates in this PEM file too
+    #[arg(long, value_name = "FILE", env = "MODELCTL_CA_CERT", conflicts_with = "plain_http")]
+    pub(crate) ca_cert: Option<PathBuf>,
+
+    /// Take credentials from this file instead of ~/.docker/config.json
+    #[arg(long, value_name = "FILE", env = "MODELCTL_AUTHFILE")]
+    pub(crate) authfile: Option<PathBuf>,
+}
+
+fn reference(text: &str) -> Result<Reference, ReferenceError> {
+    text.parse()
+}
+
+/// What was typed, or what to say instead.
+pub(crate) enum Parsed {
+    Command(Cli),
+    /// Help or the version: wanted, so it is data.
+    Text(String),
+    Wrong {
+        error: anyhow::Error,
+        is_json: bool,
+    },
+}
+
+/// Reads the arguments of this process.
+pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
+    let args: Vec<_> = args.collect();
+    match Cli::try_parse_from(&args) {
+        Ok(cli) => Parsed::Command(cli),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Parsed::Text(error.render().to_string().trim_end().to_owned())
+        }
+        // clap gives up at the first mistake, perhaps before it has seen the flag.
+        Err(error) => {
+            Parsed::Wrong { error: wrong(&error, &args), is_json: args.iter().any(|arg| arg == "--json") }
+        }
+    }
+}
+
+/// clap's message in the form of all others: one line, its tip as the hint, no label and no pointer to the help.
+fn wrong(error: &clap::Error, args: &[OsString]) -> anyhow::Error {
+    let source = std::error::Error::source(error);
+    if let Some(reference) = source.and_then(|source| source.downcast_ref::<ReferenceError>()) {
+        return reference.clone().into();
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let message = text.split("\n\n").next().unwrap_or(text);
+    let message = message.lines().map(str::trim).collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let hint = tip.map_or_else(
+        || format!("`{} --help` shows an example", command_of(args)),
+        |tip| tip.replace('\'', "`"),
+    );
+    Refusal::usage(message).hint(hint).into()
+}
+
+/// The command that was meant, as far as it can be told.
+fn command_of(args: &[OsString]) -> String {
+    let cli = Cli::command();
+    let name = args.iter().skip(1).find_map(|arg| cli.find_subcommand(arg)).map(clap::Command::get_name);
+    name.map_or_else(|| "modelctl".to_owned(), |name| format!("modelctl {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_command_has_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.debug_assert();
+        for command in cli.get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("\nExample:\n  $ modelctl "), "{help}");
+        }
+    }
+}

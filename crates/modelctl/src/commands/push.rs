@@ -1,0 +1,87 @@
+//! `modelctl push`: from a layout on disk to a registry.
+//!
+//! Owns: reading the artifact and its piece trees from the layout. Does not own: the order of uploads (`publish`).
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use modelpack::{
+    config::{CONFIG_BYTES_MAX, ModelConfig},
+    digest::Sha256Digest,
+    manifest::Manifest,
+    piece_trees::{self, TreesManifest},
+    reference::{LayoutReference, Reference, RegistryReference},
+};
+use store::LayoutReader;
+
+use super::Published;
+use crate::{
+    access,
+    cli::PushArgs,
+    printer::Printer,
+    publish::{Artifact, Trees},
+    report::Refusal,
+};
+
+/// Copies, and says what was published.
+pub(crate) fn run(args: &PushArgs, printer: &Printer) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let (from, to) = ends(args)?;
+    let layout = LayoutReader::open(&from.dir)?;
+    let digest = match from.digest {
+        Some(digest) => digest,
+        None => layout.resolve(from.tag.as_deref())?.digest,
+    };
+    let artifact = load(&layout, &digest).with_context(|| format!("cannot read `{from}`"))?;
+    if let Some(asked) = to.digest.filter(|asked| *asked != digest) {
+        let message = format!("`{from}` is {digest}, but the destination states {asked}");
+        return Err(Refusal::usage(message)
+            .hint("leave the digest away, or name the artifact that has it")
+            .into());
+    }
+    let repository = access::repository(&args.registry, to)?;
+    let progress = printer.progress("pushing", artifact.manifest.layout().total_bytes());
+    let open = |blob: &modelpack::manifest::Blob| Ok(layout.blob(&blob.digest, blob.size)?);
+    let push = artifact.push(&repository, to.tag.as_deref(), open, &progress);
+    let sent = access::runtime()?.block_on(push).with_context(|| format!("cannot publish `{to}`"))?;
+    progress.finish();
+    let published = Published::new(&args.destination, &artifact.manifest, start.elapsed());
+    printer.result(&Published { sent_bytes: Some(sent), ..published })
+}
+
+fn ends(args: &PushArgs) -> anyhow::Result<(&LayoutReference, &RegistryReference)> {
+    match (&args.source, &args.destination) {
+        (Reference::Layout(from), Reference::Registry(to)) => Ok((from, to)),
+        (Reference::Directory(dir), _) => {
+            Err(Refusal::usage(format!("`{}` is a plain directory, not an artifact", dir.display()))
+                .hint(format!("publish it with `modelctl build {} -t {}`", dir.display(), args.destination))
+                .into())
+        }
+        (Reference::Registry(from), _) => {
+            Err(Refusal::usage(format!("cannot push from the registry that holds `{from}`"))
+                .hint("only layouts on disk can be pushed, as `oci:DIR:TAG`")
+                .into())
+        }
+        (_, to) => Err(Refusal::usage(format!("cannot push to `{to}`"))
+            .hint("name a repository in a registry, as `HOST/REPO:TAG`")
+            .into()),
+    }
+}
+
+/// Reads the small parts, checked; the blobs' bytes are checked by the registry when they arrive.
+fn load(layout: &LayoutReader, digest: &Sha256Digest) -> anyhow::Result<Artifact> {
+    let manifest = Manifest::parse(&layout.manifest(digest)?)?;
+    let config = layout.small_blob(&manifest.config().digest, CONFIG_BYTES_MAX)?;
+    ModelConfig::parse(&config)?;
+    let mut trees = Vec::new();
+    for listed in layout.referrers(digest, piece_trees::ARTIFACT_TYPE)? {
+        let raw = layout.manifest(&listed.digest)?;
+        // Its config says nothing, by its type (OCI image specification 1.1, "Guidance for an Empty Descriptor").
+        let mut blobs = vec![b"{}".to_vec()];
+        for layer in TreesManifest::parse(&raw)?.layers {
+            blobs.push(layout.small_blob(&layer.digest, layer.size)?);
+        }
+        trees.push(Trees { manifest: raw, blobs });
+    }
+    Ok(Artifact { manifest, config, trees })
+}

@@ -1,0 +1,203 @@
+//! Hashing files on disk, several at a time.
+//!
+//! Owns: one read of each file, the threads, and noticing that a file changes meanwhile. Does not own: what the hashes
+//! are compared with.
+
+use std::{
+    fs::{File, Metadata, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use anyhow::Context as _;
+use modelpack::{
+    digest::{Sha256Digest, Sha256Hasher},
+    layout::{BlobPiece, PIECE_BYTES},
+    piece_tree::{PieceTree, Provisional, TreeBuilder},
+};
+use rustix::fs::OFlags;
+
+use crate::{progress::Progress, report::Refusal};
+
+/// Most files hashed at the same time: each has a buffer of one piece, and no disk is faster than eight cores hash.
+const THREADS_MAX: usize = 8;
+
+/// Which hashes of a file are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Sha256,
+    Blake3,
+    Both,
+}
+
+/// What was found of one file.
+#[derive(Debug)]
+pub(crate) struct Hashed {
+    pub(crate) stamp: Stamp,
+    /// Present if it was wanted.
+    pub(crate) sha256: Option<Sha256Digest>,
+    /// Present if BLAKE3 was wanted.
+    pub(crate) tree: Option<PieceTree<Provisional>>,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: u64,
+    pub(crate) size: u64,
+    mtime: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let mtime = (metadata.mtime(), metadata.mtime_nsec());
+        Self { inode: metadata.ino(), size: metadata.size(), mtime }
+    }
+}
+
+/// Opens a file for reading; a symbolic link is refused, because it may have appeared since the directory was listed.
+pub(crate) fn open(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .with_context(|| format!("cannot open `{}`", path.display()))
+}
+
+/// Opens a file that was hashed before and is still the same, as far as anybody can tell without reading it.
+pub(crate) fn open_unchanged(path: &Path, stamp: &Stamp) -> anyhow::Result<File> {
+    let file = open(path)?;
+    if stamp_of(&file, path)? == *stamp { Ok(file) } else { Err(changed(path)) }
+}
+
+/// Reads a file once, from its first byte to its last.
+pub(crate) fn hash(path: &Path, wanted: Wanted, progress: &Progress) -> anyhow::Result<Hashed> {
+    let mut file = open(path)?;
+    let stamp = stamp_of(&file, path)?;
+    let mut sha256 = (wanted != Wanted::Blake3).then(Sha256Hasher::default);
+    let mut tree = (wanted != Wanted::Sha256).then(|| TreeBuilder::new(stamp.size));
+    let mut buffer = vec![0; usize::try_from(PIECE_BYTES.min(stamp.size)).expect("at most a piece")];
+    let mut left = stamp.size;
+    for piece in (0..).map(BlobPiece) {
+        if left == 0 {
+            break;
+        }
+        let bytes = &mut buffer[..usize::try_from(left.min(PIECE_BYTES)).expect("at most a piece")];
+        match file.read_exact(bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(changed(path)),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read `{}`", path.display()));
+            }
+        }
+        if let Some(sha256) = &mut sha256 {
+            sha256.update(bytes);
+        }
+        if let Some(tree) = &mut tree {
+            tree.add(piece, bytes);
+        }
+        left -= bytes.len() as u64;
+        progress.add(bytes.len() as u64);
+    }
+    if stamp_of(&file, path)? != stamp {
+        return Err(changed(path));
+    }
+    let tree = tree.map(|tree| tree.finish().expect("every piece was added"));
+    Ok(Hashed { stamp, sha256: sha256.map(Sha256Hasher::finish), tree })
+}
+
+fn stamp_of(file: &File, path: &Path) -> anyhow::Result<Stamp> {
+    let metadata = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
+    Ok(Stamp::of(&metadata))
+}
+
+fn changed(path: &Path) -> anyhow::Error {
+    Refusal::integrity(format!("`{}` has changed while it was being read", path.display()))
+        .hint("wait until nobody writes the files, then run the command again")
+        .into()
+}
+
+/// Does `work` for every item on a few threads, large ones first, and gives the results in the items' order. The first
+/// failure is the one that is told; what has not begun then does not begin.
+pub(crate) fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    size: impl Fn(&T) -> u64,
+    work: impl Fn(&T) -> anyhow::Result<R> + Sync,
+) -> anyhow::Result<Vec<R>> {
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(size(&items[*index])));
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(items.len());
+    let (next, is_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let results: Mutex<Vec<(usize, anyhow::Result<R>)>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !is_failed.load(Ordering::Relaxed) {
+                    let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                    let result = work(&items[*index]);
+                    is_failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((*index, result));
+                }
+            });
+        }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut done: Vec<Option<R>> = items.iter().map(|_| None).collect();
+    for (index, result) in results {
+        done[index] = Some(result?);
+    }
+    Ok(done.into_iter().map(|result| result.expect("without a failure every item was done")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_hashes_are_the_well_known_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        for len in [0_usize, 1, 1 << 20, (1 << 20) + 1, 5 << 19] {
+            let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let path = dir.path().join("file");
+            std::fs::write(&path, &bytes).unwrap();
+            let hashed = hash(&path, Wanted::Both, &Progress::hidden()).unwrap();
+            assert_eq!(hashed.sha256, Some(Sha256Digest::of(&bytes)));
+            let root = hashed.tree.unwrap().root();
+            assert_eq!(root.bytes(), blake3::hash(&bytes).as_bytes(), "{len} bytes");
+            assert_eq!(hashed.stamp.size, len as u64);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_written_after_hashing_is_not_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"one").unwrap();
+        let stamp = hash(&path, Wanted::Sha256, &Progress::hidden()).unwrap().stamp;
+        assert!(open_unchanged(&path, &stamp).is_ok());
+        std::fs::write(&path, b"three").unwrap();
+        let error = open_unchanged(&path, &stamp).unwrap_err();
+        assert_eq!(crate::report::Failure::of(&error).exit_code, 3);
+    }
+
+    #[test]
+    fn results_keep_the_order_of_the_items_and_a_failure_is_told() {
+        let items: Vec<u64> = (0..100).collect();
+        let doubled = in_parallel(&items, |item| *item, |item| Ok(item * 2)).unwrap();
+        assert_eq!(doubled, (0..100).map(|item| item * 2).collect::<Vec<_>>());
+        let failed = in_parallel(
+            &items,
+            |item| *item,
+            |item| {
+                if *item == 7 { anyhow::bail!("seven") } else { Ok(()) }
+            },
+        );
+        assert_eq!(failed.unwrap_err().to_string(), "seven");
+    }
+}

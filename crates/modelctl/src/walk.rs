@@ -1,0 +1,92 @@
+//! The files below a directory, as `build`, `inspect` and `verify` see them.
+//!
+//! Owns: which files count, and their order. Does not own: which of them an artifact may have (`modelpack::build`).
+
+use std::{
+    fs::{self, FileType},
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+
+/// What tools keep for themselves at the top of a model's directory: never part of a model.
+const SKIPPED: [&str; 3] = [".git", ".modelctl", ".cache/huggingface"];
+
+/// One regular file.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// Its path below the directory, with `/` between components.
+    pub(crate) path: String,
+    /// Where to open it.
+    pub(crate) file: PathBuf,
+    pub(crate) size: u64,
+    /// Whether somebody may execute it.
+    pub(crate) is_executable: bool,
+}
+
+/// Something that is no regular file with a name in UTF-8.
+#[derive(Clone, Debug)]
+pub(crate) struct Odd {
+    pub(crate) path: String,
+    pub(crate) what: &'static str,
+}
+
+/// What a directory holds; both lists are sorted by path.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    pub(crate) files: Vec<Found>,
+    pub(crate) odd: Vec<Odd>,
+}
+
+impl Walk {
+    /// Looks at everything below `dir`. Symbolic links are found, not followed.
+    pub(crate) fn of(dir: &Path) -> anyhow::Result<Self> {
+        let mut walk = Self::default();
+        let mut open = vec![String::new()];
+        while let Some(prefix) = open.pop() {
+            let at = dir.join(&prefix);
+            let entries = fs::read_dir(&at).with_context(|| format!("cannot list `{}`", at.display()))?;
+            for entry in entries {
+                let entry = entry.with_context(|| format!("cannot list `{}`", at.display()))?;
+                let name = entry.file_name();
+                let lossy = name.to_string_lossy();
+                let path =
+                    if prefix.is_empty() { lossy.clone().into_owned() } else { format!("{prefix}/{lossy}") };
+                if SKIPPED.contains(&path.as_str()) {
+                    continue;
+                }
+                let file = entry.path();
+                let metadata =
+                    entry.metadata().with_context(|| format!("cannot look at `{}`", file.display()))?;
+                if name.to_str().is_none() {
+                    walk.odd.push(Odd { path, what: "has a name that is not UTF-8" });
+                } else if metadata.is_dir() {
+                    open.push(path);
+                } else if metadata.is_file() {
+                    let is_executable = metadata.permissions().mode() & 0o111 != 0;
+                    walk.files.push(Found { path, file, size: metadata.len(), is_executable });
+                } else {
+                    walk.odd.push(Odd { path, what: what(metadata.file_type()) });
+                }
+            }
+        }
+        walk.files.sort_by(|a, b| a.path.cmp(&b.path));
+        walk.odd.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(walk)
+    }
+
+    /// How many bytes all files have together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|found| found.size).sum()
+    }
+}
+
+fn what(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_symlink() => "is a symbolic link",
+        kind if kind.is_fifo() => "is a pipe",
+        kind if kind.is_socket() => "is a socket",
+        _ => "is a device",
+    }
+}
