@@ -1,1 +1,6 @@
 //! peer
+
+mod describe;
+mod have_feed;
+mod links;
+mod session;

@@ -1,0 +1,155 @@
+//! What this peer can let others read of one artifact, and its growth, for any number of subscribers.
+//!
+//! Owns: that a subscriber misses nothing and is told nothing twice, and how news is batched. Does not own: how it is
+//! sent.
+
+use std::{sync::Arc, time::Duration};
+
+use modelpack::{
+    layout::{PieceIndex, Run},
+    piece_map::PieceMap,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+/// Least time between two batches to one subscriber. News that come later than that go out at once; faster ones are
+/// worth one message. Far below the 1 ms that a piece takes at 10 Gbit/s; the runtime's timer may make it 1 ms.
+const BATCH_INTERVAL: Duration = Duration::from_micros(500);
+
+/// As many new pieces are sent without waiting.
+const BATCH_PIECES: usize = 64;
+
+/// One artifact's pieces as they become readable here. Clones are the same feed.
+#[derive(Clone, Debug)]
+pub(crate) struct HaveFeed(Arc<watch::Sender<State>>);
+
+#[derive(Debug)]
+struct State {
+    have: PieceMap,
+    /// What was published, in order; no piece is in it twice, so it has at most one entry a piece. All subscribers
+    /// share it: each only remembers how far it has read.
+    news: Vec<Run>,
+    closed: Option<String>,
+}
+
+impl HaveFeed {
+    /// A feed that begins with `have`.
+    pub(crate) fn new(have: PieceMap) -> Self {
+        Self(Arc::new(watch::Sender::new(State { have, news: Vec::new(), closed: None })))
+    }
+
+    /// Tells every subscriber that these pieces are readable. What was said before is not said again.
+    ///
+    /// # Panics
+    /// If the artifact has no such piece.
+    pub(crate) fn publish(&self, run: Run) {
+        self.0.send_if_modified(|state| {
+            let before = state.news.len();
+            for piece in run.pieces() {
+                if state.have.insert(piece) {
+                    push(&mut state.news, before, piece);
+                }
+            }
+            state.news.len() > before
+        });
+    }
+
+    /// Ends the feed: the artifact is no longer served.
+    pub(crate) fn close(&self, reason: &str) {
+        self.0.send_modify(|state| state.closed = Some(reason.to_owned()));
+    }
+
+    /// What is readable now.
+    pub(crate) fn snapshot(&self) -> PieceMap {
+        self.0.borrow().have.clone()
+    }
+
+    /// A subscriber, which is first told everything.
+    pub(crate) fn subscribe(&self) -> HaveNews {
+        HaveNews { state: self.0.subscribe(), read: None, last_batch: None }
+    }
+}
+
+/// Adds `piece` to the last run if that was begun by the same publication, whose runs nobody has read yet.
+fn push(news: &mut Vec<Run>, before: usize, piece: PieceIndex) {
+    match news[before..].last_mut() {
+        Some(run) if run.end == piece => run.end.0 += 1,
+        _ => news.push(Run::one(piece)),
+    }
+}
+
+/// The feed is closed, for this reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Closed(pub(crate) String);
+
+/// One subscriber of a [`HaveFeed`].
+#[derive(Debug)]
+pub(crate) struct HaveNews {
+    state: watch::Receiver<State>,
+    /// How much of the news was told; `None` before everything was told once.
+    read: Option<usize>,
+    last_batch: Option<Instant>,
+}
+
+impl HaveNews {
+    /// The next batch: first everything, be it nothing, then what is new. Ascending and apart, as runs travel.
+    ///
+    /// Cancelling it loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Run>, Closed> {
+        loop {
+            let fresh = self.fresh()?;
+            match self.last_batch.map(|last| last + BATCH_INTERVAL) {
+                _ if fresh == Some(0) => {
+                    if self.state.changed().await.is_err() {
+                        return Err(Closed("the artifact is no longer served".to_owned()));
+                    }
+                }
+                Some(next) if fresh.is_some_and(|count| count < BATCH_PIECES) && Instant::now() < next => {
+                    tokio::select! {
+                        () = sleep_until(next) => return Ok(self.take()),
+                        // An error is met again where nothing is fresh.
+                        _ = self.state.changed() => {}
+                    }
+                }
+                _ => return Ok(self.take()),
+            }
+        }
+    }
+
+    /// How many pieces are new, up to [`BATCH_PIECES`]; `None` while everything is.
+    fn fresh(&mut self) -> Result<Option<usize>, Closed> {
+        let state = self.state.borrow_and_update();
+        if let Some(reason) = &state.closed {
+            return Err(Closed(reason.clone()));
+        }
+        let Some(read) = self.read else { return Ok(None) };
+        let runs = state.news[read..].iter().take(BATCH_PIECES);
+        Ok(Some(runs.map(|run| run.len() as usize).sum::<usize>().min(BATCH_PIECES)))
+    }
+
+    fn take(&mut self) -> Vec<Run> {
+        let state = self.state.borrow();
+        let batch = match self.read {
+            None => state.have.runs(),
+            Some(read) => ascending(state.news[read..].to_vec()),
+        };
+        self.read = Some(state.news.len());
+        self.last_batch = Some(Instant::now());
+        batch
+    }
+}
+
+/// Runs that do not overlap, sorted and joined.
+fn ascending(mut runs: Vec<Run>) -> Vec<Run> {
+    runs.sort_unstable();
+    runs.dedup_by(|next, run| {
+        let touches = run.end == next.start;
+        if touches {
+            run.end = next.end;
+        }
+        touches
+    });
+    runs
+}
