@@ -3,4 +3,5 @@
 mod describe;
 mod have_feed;
 mod links;
+mod service;
 mod session;

@@ -1,0 +1,324 @@
+//! The parent's end of links, and the description of what this peer shares.
+//!
+//! Owns: hellos, grants and their expiry, how many links there may be, and that a data link ends with its grant. Does not
+//! own: the files, which of their pieces are readable (`Shares`), or the bytes (crate `transport`).
+
+use std::{sync::Arc, time::Duration};
+
+use modelpack::layout::{BlobIndex, Run};
+use planner::{ArtifactId, PeerId};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use transport::tcp;
+use wire::{
+    FEATURES, PROTOCOL_VERSION, WireError, check_version,
+    connection::{
+        self, CONNECT_TIMEOUT, DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, RUNS_PER_MESSAGE_MAX, explain,
+    },
+    control::{
+        ChildToParent, DescribeReply, DescribeRequest, Farewell, Grant, HaveRuns, LinkHello, LinkWelcome,
+        ParentToChild, Refusal, TcpEndpoint, Window, child_to_parent::Kind as Heard,
+        parent_to_child::Kind as Said, peer_server,
+    },
+    convert,
+};
+
+use crate::{
+    describe::Description,
+    have_feed::{HaveFeed, HaveNews},
+    links::TCP,
+};
+
+/// How long a grant lasts: a child that dies without a word holds a window no longer.
+pub(crate) const GRANT_EXPIRY: Duration = Duration::from_secs(10);
+
+/// Reads outstanding on a link: 16 of 1 to 4 MiB cover 100 Gbit/s over a round trip of 1 ms.
+pub(crate) const IN_FLIGHT_MAX: u32 = 16;
+
+/// Links at a time, over all artifacts. A plan gives a peer at most 16 children a stripe, and backups a few more.
+const LINKS_MAX: usize = 256;
+
+/// Descriptions that are made at a time: each is a copy of up to [`DESCRIPTION_BYTES_MAX`].
+const DESCRIPTIONS_MAX: usize = 4;
+
+/// Messages that wait for the network, at most: the feed coalesces what waits longer.
+const OUTGOING_MAX: usize = 4;
+
+/// What this node lets others read.
+pub(crate) trait Shares: Send + Sync + 'static {
+    /// The share of an artifact, unless there is none. It must not block.
+    fn share(&self, artifact: &ArtifactId) -> Option<Share>;
+}
+
+/// One artifact as others may read it. Cheap to make.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    /// For each blob its handle among the data plane's exports, and its bytes.
+    pub(crate) windows: Vec<(BlobIndex, u64, u64)>,
+    /// Which pieces are readable. Closing it says farewell to every child.
+    pub(crate) have: HaveFeed,
+    /// What the artifact is.
+    pub(crate) description: Arc<Description>,
+}
+
+/// What a [`serve`] needs to know.
+#[derive(Clone)]
+pub(crate) struct ServiceOptions {
+    /// This peer.
+    pub(crate) me: PeerId,
+    /// The data plane, which somebody else runs.
+    pub(crate) tcp: tcp::Server,
+    /// HOST:PORT where others reach it; an unspecified host stands for that of the control service.
+    pub(crate) data_address: String,
+    /// How long a grant lasts without renewal.
+    pub(crate) grant_expiry: Duration,
+}
+
+/// Serves children on `listener` until `shutdown` is ready; then each is told farewell.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shares: Arc<dyn Shares>,
+    options: ServiceOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let (stop, stopped) = watch::channel(());
+    let service = Service {
+        shares,
+        options,
+        links: Arc::new(Semaphore::new(LINKS_MAX)),
+        descriptions: Semaphore::new(DESCRIPTIONS_MAX),
+        stopped,
+    };
+    let service = peer_server::PeerServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(DESCRIPTION_BYTES_MAX);
+    let shutdown = async {
+        shutdown.await;
+        drop(stop);
+    };
+    connection::serve(listener, service, shutdown).await
+}
+
+struct Service {
+    shares: Arc<dyn Shares>,
+    options: ServiceOptions,
+    links: Arc<Semaphore>,
+    descriptions: Semaphore,
+    /// Its sender is dropped when the service stops.
+    stopped: watch::Receiver<()>,
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for Service {
+    type LinkStream = ReceiverStream<Result<ParentToChild, Status>>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<ChildToParent>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
+        let parent = Parent {
+            shares: Arc::clone(&self.shares),
+            options: self.options.clone(),
+            place: Arc::clone(&self.links).try_acquire_owned().ok(),
+            stopped: self.stopped.clone(),
+            inbound: request.into_inner(),
+            outgoing,
+        };
+        tokio::spawn(parent.run());
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
+        let request = request.into_inner();
+        let refused = |error: WireError| Status::invalid_argument(error.to_string());
+        check_version(request.protocol_version).map_err(refused)?;
+        let artifact = convert::artifact_id(&request.artifact).map_err(refused)?;
+        let share = self.shares.share(&artifact).ok_or_else(|| Status::not_found(NOT_SHARED))?;
+        let _permit = self.descriptions.acquire().await.expect("nobody closes the semaphore");
+        Ok(Response::new(DescribeReply::from(share.description.as_ref())))
+    }
+}
+
+const NOT_SHARED: &str = "this peer does not share the artifact";
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+enum LinkEnd {
+    /// The child is told so.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The child is told so.
+    #[error("this peer serves it no longer: {0}")]
+    Farewell(String),
+    #[error("the control stream failed: {}", explain(.0.as_ref()))]
+    Stream(Box<Status>),
+    #[error("the child ended it")]
+    Ended,
+    #[error("the grant expired without a renewal")]
+    Expired,
+}
+
+impl From<Status> for LinkEnd {
+    fn from(status: Status) -> Self {
+        Self::Stream(Box::new(status))
+    }
+}
+
+impl From<WireError> for LinkEnd {
+    fn from(error: WireError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// The right to read over TCP. It ends with its drop, however the task that holds it ends.
+struct DataLink {
+    tcp: tcp::Server,
+    link: u64,
+}
+
+impl Drop for DataLink {
+    fn drop(&mut self) {
+        self.tcp.revoke(self.link);
+    }
+}
+
+/// The task behind one link.
+struct Parent {
+    shares: Arc<dyn Shares>,
+    options: ServiceOptions,
+    /// Its place among the links, if there was one.
+    place: Option<OwnedSemaphorePermit>,
+    stopped: watch::Receiver<()>,
+    inbound: Streaming<ChildToParent>,
+    outgoing: mpsc::Sender<Result<ParentToChild, Status>>,
+}
+
+impl Parent {
+    async fn run(mut self) {
+        let end = match self.serve().await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        tracing::debug!(reason = %end, "a link ended");
+        let last = match end {
+            LinkEnd::Refused(reason) => Said::Refusal(Refusal { reason }),
+            LinkEnd::Farewell(reason) => Said::Farewell(Farewell { reason }),
+            LinkEnd::Expired => Said::Refusal(Refusal { reason: end.to_string() }),
+            LinkEnd::Stream(_) | LinkEnd::Ended => return,
+        };
+        // A child that takes no message learns it from the end of the stream.
+        let _ = self.outgoing.try_send(Ok(ParentToChild { kind: Some(last) }));
+    }
+
+    async fn serve(&mut self) -> Result<std::convert::Infallible, LinkEnd> {
+        if self.place.is_none() {
+            return Err(LinkEnd::Refused(format!("this peer has {LINKS_MAX} links already")));
+        }
+        let (child, share) = self.hear_hello().await?;
+        let (link, secret) = self.options.tcp.issue_link();
+        // Until the end of this function, which is the end of the grant.
+        let _data = DataLink { tcp: self.options.tcp.clone(), link };
+        tracing::debug!(%child, link, "a link began");
+        let welcome = LinkWelcome {
+            protocol_version: PROTOCOL_VERSION,
+            features: FEATURES,
+            peer_id: self.options.me.bytes().to_vec(),
+            tcp: Some(TcpEndpoint {
+                address: self.options.data_address.clone(),
+                link,
+                secret: secret.to_vec(),
+            }),
+        };
+        let mut expires = Instant::now() + self.options.grant_expiry;
+        self.say(Said::Welcome(welcome), expires).await?;
+        expires = self.grant(&share, expires).await?;
+        let mut news = share.have.subscribe();
+        loop {
+            match self.next(&mut news, expires).await? {
+                Next::News(runs) => self.announce(&runs, expires).await?,
+                Next::Renewal => expires = self.grant(&share, expires).await?,
+                Next::Nothing => {}
+            }
+        }
+    }
+
+    async fn hear_hello(&mut self) -> Result<(PeerId, Share), LinkEnd> {
+        let late = |_| LinkEnd::Refused("no hello came in time".to_owned());
+        let first = timeout(CONNECT_TIMEOUT, self.inbound.message()).await.map_err(late)??;
+        let first = first.ok_or(LinkEnd::Ended)?;
+        let Some(Heard::Hello(hello)) = first.kind else {
+            return Err(LinkEnd::Refused("the first message must be a hello".to_owned()));
+        };
+        let LinkHello { protocol_version, features: _, peer_id, artifact, transports } = hello;
+        check_version(protocol_version)?;
+        let child = convert::peer_id(&peer_id)?;
+        let artifact = convert::artifact_id(&artifact)?;
+        if !transports.iter().any(|transport| transport == TCP) {
+            return Err(LinkEnd::Refused("this peer serves over `tcp` only".to_owned()));
+        }
+        let share = self.shares.share(&artifact).ok_or_else(|| LinkEnd::Refused(NOT_SHARED.to_owned()))?;
+        Ok((child, share))
+    }
+
+    async fn next(&mut self, news: &mut HaveNews, expires: Instant) -> Result<Next, LinkEnd> {
+        tokio::select! {
+            runs = news.next() => match runs {
+                Ok(runs) => Ok(Next::News(runs)),
+                Err(closed) => Err(LinkEnd::Farewell(closed.0)),
+            },
+            message = self.inbound.message() => match message?.ok_or(LinkEnd::Ended)?.kind {
+                Some(Heard::Renewal(_)) => Ok(Next::Renewal),
+                Some(Heard::Hello(_)) => Err(LinkEnd::Refused("a second hello".to_owned())),
+                // A kind of a later minor version.
+                None => Ok(Next::Nothing),
+            },
+            () = sleep_until(expires) => Err(LinkEnd::Expired),
+            // Ends only with an error, when the service stops.
+            _ = self.stopped.changed() => Err(LinkEnd::Farewell("the peer stops".to_owned())),
+        }
+    }
+
+    /// Grants for a further expiry; returns when it ends, by this side's count.
+    async fn grant(&mut self, share: &Share, expires: Instant) -> Result<Instant, LinkEnd> {
+        let window = |(blob, handle, bytes): &(BlobIndex, u64, u64)| Window {
+            blob: blob.0,
+            handle: *handle,
+            bytes: *bytes,
+        };
+        let grant = Grant {
+            windows: share.windows.iter().map(window).collect(),
+            in_flight_max: IN_FLIGHT_MAX,
+            bytes_per_second_max: 0,
+            expires_ms: u32::try_from(self.options.grant_expiry.as_millis()).unwrap_or(u32::MAX),
+        };
+        self.say(Said::Grant(grant), expires).await?;
+        Ok(Instant::now() + self.options.grant_expiry)
+    }
+
+    async fn announce(&mut self, runs: &[Run], expires: Instant) -> Result<(), LinkEnd> {
+        for runs in runs.chunks(RUNS_PER_MESSAGE_MAX) {
+            self.say(Said::Have(HaveRuns { runs: convert::runs_message(runs) }), expires).await?;
+        }
+        Ok(())
+    }
+
+    /// A child that takes no messages until its grant has expired is not served any more.
+    async fn say(&self, kind: Said, expires: Instant) -> Result<(), LinkEnd> {
+        let message = Ok(ParentToChild { kind: Some(kind) });
+        let sent = timeout_at(expires, self.outgoing.send(message)).await.map_err(|_| LinkEnd::Expired)?;
+        sent.map_err(|_| LinkEnd::Ended)
+    }
+}
+
+/// What happens next on a link.
+enum Next {
+    News(Vec<Run>),
+    Renewal,
+    Nothing,
+}
