@@ -154,18 +154,16 @@ impl FromStr for Reference {
         if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || matches!(text, "." | "..") {
             return Ok(Self::Directory(PathBuf::from(text)));
         }
-        if text.starts_with("oci:") {
-            return text.parse().map(Self::Layout);
+        if let Some(rest) = text.strip_prefix("oci:") {
+            return LayoutReference::parse(text, rest).map(Self::Layout);
         }
         text.parse().map(Self::Registry)
     }
 }
 
-impl FromStr for LayoutReference {
-    type Err = ReferenceError;
-
-    fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let rest = text.strip_prefix("oci:").unwrap_or(text);
+impl LayoutReference {
+    /// Reads `rest`, which follows the `oci:` of `text`.
+    fn parse(text: &str, rest: &str) -> Result<Self, ReferenceError> {
         // An `@` may be part of the path; what follows the one before a digest has a `:` and no `/`.
         let (rest, digest) = match rest.rsplit_once('@') {
             Some((rest, digest)) if digest.contains(':') && !digest.contains('/') => {

@@ -33,6 +33,13 @@ pub enum HeaderError {
     },
 }
 
+impl HeaderError {
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some("the file is damaged, incomplete or no safetensors file: get it again from where it came".into())
+    }
+}
+
 /// A model file's tensors, summed up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
