@@ -1,1 +1,11 @@
-//! scheduler
+//! The scheduler process: peers' streams in, plans out.
+//!
+//! Owns: the streams, one event loop with one planner in it, and who counts as alive. Does not own: any decision about
+//! a plan (crate `planner`), or anything that outlives the process: peers tell a new scheduler everything again.
+
+mod driver;
+mod outbox;
+mod server;
+mod session;
+
+pub use server::{Options, SchedulerError, serve};

@@ -1,0 +1,111 @@
+//! The gRPC face: makes a session of every stream. Does not own what is said on it.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::Stream;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tonic::{Request, Response, Status, Streaming};
+use wire::{
+    connection::{self, MESSAGE_BYTES_MAX},
+    control::{PeerToScheduler, SchedulerToPeer, scheduler_server},
+};
+
+use crate::{
+    driver::{Driver, Event},
+    outbox::Outbox,
+    session::Session,
+};
+
+/// Events that wait for the event loop, at most: beyond, streams are not read, so the network holds their peers back.
+const EVENTS_MAX: usize = 1024;
+
+/// How a scheduler behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How often peers report their load, which is also their heartbeat: at most 60 s.
+    pub load_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { load_interval: Duration::from_secs(1) }
+    }
+}
+
+/// The scheduler cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchedulerError {
+    /// Its socket failed.
+    #[error("serving peers failed")]
+    Serve(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Serves peers on `listener` until `shutdown` is ready; then it ends every stream.
+///
+/// # Errors
+/// If the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    options: Options,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), SchedulerError> {
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    let (stop, stopped) = watch::channel(());
+    let service = Service { options, events, stopped, streams: AtomicU64::new(0) };
+    let service = scheduler_server::SchedulerServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let shutdown = async {
+        shutdown.await;
+        tracing::info!("stopping");
+        drop(stop);
+    };
+    tokio::select! {
+        served = connection::serve(listener, service, shutdown) => {
+            served.map_err(|error| SchedulerError::Serve(Box::new(error)))
+        }
+        // The service holds a sender, so it is never the event loop that ends first.
+        () = Driver::new().run(inbox) => Ok(()),
+    }
+}
+
+struct Service {
+    options: Options,
+    events: mpsc::Sender<Event>,
+    /// Its sender is dropped when the scheduler stops.
+    stopped: watch::Receiver<()>,
+    streams: AtomicU64,
+}
+
+#[tonic::async_trait]
+impl scheduler_server::Scheduler for Service {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<SchedulerToPeer, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<PeerToScheduler>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let outbox = Outbox::new();
+        let session = Session {
+            stream: self.streams.fetch_add(1, Ordering::Relaxed),
+            inbound: request.into_inner(),
+            outbox: Arc::clone(&outbox),
+            events: self.events.clone(),
+            stopped: self.stopped.clone(),
+            load_interval: self.options.load_interval,
+        };
+        tokio::spawn(session.run());
+        Ok(Response::new(Box::pin(outbox.stream())))
+    }
+}
