@@ -121,7 +121,7 @@ impl Output {
             placed.keys().copied().filter(|blob| self.landing.came_from_store(*blob)).collect();
         for proof in proofs {
             let is_good =
-                self.landing.admits(&proof) && proof.fits(&self.contents.blobs[proof.blob.0 as usize]);
+                self.landing.admits(proof) && proof.fits(&self.contents.blobs[proof.blob.0 as usize]);
             if is_good {
                 proved.insert(proof.blob);
             }
