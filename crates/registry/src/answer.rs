@@ -2,7 +2,7 @@
 //!
 //! Owns: reading bodies and refusals, where redirects lead. Does not own: what a good answer says.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{
@@ -24,7 +24,6 @@ const REFUSAL_BYTES_MAX: u64 = 64 << 10;
 const DETAIL_CHARS_MAX: usize = 300;
 
 /// A response whose head has come.
-#[derive(Debug)]
 pub(crate) struct Answer {
     response: Response,
     url: Url,
@@ -151,6 +150,14 @@ impl Answer {
             None | Some("identity") => Ok(()),
             Some(_) => Err(self.problem("the answer is compressed though that was not asked for")),
         }
+    }
+}
+
+impl fmt::Debug for Answer {
+    /// Without the URL, which may be signed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Answer");
+        debug.field("exchange", &self.exchange).field("status", &self.status()).finish_non_exhaustive()
     }
 }
 

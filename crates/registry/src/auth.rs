@@ -147,23 +147,9 @@ impl Auth {
         sensitive(format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
     }
 
+    /// One attempt: whoever wanted the token has attempts of its own.
     async fn token(&self, channel: &Channel, url: Url) -> Result<Header, RegistryError> {
         let exchange = Exchange { operation: "get a token".to_owned(), host: host_of(&url) };
-        let mut attempts = channel.patience().attempts();
-        loop {
-            match self.token_once(channel, url.clone(), exchange.clone()).await {
-                Ok(header) => return Ok(header),
-                Err(error) => attempts.pause_or_fail(error).await?,
-            }
-        }
-    }
-
-    async fn token_once(
-        &self,
-        channel: &Channel,
-        url: Url,
-        exchange: Exchange,
-    ) -> Result<Header, RegistryError> {
         let mut request = Request::new(Method::GET, url);
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(basic) = self.basic() {

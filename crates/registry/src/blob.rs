@@ -56,7 +56,7 @@ impl Repository {
         range: &Range<u64>,
     ) -> Result<BlobStream, RegistryError> {
         let operation = format!("read bytes {} to {} of blob `{digest}`", range.start, range.end);
-        let mut ask = self.channel.ask(Method::GET, &format!("blobs/{digest}"), operation);
+        let mut ask = self.channel.ask(Method::GET, &["blobs", &digest.to_string()], operation);
         let header = HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1));
         ask.headers.insert(RANGE, header.expect("numbers and signs make a header"));
         let answer = self.channel.send_for_blob(ask, digest).await?;

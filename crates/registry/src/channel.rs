@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     pin::pin,
     sync::{Mutex, MutexGuard},
     time::Duration,
@@ -39,7 +40,6 @@ const IDLE_CONNECTIONS_MAX: usize = 64;
 const LOCATIONS_MAX: usize = 1024;
 
 /// One repository of one registry, as HTTP sees it.
-#[derive(Debug)]
 pub(crate) struct Channel {
     client: Client,
     base: Url,
@@ -105,10 +105,11 @@ impl Channel {
         self.base.path().trim_start_matches("/v2/").trim_end_matches('/')
     }
 
-    /// A GET below the base URL.
-    pub(crate) fn ask(&self, method: Method, path: &str, operation: String) -> Ask<'static> {
-        // Only digests and tags come here, and neither can hold anything that changes the URL's meaning.
-        let url = self.base.join(&format!("./{path}")).expect("paths of digests and tags make URLs");
+    /// A request below the base URL.
+    pub(crate) fn ask(&self, method: Method, path: &[&str], operation: String) -> Ask<'static> {
+        let mut url = self.base.clone();
+        // Segment by segment, so that none can change what the URL names.
+        url.path_segments_mut().expect("HTTP URLs have paths").pop_if_empty().extend(path);
         Ask {
             action: Action::Pull,
             method,
@@ -119,10 +120,15 @@ impl Channel {
         }
     }
 
+    fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
     /// Sends `ask` once: with redirects followed, and again if the registry wants (other) authorisation. An answer is
     /// a success.
     pub(crate) async fn send(&self, ask: &Ask<'_>) -> Result<Answer, RegistryError> {
-        let header = self.auth.header(self, ask.action).await?;
+        // Storage takes its signed URL for a proof.
+        let header = if self.is_own(&ask.url) { self.auth.header(self, ask.action).await? } else { None };
         let answer = self.follow(ask, header.as_ref()).await?;
         if answer.status() != StatusCode::UNAUTHORIZED || answer.is_redirected {
             return answer.success().await;
@@ -170,13 +176,14 @@ impl Channel {
         for _ in 0..=REDIRECTS_MAX {
             let exchange = Exchange { operation: ask.operation.clone(), host: host_of(&url) };
             // The registry's own scheme, host and port, and nobody else, are shown who asks.
-            let is_own = url.origin() == self.base.origin();
+            let is_own = self.is_own(&url);
             let request = ask.request(url, authorization.filter(|_| is_own));
+            // On the heap: the client's futures have kilobytes, and callers hold many of ours.
             let mut answer = match ask.payload {
                 Payload::Upload(upload, progress) => {
-                    self.exchange_upload(request, exchange, upload, progress).await?
+                    Box::pin(self.exchange_upload(request, exchange, upload, progress)).await?
                 }
-                Payload::None | Payload::Bytes(_) => self.exchange(request, exchange).await?,
+                Payload::None | Payload::Bytes(_) => Box::pin(self.exchange(request, exchange)).await?,
             };
             answer.is_redirected = !is_own;
             if !is_redirect(&ask.method, answer.status()) {
@@ -256,6 +263,15 @@ fn is_redirect(method: &Method, status: StatusCode) -> bool {
     let only_for_reads =
         matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER);
     keeps_method || only_for_reads && (method == Method::GET || method == Method::HEAD)
+}
+
+impl fmt::Debug for Channel {
+    /// Without the locations, which are signed, and so credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Channel");
+        debug.field("base", &self.base.as_str()).field("auth", &self.auth).field("patience", &self.patience);
+        debug.finish_non_exhaustive()
+    }
 }
 
 impl Ask<'_> {

@@ -199,8 +199,10 @@ impl RegistryError {
                 TlsProblem::NotTls => "if this registry speaks plain HTTP, add `--plain-http`",
                 TlsProblem::Certificate => "if this registry has its own authority, add `--ca-cert FILE`",
             },
-            Self::Refused { exchange, refusal } => match (refusal.status, refusal.class()) {
-                (401, _) => return Some(format!("log in with `docker login {}`", exchange.host)),
+            Self::Refused { refusal, .. } => match (refusal.status, refusal.class()) {
+                (401, Class::Unauthorized) => {
+                    "check the credentials; `docker login` stores them for this command too"
+                }
                 (403, Class::Unauthorized) => "these credentials do not allow it; use others",
                 (413, _) => {
                     "the registry, or a proxy before it, limits the size of uploads; raise that limit"

@@ -8,14 +8,14 @@ use std::fs::File;
 use bytes::Bytes;
 use modelpack::digest::Sha256Digest;
 use reqwest::{
-    Method,
+    Method, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue},
 };
 
 use crate::{
     answer::Answer,
     auth::Action,
-    channel::Payload,
+    channel::{Ask, Payload},
     error::{Class, RegistryError},
     repository::{CONTENT_DIGEST, Repository},
     upload::Upload,
@@ -30,7 +30,7 @@ impl Repository {
         let mut attempts = self.channel.patience().attempts();
         loop {
             let operation = format!("look for blob `{digest}`");
-            let ask = self.channel.ask(Method::HEAD, &format!("blobs/{digest}"), operation);
+            let ask = self.channel.ask(Method::HEAD, &["blobs", &digest.to_string()], operation);
             match self.channel.send(&ask).await {
                 // Without a length the registry's word is enough: it checked the digest when it took the blob.
                 Ok(answer) => {
@@ -71,6 +71,9 @@ impl Repository {
     }
 
     /// Uploads a manifest under `tag`, or else under its digest only. All that it names has to be there.
+    ///
+    /// # Panics
+    /// If `media_type` holds what no header can.
     pub async fn push_manifest(
         &self,
         raw: &[u8],
@@ -91,7 +94,7 @@ impl Repository {
     ) -> Result<Answer, RegistryError> {
         let digest = Sha256Digest::of(raw);
         let operation = format!("write manifest `{name}`");
-        let mut ask = self.channel.ask(Method::PUT, &format!("manifests/{name}"), operation);
+        let mut ask = self.channel.ask(Method::PUT, &["manifests", name], operation);
         ask.action = Action::Push;
         let media_type = HeaderValue::try_from(media_type).expect("media types make headers");
         ask.headers.insert(CONTENT_TYPE, media_type);
@@ -129,10 +132,13 @@ impl Repository {
 
     async fn upload_once(&self, digest: &Sha256Digest, payload: Payload<'_>) -> Result<(), RegistryError> {
         let operation = format!("start the upload of blob `{digest}`");
-        let mut ask = self.channel.ask(Method::POST, "blobs/uploads/", operation);
+        let mut ask = self.channel.ask(Method::POST, &["blobs", "uploads", ""], operation);
         ask.action = Action::Push;
         let answer = self.channel.send(&ask).await?;
         // The location may be elsewhere, and may have a query of its own that has to stay as it is.
+        if answer.status() != StatusCode::ACCEPTED {
+            return Err(answer.problem(format!("unexpected status {}", answer.status().as_u16())));
+        }
         let mut url = answer.location()?;
         answer.settle().await;
         url.query_pairs_mut().append_pair("digest", &digest.to_string());
@@ -141,7 +147,7 @@ impl Repository {
         ask.url = url;
         ask.operation = format!("upload blob `{digest}`");
         ask.headers.insert(CONTENT_TYPE, BLOB_TYPE);
-        let ask = crate::channel::Ask { payload, ..ask };
+        let ask = Ask { payload, ..ask };
         self.channel.send(&ask).await?.settle().await;
         Ok(())
     }

@@ -71,7 +71,7 @@ impl Repository {
         artifact_type: &str,
     ) -> Result<Option<Vec<Entry>>, RegistryError> {
         let operation = format!("list the referrers of `{subject}`");
-        let mut ask = self.channel.ask(Method::GET, &format!("referrers/{subject}"), operation);
+        let mut ask = self.channel.ask(Method::GET, &["referrers", &subject.to_string()], operation);
         ask.url.query_pairs_mut().append_pair("artifactType", artifact_type);
         ask.headers.insert(ACCEPT, HeaderValue::from_static(INDEX_TYPE));
         let mut entries = Vec::new();

@@ -85,7 +85,7 @@ impl Repository {
         digest: Option<&Sha256Digest>,
     ) -> Result<Vec<u8>, RegistryError> {
         let operation = format!("read manifest `{name}`");
-        let mut ask = self.channel.ask(Method::GET, &format!("manifests/{name}"), operation);
+        let mut ask = self.channel.ask(Method::GET, &["manifests", name], operation);
         ask.headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
         let answer = self.channel.send(&ask).await?;
         // A tag leaves the registry's own word as the only check on damage on the way.
@@ -99,7 +99,7 @@ impl Repository {
         let mut attempts = self.channel.patience().attempts();
         loop {
             let operation = format!("read blob `{digest}`");
-            let ask = self.channel.ask(Method::GET, &format!("blobs/{digest}"), operation);
+            let ask = self.channel.ask(Method::GET, &["blobs", &digest.to_string()], operation);
             let raw = match self.channel.send_for_blob(ask, digest).await {
                 Ok(answer) => checked(answer, Some(*digest), bytes_max).await,
                 Err(error) => Err(error),
