@@ -12,7 +12,7 @@ use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Sw
 const LATENCY: Duration = Duration::from_micros(200);
 
 /// Virtual time after which a run is called stuck.
-const TIME_MAX: Duration = Duration::from_secs(600);
+const TIME_MAX: Duration = Duration::from_mins(10);
 
 /// Events after which a run is called stuck: far beyond any scenario, so that a loop ends.
 const EVENTS_MAX: u64 = 20_000_000;
@@ -115,6 +115,7 @@ struct Job {
     is_last_due: bool,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "four facts of a node, none of which follows from another")]
 struct Node {
     swarm: Option<Swarm>,
     is_alive: bool,
@@ -255,7 +256,7 @@ impl World {
                 }
             }
             Event::Input(node, input) => self.input(node, input),
-            Event::ToPlanner(input) => self.to_planner(input),
+            Event::ToPlanner(input) => self.tell_planner(input),
             Event::Tick(node) => {
                 self.nodes[node].wake = None;
                 self.input(node, Input::Tick);
@@ -265,7 +266,7 @@ impl World {
                 self.send(node);
             }
             Event::Delivered(from, to, read, piece, is_last) => {
-                self.delivered(from, to, (read, piece, is_last))
+                self.delivered(from, to, (read, piece, is_last));
             }
             Event::Asked(from, job) => {
                 let is_link = from == self.options.nodes || self.nodes[from].children.contains(&job.to);
@@ -325,7 +326,7 @@ impl World {
         self.later(Event::ToPlanner(planner::Input::Gone { peer }));
     }
 
-    fn to_planner(&mut self, input: planner::Input) {
+    fn tell_planner(&mut self, input: planner::Input) {
         let Some(planner) = &mut self.planner else { return };
         planner.handle(self.now, input);
         let mut plans = Vec::new();
@@ -345,7 +346,7 @@ impl World {
             outputs.push(output);
         }
         let wake = swarm.next_wake();
-        for output in outputs {
+        for output in &outputs {
             self.output(node, output);
         }
         if let Some(at) = wake
@@ -356,9 +357,9 @@ impl World {
         }
     }
 
-    fn output(&mut self, node: usize, output: Output) {
+    fn output(&mut self, node: usize, output: &Output) {
         let me = id_of(node, self.options.seed);
-        match output {
+        match *output {
             Output::Connect { peer, .. } => self.connect(node, peer),
             Output::Disconnect { peer } => self.disconnect(node, node_of(peer)),
             Output::Read { read, source, run, .. } => {

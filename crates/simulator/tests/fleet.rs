@@ -1,5 +1,12 @@
 //! Whole fleets through clean runs and faults.
 
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a scenario are small"
+)]
+#![expect(clippy::print_stdout, reason = "whoever reads a failure needs the seed and the ratios")]
+
 use std::time::Duration;
 
 use modelpack::layout::PIECE_BYTES;
