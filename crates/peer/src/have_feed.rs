@@ -66,6 +66,16 @@ impl HaveFeed {
         self.0.borrow().have.clone()
     }
 
+    /// Whether all of these pieces are readable.
+    pub(crate) fn holds(&self, run: Run) -> bool {
+        self.0.borrow().have.contains_run(run)
+    }
+
+    /// Whether the two are the same feed.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// A subscriber, which is first told everything.
     pub(crate) fn subscribe(&self) -> HaveNews {
         HaveNews { state: self.0.subscribe(), read: None, last_batch: None }

@@ -1,7 +1,43 @@
-//! peer
+//! A peer: fetches an artifact from its origin and from other peers, proves every piece, serves what it has proved.
+//!
+//! Owns: the drivers that perform what the pure crate `swarm` decides, the peer's three conversations (scheduler, other
+//! peers, clients on this machine) and the order of a pull. Does not own: choices of pieces and sources (`swarm`), plans
+//! (`planner`), bytes on a link (`transport`), files (`store`), registries (`registry`).
+//!
+//! ```text
+//! pull ───────────────┐                                            clients ◄─ local socket
+//! (standalone)        ▼                                               ▼
+//! origin ──► fetch ─► download ─► workers: check, write ─► fill ◄── transfer ─► store
+//!                     ▲   ▲ the driver of crate `swarm`               │
+//!  links ─────────────┘   └── node ◄── session ◄── scheduler          ▼
+//!  (as a child)                 └────────────────► have_feed ─► service (as a parent)
+//! ```
 
+mod artifact;
+mod buffers;
+mod client;
+mod clients;
+mod daemon;
 mod describe;
+mod download;
+mod error;
+mod fetch;
+mod fill;
 mod have_feed;
 mod links;
+mod node;
+mod origin;
+mod prefix;
+mod progress;
+mod pull;
 mod service;
 mod session;
+mod transfer;
+mod workers;
+
+pub use client::LocalPeer;
+pub use clients::default_socket;
+pub use daemon::{Peer, PeerOptions};
+pub use error::{ErrorClass, PeerError, RemoteCause};
+pub use progress::Progress;
+pub use pull::{PullPlan, PullReport, PullRequest, PullWatch, plan_pull, pull};

@@ -1,0 +1,218 @@
+//! `modelctl pull` through the local peer: the daemon fetches, this process puts the files into place.
+//!
+//! Owns: the client's side of the local socket. Does not own: how the daemon fetches.
+
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use modelpack::{
+    digest::Sha256Digest,
+    layout::BlobIndex,
+    manifest::Manifest,
+    reference::Reference,
+};
+use registry::Credentials;
+use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published};
+use wire::{
+    FEATURES, PROTOCOL_VERSION, WireError, check_version,
+    local::{
+        ClientFrame, DaemonFrame, Done, Failure, Hello, LocalStream, Pull, client_frame::Kind as Said,
+        daemon_frame::Kind as Told,
+    },
+};
+
+use crate::{
+    error::{ErrorClass, PeerError, RemoteCause},
+    fill::blocking,
+    progress::Progress,
+    pull::{PullReport, PullRequest, PullWatch},
+};
+
+/// A peer that listens but does not say hello within this time is taken for absent.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to the local peer that has said hello.
+#[derive(Debug)]
+pub struct LocalPeer {
+    stream: LocalStream,
+    socket: std::path::PathBuf,
+}
+
+impl LocalPeer {
+    /// Connects to the peer at `socket`.
+    pub async fn connect(socket: &Path) -> Result<Self, PeerError> {
+        let failed = |source| PeerError::Local { socket: socket.to_path_buf(), source };
+        let hello = async {
+            let mut stream = LocalStream::connect(socket).await?;
+            let hello = Hello { protocol_version: PROTOCOL_VERSION, features: FEATURES };
+            stream.send(&said(Said::Hello(hello))).await?;
+            let (frame, _) = next_frame(&mut stream).await?;
+            match frame {
+                Told::Hello(hello) => check_version(hello.protocol_version).map(|()| stream),
+                _ => Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }),
+            }
+        };
+        let late = |_| WireError::Io(std::io::ErrorKind::TimedOut.into());
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello).await;
+        let stream = hello.map_err(late).and_then(|stream| stream).map_err(failed)?;
+        Ok(Self { stream, socket: socket.to_path_buf() })
+    }
+
+    /// Pulls through the peer. Dropping the future, or this connection, cancels it.
+    pub async fn pull(
+        mut self,
+        request: PullRequest,
+        link: LinkMode,
+        watch: &PullWatch,
+    ) -> Result<PullReport, PeerError> {
+        let start = Instant::now();
+        let Credentials::Basic { username, password } = &request.access.credentials else {
+            return self.converse(&request, (link, watch), start, Pull::default()).await;
+        };
+        let pull = Pull { username: username.clone(), password: password.clone(), ..Pull::default() };
+        self.converse(&request, (link, watch), start, pull).await
+    }
+
+    async fn converse(
+        &mut self,
+        request: &PullRequest,
+        (link, watch): (LinkMode, &PullWatch),
+        start: Instant,
+        pull: Pull,
+    ) -> Result<PullReport, PeerError> {
+        let ca_pem = request.access.ca_pem.clone().unwrap_or_default();
+        let pull = Pull {
+            reference: request.reference.to_string(),
+            plain_http: request.access.plain_http,
+            // It was read as PEM text; anything else the registry client would have refused.
+            ca_certificates_pem: String::from_utf8_lossy(&ca_pem).into_owned(),
+            ..pull
+        };
+        let sent = self.stream.send(&said(Said::Pull(pull))).await;
+        sent.map_err(|source| self.failed(source))?;
+        let manifest = match self.next().await?.0 {
+            Told::Accepted(accepted) => check_manifest(&request.reference, &accepted.manifest)?,
+            Told::Failure(failure) => return Err(remote(failure)),
+            _ => return Err(self.unexpected()),
+        };
+        let (dir, contents) = (request.output.clone(), Contents::from(&manifest));
+        let output = match blocking(move || OutputDir::open(&dir, contents)).await? {
+            OpenedOutput::Fresh(output) => output,
+            OpenedOutput::Complete(record) => {
+                let total = manifest.layout().total_bytes();
+                watch.set(Progress { done: total, total, local: total, ..Progress::default() });
+                let published = Published { dir: request.output.clone(), record, copied: 0 };
+                let done = Done { totals: Some(watch.progress().into()), ..Done::default() };
+                return Ok(report(&manifest, start, &done, published));
+            }
+        };
+        let mut blobs = Vec::new();
+        let done = loop {
+            match self.next().await? {
+                (Told::Progress(progress), _) => watch.set(progress.into()),
+                (Told::Blobs(numbers), fds) => {
+                    if numbers.blobs.len() != fds.len() {
+                        return Err(self.unexpected());
+                    }
+                    blobs.extend(numbers.blobs.into_iter().zip(fds));
+                }
+                (Told::Done(done), _) => break done,
+                (Told::Failure(failure), _) => return Err(remote(failure)),
+                _ => return Err(self.unexpected()),
+            }
+        };
+        watch.set(done.totals.map(Progress::from).unwrap_or_default());
+        let count = manifest.layout().blob_count();
+        if blobs.iter().any(|(number, _)| *number >= count) {
+            return Err(self.unexpected());
+        }
+        let published = blocking(move || publish(output, blobs, link)).await?;
+        Ok(report(&manifest, start, &done, published))
+    }
+
+    async fn next(&mut self) -> Result<(Told, Vec<OwnedFd>), PeerError> {
+        let next = next_frame(&mut self.stream).await;
+        next.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: WireError) -> PeerError {
+        PeerError::Local { socket: self.socket.clone(), source }
+    }
+
+    fn unexpected(&self) -> PeerError {
+        self.failed(WireError::Invalid { field: "kind", why: "a frame that does not belong there" })
+    }
+}
+
+async fn next_frame(stream: &mut LocalStream) -> Result<(Told, Vec<OwnedFd>), WireError> {
+    let frame = stream.recv::<DaemonFrame>().await?;
+    let (frame, fds) = frame.ok_or_else(|| WireError::Io(std::io::ErrorKind::UnexpectedEof.into()))?;
+    let kind = frame.kind.ok_or(WireError::Invalid { field: "kind", why: "a frame of an unknown kind" })?;
+    Ok((kind, fds))
+}
+
+fn said(kind: Said) -> ClientFrame {
+    ClientFrame { kind: Some(kind) }
+}
+
+/// The peer resolved the reference; what it is is read here again, so that a confused peer cannot hand over something
+/// else under a digest that the user named.
+fn check_manifest(reference: &Reference, raw: &[u8]) -> Result<Manifest, PeerError> {
+    let name = reference.to_string();
+    let manifest = Manifest::parse(raw)
+        .map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
+    let asked: Option<Sha256Digest> = match reference {
+        Reference::Registry(at) => at.digest,
+        Reference::Layout(at) => at.digest,
+        Reference::Directory(_) => None,
+    };
+    match asked.filter(|asked| *asked != manifest.digest()) {
+        Some(asked) => Err(PeerError::other_digest(&name, &asked, &manifest.digest())),
+        None => Ok(manifest),
+    }
+}
+
+fn publish(output: Output, blobs: Vec<(u32, OwnedFd)>, link: LinkMode) -> Result<Published, PeerError> {
+    for (number, descriptor) in blobs {
+        output.place_from(BlobIndex(number), &File::from(descriptor), link)?;
+    }
+    Ok(output.publish(Vec::new())?)
+}
+
+fn remote(failure: Failure) -> PeerError {
+    let class = match failure.exit_code {
+        2 => ErrorClass::Usage,
+        3 => ErrorClass::Integrity,
+        _ => ErrorClass::Failed,
+    };
+    PeerError::Remote {
+        message: failure.message,
+        source: RemoteCause::chain(failure.causes),
+        hint: Some(failure.hint).filter(|hint| !hint.is_empty()),
+        class,
+    }
+}
+
+fn report(manifest: &Manifest, start: Instant, done: &Done, published: Published) -> PullReport {
+    let totals = done.totals.map(Progress::from).unwrap_or_default();
+    let seconds = |value: f64| Duration::try_from_secs_f64(value).ok().filter(|time| !time.is_zero());
+    PullReport {
+        digest: manifest.digest(),
+        files: published.record.files.len(),
+        bytes: manifest.layout().total_bytes(),
+        origin_bytes: totals.origin,
+        peer_bytes: totals.peer,
+        local_bytes: totals.local,
+        tcp_bytes: done.tcp_bytes,
+        elapsed: start.elapsed(),
+        first_piece: seconds(done.first_piece_seconds),
+        bound: seconds(done.bound_seconds),
+        bounded_by: Some(done.bounded_by.clone()).filter(|stage| !stage.is_empty()),
+        copied: published.copied,
+        output: published.dir,
+    }
+}

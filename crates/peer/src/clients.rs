@@ -1,0 +1,255 @@
+//! Clients on this machine: one conversation a connection.
+//!
+//! Owns: the order of frames, and that clients who want the same artifact share one transfer. Does not own: the
+//! transfer itself, or anything a client names on disk: it hands out descriptors and opens no path.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use modelpack::reference::Reference;
+use planner::ArtifactId;
+use registry::{Access, Credentials};
+use store::Store;
+use tokio::{net::UnixListener, sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
+use wire::{
+    FEATURES, PROTOCOL_VERSION, WireError, check_version,
+    local::{
+        Accepted, Blobs, ClientFrame, DaemonFrame, Done, FDS_MAX, Failure, Hello, LocalStream, Pull,
+        client_frame::Kind as Said, daemon_frame::Kind as Told,
+    },
+};
+
+use crate::{
+    error::{ErrorClass, PeerError},
+    node::Node,
+    origin,
+    progress::Stage,
+    transfer::{Brought, Transfer},
+};
+
+/// Clients at once. Each holds a descriptor and at most one frame; more wait to be accepted.
+const CLIENTS_MAX: usize = 256;
+
+/// How often a client hears how far its pull is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long accepting pauses after it failed: such failures (no descriptors left) pass only with time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What all conversations share.
+pub(crate) struct Clients {
+    node: Arc<Node>,
+    store: Arc<Store>,
+    transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
+}
+
+/// Why a conversation ended early.
+enum Ended {
+    /// The client went away, or does not speak the protocol.
+    Gone(WireError),
+    /// What it asked for failed; it is told.
+    Failed(Arc<PeerError>),
+}
+
+impl From<WireError> for Ended {
+    fn from(error: WireError) -> Self {
+        Self::Gone(error)
+    }
+}
+
+impl From<PeerError> for Ended {
+    fn from(error: PeerError) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+impl Clients {
+    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>) -> Arc<Self> {
+        Arc::new(Self { node, store, transfers: Mutex::default() })
+    }
+
+    /// Serves clients until `stopped`.
+    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener, stopped: impl Future<Output = ()>) {
+        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        let mut conversations = JoinSet::new();
+        tokio::pin!(stopped);
+        loop {
+            let accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (listener.accept().await, place)
+            };
+            tokio::select! {
+                () = &mut stopped => break,
+                Some(_) = conversations.join_next() => {}
+                (accepted, place) = accepted => match accepted {
+                    Ok((socket, _)) => {
+                        let clients = Arc::clone(&self);
+                        conversations.spawn(async move {
+                            clients.converse(LocalStream::new(socket)).await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting a client failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        conversations.shutdown().await;
+    }
+
+    async fn converse(&self, mut stream: LocalStream) {
+        let result = self.answer(&mut stream).await;
+        let gone = match result {
+            Ok(()) => return,
+            Err(Ended::Failed(error)) => {
+                tracing::info!(error = &*error as &dyn std::error::Error, "a client's pull failed");
+                stream.send(&told(Told::Failure(failure(&error)))).await.err()
+            }
+            Err(Ended::Gone(error @ WireError::Version { .. })) => {
+                let failure = Failure { message: error.to_string(), exit_code: 1, ..Failure::default() };
+                stream.send(&told(Told::Failure(failure))).await.err()
+            }
+            Err(Ended::Gone(error)) => Some(error),
+        };
+        if let Some(error) = gone {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a client went away");
+        }
+    }
+
+    async fn answer(&self, stream: &mut LocalStream) -> Result<(), Ended> {
+        let Said::Hello(hello) = receive(stream).await? else {
+            return Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }.into());
+        };
+        check_version(hello.protocol_version)?;
+        let hello = Hello { protocol_version: PROTOCOL_VERSION, features: FEATURES };
+        stream.send(&told(Told::Hello(hello))).await?;
+        let Said::Pull(pull) = receive(stream).await? else {
+            return Err(WireError::Invalid { field: "kind", why: "the second frame is a pull" }.into());
+        };
+        tracing::info!(reference = %pull.reference, "a client pulls");
+        let transfer = self.transfer(pull).await?;
+        let (manifest, config) =
+            (transfer.artifact.manifest.raw().to_vec(), transfer.artifact.config.clone());
+        stream.send(&told(Told::Accepted(Accepted { manifest, config }))).await?;
+        let brought = self.watch(stream, &transfer).await?;
+        hand_over(stream, &brought).await?;
+        stream.send(&told(Told::Done(done(&transfer, &brought)))).await?;
+        Ok(())
+    }
+
+    /// The transfer of what a client wants: the one that is under way, or a new one.
+    async fn transfer(&self, pull: Pull) -> Result<Arc<Transfer>, PeerError> {
+        let refused = |reason| PeerError::Reference { reference: pull.reference.clone(), reason };
+        let Ok(reference @ Reference::Registry(_)) = pull.reference.parse() else {
+            return Err(refused("the local peer pulls from registries only"));
+        };
+        let access = access_of(pull);
+        let (origin, artifact) = origin::open(&reference, access).await?;
+        let (id, artifact) = (artifact.id(), Arc::new(artifact));
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        transfers.retain(|_, transfer| transfer.strong_count() > 0);
+        let running = transfers.get(&id).and_then(Weak::upgrade).filter(|running| !running.has_failed());
+        Ok(running.unwrap_or_else(|| {
+            let started = Transfer::start(&self.node, &self.store, artifact, origin);
+            transfers.insert(id, Arc::downgrade(&started));
+            started
+        }))
+    }
+
+    /// Tells the client how far the transfer is until it has ended. A client that goes away ends it for itself.
+    async fn watch(&self, stream: &mut LocalStream, transfer: &Transfer) -> Result<Arc<Brought>, Ended> {
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended = transfer.ended();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                result = &mut ended => return result.map_err(Ended::Failed),
+                _ = ticks.tick() => {
+                    let progress = Told::Progress(transfer.counters.progress().into());
+                    stream.send(&told(progress)).await?;
+                }
+                frame = stream.recv::<ClientFrame>() => {
+                    frame?;
+                    let why = "the client went away or said more than it may";
+                    return Err(WireError::Invalid { field: "kind", why }.into());
+                }
+            }
+        }
+    }
+}
+
+async fn receive(stream: &mut LocalStream) -> Result<Said, WireError> {
+    let (frame, _descriptors) = stream
+        .recv::<ClientFrame>()
+        .await?
+        .ok_or_else(|| WireError::Io(std::io::ErrorKind::UnexpectedEof.into()))?;
+    frame.kind.ok_or(WireError::Invalid { field: "kind", why: "a frame of an unknown kind" })
+}
+
+/// Gives the client read-only descriptors of all blobs, in batches that one message can carry.
+async fn hand_over(stream: &mut LocalStream, brought: &Brought) -> Result<(), WireError> {
+    let numbers: Vec<u32> = (0..).take(brought.blobs.len()).collect();
+    for (numbers, files) in numbers.chunks(FDS_MAX).zip(brought.blobs.chunks(FDS_MAX)) {
+        let descriptors: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+        let frame = told(Told::Blobs(Blobs { blobs: numbers.to_vec() }));
+        stream.send_with_fds(&frame, &descriptors).await?;
+    }
+    Ok(())
+}
+
+/// How the client's registry is reached. The request is used up: nothing of it is kept.
+fn access_of(pull: Pull) -> Access {
+    let Pull { plain_http, username, password, ca_certificates_pem, .. } = pull;
+    let credentials = match (username.as_str(), password.as_str()) {
+        ("", "") => Credentials::Anonymous,
+        _ => Credentials::Basic { username, password },
+    };
+    let ca_pem = Some(ca_certificates_pem.into_bytes()).filter(|pem| !pem.is_empty());
+    Access { plain_http, ca_pem, credentials }
+}
+
+fn told(kind: Told) -> DaemonFrame {
+    DaemonFrame { kind: Some(kind) }
+}
+
+fn done(transfer: &Transfer, brought: &Brought) -> Done {
+    let tcp_bytes = transfer.counters.tcp_bytes();
+    let first = transfer.counters.first_piece();
+    Done {
+        totals: Some(transfer.counters.progress().into()),
+        seconds: brought.elapsed.as_secs_f64(),
+        first_piece_seconds: first.map_or(0.0, |time| time.as_secs_f64()),
+        transport: if tcp_bytes > 0 { "tcp".to_owned() } else { "none".to_owned() },
+        tcp_bytes,
+        landing: "staged".to_owned(),
+        bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
+        bounded_by: brought.bounded_by.map_or("", Stage::name).to_owned(),
+    }
+}
+
+fn failure(error: &PeerError) -> Failure {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    Failure {
+        message: error.to_string(),
+        causes: causes.map(ToString::to_string).collect(),
+        hint: error.hint().unwrap_or_default(),
+        exit_code: match error.class() {
+            ErrorClass::Failed => 1,
+            ErrorClass::Usage => 2,
+            ErrorClass::Integrity => 3,
+        },
+    }
+}
+
+/// Where the local peer's socket is by default.
+pub fn default_socket() -> PathBuf {
+    PathBuf::from("/run/modelctl/peer.sock")
+}

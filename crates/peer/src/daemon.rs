@@ -1,0 +1,201 @@
+//! `modelctl peer`: one process a node that stores, fetches and serves.
+//!
+//! Owns: its sockets, its start and end, and the artifacts it holds from before. Does not own: one client's
+//! conversation (`clients`), or a transfer (`transfer`).
+
+use std::{io, net::SocketAddr, os::unix::net::UnixStream, path::PathBuf, sync::Arc};
+
+use modelpack::{digest::Sha256Digest, manifest::Manifest};
+use planner::PeerId;
+use rustix::fs::Mode;
+use store::{Store, StoreError};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use transport::{Exports, tcp};
+
+use crate::{
+    artifact::{Artifact, Check},
+    clients::Clients,
+    error::PeerError,
+    fill::blocking,
+    node::Node,
+    service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
+    session::{Session, SessionOptions},
+    transfer::open_blobs,
+};
+
+/// How a peer is set up.
+#[derive(Clone, Debug)]
+pub struct PeerOptions {
+    /// The directory of its store.
+    pub store: PathBuf,
+    /// The socket that clients on this machine use.
+    pub socket: PathBuf,
+    /// Where its control service listens; port 0 takes a free one. The data server takes a free port of the same
+    /// address.
+    pub listen: SocketAddr,
+    /// `http://HOST:PORT` of the scheduler.
+    pub scheduler: Option<String>,
+    /// What its network card does in each direction, in bytes per second, if known.
+    pub nic_rate: Option<u64>,
+    /// Its name for people.
+    pub name: String,
+}
+
+/// A peer that is ready: its sockets are open.
+pub struct Peer {
+    options: PeerOptions,
+    me: PeerId,
+    store: Arc<Store>,
+    control: TcpListener,
+    control_addr: SocketAddr,
+    data: tcp::Server,
+    exports: Exports,
+    clients: UnixListener,
+}
+
+impl Peer {
+    /// Opens the store and every socket. Nobody is served before [`Peer::run`].
+    pub async fn start(options: PeerOptions) -> Result<Self, PeerError> {
+        let dir = options.store.clone();
+        let store = Arc::new(blocking(move || Store::open(&dir)).await?);
+        let listen = |source| PeerError::Listen { address: options.listen.to_string(), source };
+        let control = TcpListener::bind(options.listen).await.map_err(listen)?;
+        let control_addr = control.local_addr().map_err(listen)?;
+        let exports = Exports::new();
+        let data = tcp::Server::bind(SocketAddr::new(options.listen.ip(), 0), exports.clone());
+        let data = data.await.map_err(listen)?;
+        let clients = listen_locally(&options)?;
+        let me = PeerId::new(random_id().map_err(listen)?);
+        Ok(Self { options, me, store, control, control_addr, data, exports, clients })
+    }
+
+    /// Where its control service listens.
+    pub fn listening(&self) -> SocketAddr {
+        self.control_addr
+    }
+
+    /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
+        let node = Node::new(self.me, self.exports.clone());
+        self.hold_what_is_complete(&node).await?;
+        let (stop, stopped) = watch::channel(());
+        let stopped = move || {
+            let mut stopped = stopped.clone();
+            // Ends with an error when the sender is dropped, which is the signal.
+            async move { while stopped.changed().await.is_ok() {} }
+        };
+        let mut tasks = JoinSet::new();
+        let (data, until) = (self.data.clone(), stopped());
+        tasks.spawn(async move { data.run(until).await });
+        let options = ServiceOptions {
+            me: self.me,
+            tcp: self.data.clone(),
+            data_address: self.data.local_addr().to_string(),
+            grant_expiry: GRANT_EXPIRY,
+        };
+        let serving = service::serve(self.control, Arc::clone(&node) as Arc<dyn Shares>, options, stopped());
+        tasks.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "the control service ended");
+            }
+        });
+        if let Some(scheduler) = self.options.scheduler.clone() {
+            let (events, inbox) = mpsc::unbounded_channel();
+            let session = SessionOptions {
+                scheduler,
+                me: self.me,
+                control_address: self.control_addr.to_string(),
+                name: self.options.name.clone(),
+                nic_rate: self.options.nic_rate,
+            };
+            node.set_session(Session::spawn(session, events));
+            tasks.spawn(Arc::clone(&node).follow_session(inbox, self.data.clone()));
+        }
+        let clients = Clients::new(Arc::clone(&node), Arc::clone(&self.store));
+        tasks.spawn(clients.serve(self.clients, stopped()));
+        shutdown.await;
+        node.say_farewell();
+        remove_socket(&self.options.socket);
+        drop(stop);
+        tasks.shutdown().await;
+        Ok(())
+    }
+
+    /// Offers what the store has from earlier runs.
+    async fn hold_what_is_complete(&self, node: &Arc<Node>) -> Result<(), PeerError> {
+        let (store, node) = (Arc::clone(&self.store), Arc::clone(node));
+        blocking(move || {
+            for digest in store.complete_manifests()? {
+                match load(&store, &digest) {
+                    Ok(Some((artifact, files))) => {
+                        node.hold(&artifact, files.into_iter().map(Arc::new).collect());
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(%digest, error, "a stored artifact is not offered");
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// An artifact of the store, if it can be offered: peers exchange only what they can prove.
+fn load(
+    store: &Store,
+    digest: &Sha256Digest,
+) -> Result<Option<(Artifact, Vec<std::fs::File>)>, StoreError> {
+    let (Some(raw), reference) = (store.manifest(digest)?, digest.to_string()) else { return Ok(None) };
+    // A layout may list what is no model.
+    let Ok(manifest) = Manifest::parse(&raw) else { return Ok(None) };
+    let Some(config) = store.config(&manifest.config().digest)? else { return Ok(None) };
+    if manifest.blobs().iter().any(|blob| blob.root.is_none()) {
+        return Ok(None);
+    }
+    let root = |blob: &modelpack::manifest::Blob| blob.root.map_or(Check::Sha256, Check::Root);
+    let checks = manifest.blobs().iter().map(root).collect();
+    let artifact = Artifact { reference, manifest, config, checks };
+    let files = open_blobs(store, &artifact)?;
+    Ok(Some((artifact, files)))
+}
+
+fn random_id() -> io::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    let count = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
+    assert!(count == id.len(), "requests of at most 256 bytes are not cut short (getrandom(2))");
+    Ok(id)
+}
+
+/// Listens on the local socket, which only its owner may use. A socket that nobody answers on is left from a process
+/// that died, and is replaced.
+fn listen_locally(options: &PeerOptions) -> Result<UnixListener, PeerError> {
+    let socket = &options.socket;
+    let failed = |source| PeerError::Listen { address: socket.display().to_string(), source };
+    if UnixStream::connect(socket).is_ok() {
+        return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another peer answers there")));
+    }
+    remove_socket(socket);
+    if let Some(parent) = socket.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    // Set before the socket exists, so that there is no moment in which others may connect.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(socket);
+    rustix::process::umask(before);
+    listener.map_err(failed)
+}
+
+fn remove_socket(socket: &std::path::Path) {
+    use std::os::unix::fs::FileTypeExt as _;
+    let is_socket = socket.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && let Err(error) = std::fs::remove_file(socket) {
+        tracing::warn!(socket = %socket.display(), %error, "the socket cannot be removed");
+    }
+}

@@ -1,0 +1,522 @@
+//! The driver of one artifact's swarm: performs what it wants done, and tells it what came of that.
+//!
+//! Owns: reads, links and checks in flight, and the order in which the swarm hears of them. Does not own: any choice
+//! (crate `swarm`), or publishing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use memory::Lease;
+use modelpack::{
+    digest::Sha256Hasher,
+    layout::{BlobIndex, PieceIndex, Run},
+    piece_map::PieceMap,
+};
+use planner::{PeerId, PeerPlan};
+use store::StoreError;
+use swarm::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use transport::{Completion, FaultClass, ReadRequest};
+
+use crate::{
+    buffers::{Permit, Piece},
+    error::PeerError,
+    fetch::{Fetch, FetchEnded, Ground, PieceChecked},
+    links::{GrantedLink, LinkEvent, LinkHandle, LinkRequest, open_link},
+    origin::Origin,
+    prefix::Prefixes,
+    progress::{Load, Stage, Stages},
+};
+
+/// What a download is told from outside.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The scheduler's plan for this artifact.
+    Plan(PeerPlan),
+    /// No scheduler is reachable.
+    NoScheduler,
+    Transferred(Completion),
+    Leased(u64, Lease, Permit),
+    Checked(PieceChecked),
+    Fetched(FetchEnded),
+    Hashed(BlobIndex, Result<Sha256Hasher, StoreError>),
+}
+
+/// What a download does next.
+enum Next {
+    Event(Event),
+    Link(LinkEvent),
+    /// The swarm asked to be woken now.
+    Woken,
+}
+
+impl From<PieceChecked> for Event {
+    fn from(checked: PieceChecked) -> Self {
+        Self::Checked(checked)
+    }
+}
+
+impl From<FetchEnded> for Event {
+    fn from(ended: FetchEnded) -> Self {
+        Self::Fetched(ended)
+    }
+}
+
+/// What a download tells the rest of its node.
+pub(crate) trait Herald: Send {
+    /// These pieces are proved here.
+    fn announce(&self, run: Run);
+    /// That peer sent wrong bytes.
+    fn complain(&self, about: PeerId, piece: PieceIndex);
+}
+
+/// Nobody listens: a pull that has no fleet.
+impl Herald for () {
+    fn announce(&self, _run: Run) {}
+    fn complain(&self, _about: PeerId, _piece: PieceIndex) {}
+}
+
+/// How a download ended well.
+#[derive(Debug)]
+pub(crate) struct Downloaded {
+    /// Of each blob that has no root: the SHA-256 of all its bytes.
+    pub(crate) hashers: BTreeMap<BlobIndex, Sha256Hasher>,
+    /// What the pipeline waited on longest.
+    pub(crate) bounded_by: Option<Stage>,
+    /// The plan's bound, if the rates were known.
+    pub(crate) bound: Option<Duration>,
+}
+
+/// One artifact being downloaded.
+pub(crate) struct Download<H> {
+    ground: Arc<Ground>,
+    origin: Option<Origin>,
+    herald: H,
+    swarm: Swarm,
+    me: PeerId,
+    epoch: Instant,
+    events: mpsc::UnboundedSender<Event>,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    link_events: mpsc::UnboundedSender<LinkEvent>,
+    link_inbox: mpsc::UnboundedReceiver<LinkEvent>,
+    /// What the swarm is to be told next: kept, so that performing an output never re-enters it.
+    inputs: VecDeque<Input>,
+    reads: BTreeMap<ReadId, OpenRead>,
+    transfers: BTreeMap<u64, Transfer>,
+    last_transfer: u64,
+    links: BTreeMap<PeerId, OpenLink>,
+    last_generation: u64,
+    prefixes: Prefixes,
+    stages: Stages,
+    tasks: JoinSet<()>,
+    /// Whether the origin serves ranges, as far as is known.
+    has_ranges: bool,
+    last_error: Option<PeerError>,
+    /// Peers whose bytes count as the origin's.
+    seeds: BTreeSet<PeerId>,
+    bound: Option<Duration>,
+    end: Option<Result<(), Failure>>,
+}
+
+/// A read that the swarm has asked for and that has not ended.
+struct OpenRead {
+    source: Source,
+    /// Transfers that have not ended; of an origin read, whether the task has.
+    left: u32,
+    /// Pieces that went to the workers.
+    sent: u32,
+    checked: u32,
+    outcome: ReadOutcome,
+    /// Dropped to cancel an origin read.
+    cancel: Option<oneshot::Sender<()>>,
+}
+
+/// One piece on its way from a peer.
+struct Transfer {
+    read: ReadId,
+    piece: PieceIndex,
+    peer: PeerId,
+    deadline: Instant,
+    permit: Option<Permit>,
+}
+
+struct OpenLink {
+    generation: u64,
+    granted: Option<GrantedLink>,
+    /// Dropped to close the link.
+    _handle: LinkHandle,
+}
+
+impl<H: Herald> Download<H> {
+    /// A download of what `have` lacks. `events` and `inbox` are the two ends of its own channel.
+    pub(crate) fn new(
+        ground: Arc<Ground>,
+        origin: Option<Origin>,
+        herald: H,
+        (config, have): (Config, PieceMap),
+        (events, inbox): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+    ) -> Self {
+        let layout = ground.artifact.layout().clone();
+        let me = config.me;
+        // A read from a peer is one piece, so that each can be relayed the moment it is here.
+        let config = Config { peer_run_pieces: 1, ..config };
+        let (link_events, link_inbox) = mpsc::unbounded_channel();
+        let up = if origin.is_some() { Input::OriginUp { ranges: true } } else { Input::OriginDown };
+        Self {
+            prefixes: Prefixes::new(&ground.artifact, &ground.landing),
+            ground,
+            origin,
+            herald,
+            swarm: Swarm::new(config, layout, have, Duration::ZERO),
+            me,
+            epoch: Instant::now(),
+            events,
+            inbox,
+            link_events,
+            link_inbox,
+            inputs: VecDeque::from([up]),
+            reads: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            last_transfer: 0,
+            links: BTreeMap::new(),
+            last_generation: 0,
+            stages: Stages::default(),
+            tasks: JoinSet::new(),
+            has_ranges: true,
+            last_error: None,
+            seeds: BTreeSet::new(),
+            bound: None,
+            end: None,
+        }
+    }
+
+    /// Downloads until everything is there or nothing can be done any more.
+    pub(crate) async fn run(mut self) -> Result<Downloaded, PeerError> {
+        self.drain_outputs();
+        for blob in self.prefixes.blobs() {
+            self.hash_on(blob);
+        }
+        loop {
+            self.settle();
+            match self.end {
+                Some(Ok(())) if self.prefixes.is_done() => return Ok(self.finish()),
+                Some(Err(failure)) => return Err(self.failed(failure)),
+                _ => {}
+            }
+            match self.next_event().await {
+                Next::Event(event) => self.handle(event)?,
+                Next::Link(event) => self.link_event(event),
+                Next::Woken => self.inputs.push_back(Input::Tick),
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Next {
+        let (since, load) = (Instant::now(), self.load());
+        let wake = self.swarm.next_wake().map(|at| self.epoch + at);
+        let woken = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        // It holds a sender of each channel itself, so that neither ends.
+        let next = tokio::select! {
+            Some(event) = self.inbox.recv() => Next::Event(event),
+            Some(event) = self.link_inbox.recv() => Next::Link(event),
+            () = woken => Next::Woken,
+        };
+        self.stages.waited(load, since.elapsed());
+        next
+    }
+
+    fn load(&self) -> Load {
+        let origin_reads = self.reads.values().filter(|read| read.source == Source::Origin).count();
+        let workers = self.ground.workers.count();
+        Load { checks: self.ground.checks_waiting(), workers, origin_reads, peer_reads: self.reads.len() - origin_reads }
+    }
+
+    /// Tells the swarm everything that is due, and performs what it wants.
+    fn settle(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            self.swarm.handle(self.epoch.elapsed(), input);
+            self.drain_outputs();
+        }
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.swarm.poll() {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Connect { peer, address } => self.connect(peer, address),
+            Output::Disconnect { peer } => {
+                self.links.remove(&peer);
+            }
+            Output::Read { read, source: Source::Origin, run, deadline } => {
+                self.fetch(read, run, self.epoch + deadline);
+            }
+            Output::Read { read, source: Source::Peer(peer), run, deadline } => {
+                self.transfer(read, peer, run, self.epoch + deadline);
+            }
+            Output::Cancel { read } => {
+                // A peer's read cannot be taken back: its bytes arrive and count if they are still of use.
+                if let Some(open) = self.reads.get_mut(&read) {
+                    open.cancel = None;
+                }
+            }
+            Output::Announce { run } => self.herald.announce(run),
+            Output::Blame { peer, piece } => {
+                tracing::warn!(%peer, %piece, "a peer sent wrong bytes and is not used any more");
+                self.herald.complain(peer, piece);
+            }
+            Output::Complete => self.end = Some(Ok(())),
+            Output::Failed { reason } => self.end = Some(Err(reason)),
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), PeerError> {
+        match event {
+            Event::Plan(plan) => {
+                self.seeds = plan.members.iter().filter(|at| at.is_seed).map(|at| at.id).collect();
+                self.bound = plan.bound.or(self.bound);
+                self.inputs.push_back(Input::Plan(plan));
+            }
+            Event::NoScheduler => self.inputs.push_back(Input::NoScheduler),
+            Event::Transferred(completion) => self.transferred(completion),
+            Event::Leased(transfer, lease, permit) => self.leased(transfer, lease, permit),
+            Event::Checked(checked) => self.checked(checked)?,
+            Event::Fetched(ended) => self.fetched(ended),
+            Event::Hashed(blob, result) => {
+                self.prefixes.done(blob, result?);
+                self.hash_on(blob);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Downloaded {
+        let bounded_by = self.stages.longest();
+        Downloaded { hashers: self.prefixes.finish(), bounded_by, bound: self.bound }
+    }
+
+    fn failed(self, failure: Failure) -> PeerError {
+        let artifact = &self.ground.artifact;
+        match failure {
+            Failure::OriginWrongBytes { piece } => {
+                let span = artifact.layout().span(piece);
+                let what = format!("{} bytes from {}", span.len, span.offset);
+                PeerError::WrongBytes { path: artifact.path_of(span.blob), what }
+            }
+            _ => PeerError::no_source(&artifact.reference, self.last_error),
+        }
+    }
+
+    /// Hashes what has become contiguous of a blob that is checked by its SHA-256.
+    fn hash_on(&mut self, blob: BlobIndex) {
+        if let Some(job) = self.prefixes.next(blob, self.swarm.have()) {
+            let (landing, events) = (Arc::clone(&self.ground.landing), self.events.clone());
+            self.ground.workers.run(move || {
+                let blob = job.blob;
+                // A driver that is gone needs no answer.
+                let _ = events.send(Event::Hashed(blob, job.run(&landing)));
+            });
+        }
+    }
+}
+
+/// Reads from the origin, and what becomes of every piece.
+impl<H: Herald> Download<H> {
+    fn fetch(&mut self, read: ReadId, run: Run, deadline: Instant) {
+        let Some(origin) = self.origin.clone() else {
+            self.inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
+            return;
+        };
+        let (cancel, cancelled) = oneshot::channel();
+        self.reads.insert(read, OpenRead::new(Source::Origin, 1, Some(cancel)));
+        let (ground, events) = (Arc::clone(&self.ground), self.events.clone());
+        let fetch = Fetch { ground, origin, read, run, may_skip: !self.has_ranges, deadline, events };
+        self.tasks.spawn(fetch.run(cancelled));
+    }
+
+    fn fetched(&mut self, ended: FetchEnded) {
+        // Finished tasks leave their result behind; nobody needs it.
+        while self.tasks.try_join_next().is_some() {}
+        let FetchEnded { read, sent, outcome, ignores_ranges, error } = ended;
+        if ignores_ranges && self.has_ranges {
+            tracing::info!("the origin serves no ranges: each file is read in one stream");
+            self.has_ranges = false;
+            self.inputs.push_back(Input::OriginUp { ranges: false });
+        }
+        if let Some(error) = error {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a read from the origin failed");
+            self.last_error = Some(error);
+        }
+        if let Some(open) = self.reads.get_mut(&read) {
+            (open.left, open.outcome) = (0, outcome);
+            open.sent += sent;
+        }
+        self.end_read(read);
+    }
+
+    fn checked(&mut self, checked: PieceChecked) -> Result<(), PeerError> {
+        let PieceChecked { read, piece, result } = checked;
+        let result = result?;
+        self.stages.checked(result.hashing, result.writing);
+        let is_news = result.outcome == PieceOutcome::Good && !self.swarm.have().contains(piece);
+        if is_news {
+            let counters = &self.ground.counters;
+            counters.note_first_piece(self.epoch.elapsed());
+            counters.done(self.ground.artifact.layout().piece_bytes(piece));
+        }
+        self.inputs.push_back(Input::Piece { read, piece, outcome: result.outcome });
+        if let Some(open) = self.reads.get_mut(&read) {
+            open.checked += 1;
+        }
+        self.end_read(read);
+        if is_news {
+            self.settle();
+            self.hash_on(self.ground.artifact.layout().span(piece).blob);
+        }
+        Ok(())
+    }
+
+    /// Tells the swarm that a read has ended, once every piece of it has been reported.
+    fn end_read(&mut self, read: ReadId) {
+        if let Some(open) = self.reads.get(&read)
+            && open.left == 0
+            && open.checked == open.sent
+        {
+            let outcome = open.outcome;
+            self.reads.remove(&read);
+            self.inputs.push_back(Input::ReadEnded { read, outcome });
+        }
+    }
+}
+
+impl OpenRead {
+    fn new(source: Source, left: u32, cancel: Option<oneshot::Sender<()>>) -> Self {
+        Self { source, left, sent: 0, checked: 0, outcome: ReadOutcome::Ok, cancel }
+    }
+}
+
+/// Links to other peers, and reads over them.
+impl<H: Herald> Download<H> {
+    fn connect(&mut self, peer: PeerId, address: String) {
+        self.last_generation += 1;
+        let generation = self.last_generation;
+        let artifact = self.ground.artifact.id();
+        let layout = self.ground.artifact.layout().clone();
+        let request = LinkRequest { me: self.me, peer, address, artifact, layout, generation };
+        let events = self.events.clone();
+        // A driver that is gone needs no answer.
+        let sink = Arc::new(move |completion| {
+            let _ = events.send(Event::Transferred(completion));
+        });
+        let handle = open_link(request, sink, self.link_events.clone());
+        self.links.insert(peer, OpenLink { generation, granted: None, _handle: handle });
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        let is_current = |links: &BTreeMap<PeerId, OpenLink>, peer: &PeerId, generation: u64| {
+            links.get(peer).is_some_and(|link| link.generation == generation)
+        };
+        match event {
+            LinkEvent::Up { peer, generation, grant } if is_current(&self.links, &peer, generation) => {
+                let in_flight_max = grant.in_flight_max;
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.granted = Some(grant);
+                }
+                self.inputs.push_back(Input::LinkUp { peer, in_flight_max });
+            }
+            LinkEvent::Have { peer, generation, runs } if is_current(&self.links, &peer, generation) => {
+                self.inputs.push_back(Input::Have { peer, runs });
+            }
+            LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
+                tracing::debug!(%peer, reason, "a link ended");
+                self.links.remove(&peer);
+                self.inputs.push_back(Input::LinkDown { peer });
+            }
+            // Of a link that was given up since.
+            LinkEvent::Up { .. } | LinkEvent::Have { .. } | LinkEvent::Down { .. } => {}
+        }
+    }
+
+    fn transfer(&mut self, read: ReadId, peer: PeerId, run: Run, deadline: Instant) {
+        self.reads.insert(read, OpenRead::new(Source::Peer(peer), run.len(), None));
+        for piece in run.pieces() {
+            self.last_transfer += 1;
+            let id = self.last_transfer;
+            self.transfers.insert(id, Transfer { read, piece, peer, deadline, permit: None });
+            let len = self.ground.artifact.layout().span(piece).len;
+            if let Some((lease, permit)) = self.ground.buffers.try_lease(len) {
+                self.leased(id, lease, permit);
+            } else {
+                let (buffers, events) = (self.ground.buffers.clone(), self.events.clone());
+                self.tasks.spawn(async move {
+                    let (lease, permit) = buffers.lease(len).await;
+                    // A driver that is gone needs no answer.
+                    let _ = events.send(Event::Leased(id, lease, permit));
+                });
+            }
+        }
+    }
+
+    fn leased(&mut self, id: u64, lease: Lease, permit: Permit) {
+        let Some(transfer) = self.transfers.get_mut(&id) else { return };
+        transfer.permit = Some(permit);
+        let span = self.ground.artifact.layout().span(transfer.piece);
+        let granted = self.links.get(&transfer.peer).and_then(|link| link.granted.as_ref());
+        let window = granted.and_then(|granted| granted.windows.get(&span.blob).map(|at| (granted, at.handle)));
+        let posted = window.map(|(granted, window)| {
+            // Beyond the grant's end the parent may do with the window what it likes.
+            let deadline = transfer.deadline.min((*granted.expires.borrow()).into_std());
+            let request = ReadRequest { id, window, offset: span.offset, lease, deadline };
+            granted.link.post(request).map_err(|_| granted.link.is_closed())
+        });
+        match posted {
+            Some(Ok(())) => {}
+            // The grant is smaller than the reads that are being given up; the swarm pauses the link.
+            Some(Err(false)) => self.transfer_ended(id, Err(ReadOutcome::Retry)),
+            None | Some(Err(true)) => self.transfer_ended(id, Err(ReadOutcome::SourceGone)),
+        }
+    }
+
+    fn transferred(&mut self, completion: Completion) {
+        let result = completion.result.map_err(|fault| match fault.class() {
+            FaultClass::Retry => ReadOutcome::Retry,
+            FaultClass::Reroute => ReadOutcome::SourceGone,
+        });
+        self.transfer_ended(completion.id, result);
+    }
+
+    fn transfer_ended(&mut self, id: u64, result: Result<memory::Filled, ReadOutcome>) {
+        let Some(Transfer { read, piece, peer, permit, .. }) = self.transfers.remove(&id) else { return };
+        let Some(open) = self.reads.get_mut(&read) else { return };
+        open.left -= 1;
+        match (result, permit) {
+            (Ok(bytes), Some(permit)) => {
+                let counters = &self.ground.counters;
+                counters.came_from_peer(bytes.len() as u64, self.seeds.contains(&peer));
+                open.sent += 1;
+                let events = self.events.clone();
+                self.ground.land((read, piece), Piece { bytes, permit }, move |checked| {
+                    // A driver that is gone needs no answer.
+                    let _ = events.send(Event::Checked(checked));
+                });
+            }
+            (Ok(_), None) => unreachable!("a transfer is posted with a permit"),
+            (Err(outcome), _) => open.outcome = outcome,
+        }
+        self.end_read(read);
+    }
+}

@@ -1,0 +1,168 @@
+//! What can go wrong in a pull or a peer.
+//!
+//! Owns: one error enum for the crate, its class and its hint. Does not own: exit codes or printing.
+
+use std::{io, path::PathBuf};
+
+use modelpack::{config::ConfigError, digest::Sha256Digest, manifest::ManifestError};
+use registry::RegistryError;
+use store::StoreError;
+use wire::WireError;
+
+/// What kind of failure it is for whoever runs the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// It failed, and the user can act.
+    Failed,
+    /// What was asked for makes no sense here.
+    Usage,
+    /// Bytes are not what their digest says.
+    Integrity,
+}
+
+/// A failure of a pull or a peer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// The reference is of a kind that cannot be pulled this way.
+    #[error("cannot pull `{reference}`: {reason}")]
+    Reference {
+        /// What was asked for.
+        reference: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The registry failed.
+    #[error("cannot read `{reference}`")]
+    Registry {
+        /// What was asked for.
+        reference: String,
+        /// Why not.
+        #[source]
+        source: RegistryError,
+    },
+    /// The manifest is not one that can be pulled.
+    #[error("the manifest of `{reference}` is not usable")]
+    Manifest {
+        /// What was asked for.
+        reference: String,
+        /// Why not.
+        #[source]
+        source: ManifestError,
+    },
+    /// The config of the artifact is not one.
+    #[error("the config of `{reference}` is not usable")]
+    Config {
+        /// What was asked for.
+        reference: String,
+        /// Why not.
+        #[source]
+        source: ConfigError,
+    },
+    /// The disk failed, or what is on it is in the way.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The origin's own bytes do not match the manifest.
+    #[error("the origin delivers wrong bytes for `{path}`: {what}")]
+    WrongBytes {
+        /// The file.
+        path: String,
+        /// Which part of it.
+        what: String,
+    },
+    /// Nobody who can be reached has what is missing.
+    #[error("no source has the missing pieces of `{reference}`")]
+    NoSource {
+        /// What was asked for.
+        reference: String,
+        /// The last failure at the origin.
+        #[source]
+        source: Option<Box<Self>>,
+    },
+    /// The local peer said that it failed.
+    #[error("{message}")]
+    Remote {
+        /// What it said.
+        message: String,
+        /// Why, outermost first.
+        #[source]
+        source: Option<Box<RemoteCause>>,
+        /// What the user may do about it.
+        hint: Option<String>,
+        /// What kind of failure it is there.
+        class: ErrorClass,
+    },
+    /// The local socket or what came over it is not right.
+    #[error("cannot talk to the local peer at `{}`", socket.display())]
+    Local {
+        /// The socket.
+        socket: PathBuf,
+        /// Why not.
+        #[source]
+        source: WireError,
+    },
+    /// A socket could not be opened for serving.
+    #[error("cannot listen on `{address}`")]
+    Listen {
+        /// HOST:PORT or a path.
+        address: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One cause of a failure of the local peer, as text.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct RemoteCause {
+    message: String,
+    source: Option<Box<Self>>,
+}
+
+impl RemoteCause {
+    /// A chain of causes, outermost first.
+    pub(crate) fn chain(messages: Vec<String>) -> Option<Box<Self>> {
+        messages.into_iter().rfold(None, |source, message| Some(Box::new(Self { message, source })))
+    }
+}
+
+impl PeerError {
+    /// What kind of failure it is.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::WrongBytes { .. } => ErrorClass::Integrity,
+            Self::Reference { .. } => ErrorClass::Usage,
+            Self::Store(error) if error.class() == store::ErrorClass::Integrity => ErrorClass::Integrity,
+            Self::Registry { source, .. } if source.class() == registry::Class::Integrity => ErrorClass::Integrity,
+            Self::Remote { class, .. } => *class,
+            _ => ErrorClass::Failed,
+        }
+    }
+
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry { source, .. } => source.hint(),
+            Self::Manifest { source, .. } => source.hint(),
+            Self::Store(error) => error.hint(),
+            Self::WrongBytes { .. } => {
+                Some("the copy at the origin is damaged: push it again from where it was built".into())
+            }
+            Self::NoSource { source: Some(source), .. } => source.hint(),
+            Self::Remote { hint, .. } => hint.clone(),
+            Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
+            Self::Listen { .. } => Some("choose another address, or port 0 for a free one".into()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn no_source(reference: &str, last: Option<Self>) -> Self {
+        Self::NoSource { reference: reference.to_owned(), source: last.map(Box::new) }
+    }
+
+    pub(crate) fn other_digest(reference: &str, asked: &Sha256Digest, got: &Sha256Digest) -> Self {
+        Self::WrongBytes { path: reference.to_owned(), what: format!("the manifest is {got}, not {asked}") }
+    }
+}

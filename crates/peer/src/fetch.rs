@@ -1,0 +1,214 @@
+//! Reading runs from the origin: bytes into buffers, whole pieces to the workers.
+//!
+//! Owns: one read at a time, from its request to its last piece. Does not own: which run is read when (crate
+//! `swarm`), or retries of a request (crate `registry`).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use memory::Lease;
+use modelpack::layout::{PieceIndex, Run};
+use store::{Landing, StoreError};
+use swarm::{ReadId, ReadOutcome};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    artifact::{Artifact, Checked},
+    buffers::{Buffers, Permit, Piece},
+    error::PeerError,
+    origin::{Origin, OriginStream, is_transient},
+    progress::Counters,
+    workers::Workers,
+};
+
+/// What landing one artifact needs, wherever its bytes come from.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) artifact: Arc<Artifact>,
+    pub(crate) landing: Arc<Landing>,
+    pub(crate) workers: Workers,
+    pub(crate) buffers: Buffers,
+    pub(crate) counters: Arc<Counters>,
+    checks: AtomicUsize,
+}
+
+/// A piece was checked, or could not be written.
+#[derive(Debug)]
+pub(crate) struct PieceChecked {
+    pub(crate) read: ReadId,
+    pub(crate) piece: PieceIndex,
+    pub(crate) result: Result<Checked, StoreError>,
+}
+
+impl Ground {
+    pub(crate) fn new(
+        artifact: Arc<Artifact>,
+        landing: Arc<Landing>,
+        (workers, buffers): (Workers, Buffers),
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
+        Arc::new(Self { artifact, landing, workers, buffers, counters, checks: AtomicUsize::new(0) })
+    }
+
+    /// Pieces that landed and whose check has not ended.
+    pub(crate) fn checks_waiting(&self) -> usize {
+        self.checks.load(Ordering::Relaxed)
+    }
+
+    /// Checks and lands a piece on a worker; `report` is called there with what came of it.
+    pub(crate) fn land(
+        self: &Arc<Self>,
+        (read, piece): (ReadId, PieceIndex),
+        bytes: Piece,
+        report: impl FnOnce(PieceChecked) + Send + 'static,
+    ) {
+        let ground = Arc::clone(self);
+        self.checks.fetch_add(1, Ordering::Relaxed);
+        self.workers.run(move || {
+            let result = ground.artifact.land(&ground.landing, piece, &bytes);
+            ground.checks.fetch_sub(1, Ordering::Relaxed);
+            // The buffer is free before the driver can ask for one.
+            drop(bytes);
+            report(PieceChecked { read, piece, result });
+        });
+    }
+}
+
+/// How a read from the origin ended.
+#[derive(Debug)]
+pub(crate) struct FetchEnded {
+    pub(crate) read: ReadId,
+    /// Pieces that went to the workers; each is reported by itself.
+    pub(crate) sent: u32,
+    pub(crate) outcome: ReadOutcome,
+    /// The origin sent the whole blob where a range was asked for.
+    pub(crate) ignores_ranges: bool,
+    pub(crate) error: Option<PeerError>,
+}
+
+/// One read from the origin.
+pub(crate) struct Fetch<E> {
+    pub(crate) ground: Arc<Ground>,
+    pub(crate) origin: Origin,
+    pub(crate) read: ReadId,
+    pub(crate) run: Run,
+    /// Whether the origin is known to serve no ranges, so that what comes before the run is skipped.
+    pub(crate) may_skip: bool,
+    pub(crate) deadline: Instant,
+    pub(crate) events: mpsc::UnboundedSender<E>,
+}
+
+impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
+    /// Reads until the run is there, something fails, the deadline comes or `cancelled` is dropped; says so once.
+    pub(crate) async fn run(self, cancelled: oneshot::Receiver<()>) {
+        let mut progress = FetchProgress::default();
+        let (outcome, error) = tokio::select! {
+            result = self.body(&mut progress) => match result {
+                Ok(()) => (ReadOutcome::Ok, None),
+                Err(error) if is_transient(&error) => (ReadOutcome::Retry, Some(error)),
+                Err(error) => (ReadOutcome::SourceGone, Some(error)),
+            },
+            () = tokio::time::sleep_until(self.deadline.into()) => (ReadOutcome::Retry, None),
+            _ = cancelled => (ReadOutcome::Ok, None),
+        };
+        let FetchProgress { sent, ignores_ranges } = progress;
+        let ended = FetchEnded { read: self.read, sent, outcome, ignores_ranges, error };
+        // A driver that is gone needs no answer.
+        let _ = self.events.send(ended.into());
+    }
+
+    async fn body(&self, progress: &mut FetchProgress) -> Result<(), PeerError> {
+        let layout = self.ground.artifact.layout();
+        let (blob, range) = layout.bytes_of(self.run);
+        let mut stream = self.origin.read(&self.ground.artifact, blob, range.clone()).await?;
+        progress.ignores_ranges = stream.ignores_ranges();
+        if stream.start() < range.start && !self.may_skip {
+            // The swarm plans differently without ranges; reading on would fetch the blob once for each read.
+            return Ok(());
+        }
+        self.skip_and_fill(&mut stream, range, progress).await
+    }
+
+    async fn skip_and_fill(
+        &self,
+        stream: &mut OriginStream,
+        range: std::ops::Range<u64>,
+        progress: &mut FetchProgress,
+    ) -> Result<(), PeerError> {
+        let mut at = stream.start();
+        let mut pieces = self.run.pieces();
+        let mut filling: Option<Filling> = None;
+        while at < range.end {
+            let Some(mut bytes) = stream.next().await? else { break };
+            self.ground.counters.came_from_origin(bytes.len() as u64);
+            let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+            at += bytes.len() as u64;
+            let _ = bytes.split_to(skip);
+            while !bytes.is_empty() {
+                let current = match &mut filling {
+                    Some(current) => current,
+                    None => {
+                        let Some(piece) = pieces.next() else { return Ok(()) };
+                        let len = self.ground.artifact.layout().span(piece).len;
+                        let (lease, permit) = self.ground.buffers.lease(len).await;
+                        filling.insert(Filling { piece, lease, permit, filled: 0 })
+                    }
+                };
+                let count = current.take(&bytes);
+                let _ = bytes.split_to(count);
+                if let Some(full) = filling.take_if(|current| current.is_full()) {
+                    self.send_on(full);
+                    progress.sent += 1;
+                }
+            }
+        }
+        if !progress.ignores_ranges {
+            // Nothing may follow; and only a body that was read to its end gives its connection back.
+            stream.next().await?;
+        }
+        Ok(())
+    }
+
+    fn send_on(&self, full: Filling) {
+        let Filling { piece, lease, permit, .. } = full;
+        let events = self.events.clone();
+        let bytes = Piece { bytes: lease.filled(), permit };
+        self.ground.land((self.read, piece), bytes, move |checked| {
+            // A driver that is gone needs no answer.
+            let _ = events.send(checked.into());
+        });
+    }
+}
+
+#[derive(Debug, Default)]
+struct FetchProgress {
+    sent: u32,
+    ignores_ranges: bool,
+}
+
+/// The piece that arrives now.
+struct Filling {
+    piece: PieceIndex,
+    lease: Lease,
+    permit: Permit,
+    filled: usize,
+}
+
+impl Filling {
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let rest = &mut self.lease.as_mut_slice()[self.filled..];
+        let count = rest.len().min(bytes.len());
+        rest[..count].copy_from_slice(&bytes[..count]);
+        self.filled += count;
+        count
+    }
+
+    fn is_full(&self) -> bool {
+        self.filled == self.lease.len()
+    }
+}

@@ -1,0 +1,162 @@
+//! From a landing with whatever is in it to one whose every blob is proved.
+//!
+//! Owns: resume, the rounds of a blob that is only checked as a whole, the proofs. Does not own: where the landing
+//! lies, or what its blobs become.
+
+use std::{sync::Arc, time::Duration};
+
+use modelpack::{
+    layout::{BlobIndex, PieceIndex},
+    piece_map::PieceMap,
+};
+use planner::PeerId;
+use store::{BlobProof, Claim, StoreError};
+use swarm::Config;
+use tokio::sync::mpsc;
+
+use crate::{
+    download::{Download, Downloaded, Event, Herald},
+    error::PeerError,
+    fetch::Ground,
+    origin::Origin,
+    progress::Stage,
+};
+
+/// Times a blob is fetched that turns out wrong as a whole: once more, in case a single byte was damaged on its way.
+const ROUNDS_MAX: u32 = 2;
+
+/// A landing whose every blob is proved.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    pub(crate) proofs: Vec<BlobProof>,
+    pub(crate) bounded_by: Option<Stage>,
+    pub(crate) bound: Option<Duration>,
+}
+
+/// The two ends of a download's own channel.
+pub(crate) type Channel = (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>);
+
+/// Does a piece of blocking work off the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        // It was not cancelled, since nobody holds its handle: it panicked, and so do we.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// What is here already: finished blobs of a store, and what the journal claims and is still so.
+pub(crate) async fn resume(ground: &Arc<Ground>) -> Result<PieceMap, PeerError> {
+    let mut have = ground.landing.verified();
+    let claims: Vec<Claim> =
+        ground.landing.claims().into_iter().filter(|claim| !have.contains(claim.piece)).collect();
+    let (report, mut results) = mpsc::unbounded_channel();
+    let count = claims.len();
+    for claim in claims {
+        let (ground, report) = (Arc::clone(ground), report.clone());
+        let again = Arc::clone(&ground);
+        ground.workers.run(move || {
+            // A pull that was given up needs no answer.
+            let _ = report.send((claim.piece, again.artifact.recheck(&again.landing, &claim)));
+        });
+    }
+    for _ in 0..count {
+        let Some((piece, is_good)) = results.recv().await else { break };
+        if is_good? {
+            have.insert(piece);
+        }
+    }
+    let layout = ground.artifact.layout();
+    ground.counters.was_here(have.iter().map(|piece| layout.piece_bytes(piece)).sum());
+    Ok(have)
+}
+
+/// A pull from the origin alone.
+pub(crate) async fn fill_alone(
+    ground: &Arc<Ground>,
+    origin: Origin,
+    mut have: PieceMap,
+) -> Result<Filled, PeerError> {
+    let mut round = 1;
+    loop {
+        let config = Config { standalone: true, ..Config::new(PeerId::new([0; 16]), 0) };
+        let download = Download::new(
+            Arc::clone(ground),
+            Some(origin.clone()),
+            (),
+            (config, have.clone()),
+            mpsc::unbounded_channel(),
+        );
+        let downloaded = download.run().await?;
+        match prove(ground, downloaded).await? {
+            Proved::All(filled) => return Ok(filled),
+            Proved::Wrong(blob, error) => {
+                // Also after the last round: a later run must not resume from bytes that are known to be wrong.
+                have = forget(ground, blob)?;
+                if round == ROUNDS_MAX {
+                    return Err(error.into());
+                }
+                tracing::warn!(%error, "a file is not what its digest says and is fetched again");
+                round += 1;
+            }
+        }
+    }
+}
+
+/// A pull together with other peers; every piece is proved by itself.
+pub(crate) async fn fill_together<H: Herald>(
+    ground: &Arc<Ground>,
+    origin: Origin,
+    herald: H,
+    (config, have): (Config, PieceMap),
+    channel: Channel,
+) -> Result<Filled, PeerError> {
+    let download = Download::new(Arc::clone(ground), Some(origin), herald, (config, have), channel);
+    match prove(ground, download.run().await?).await? {
+        Proved::All(filled) => Ok(filled),
+        Proved::Wrong(_, error) => Err(error.into()),
+    }
+}
+
+enum Proved {
+    All(Filled),
+    /// This blob is wrong as a whole, though nobody can say where.
+    Wrong(BlobIndex, StoreError),
+}
+
+async fn prove(ground: &Arc<Ground>, downloaded: Downloaded) -> Result<Proved, PeerError> {
+    let ground = Arc::clone(ground);
+    blocking(move || {
+        let Downloaded { mut hashers, bounded_by, bound } = downloaded;
+        let (artifact, landing) = (&ground.artifact, &ground.landing);
+        let mut proofs = Vec::new();
+        for blob in artifact.layout().blobs() {
+            let proof = match hashers.remove(&blob) {
+                Some(hasher) => landing.prove_streamed(blob, hasher, &artifact.blob(blob).digest),
+                None => artifact.prove(landing, blob),
+            };
+            match proof {
+                Ok(proof) => proofs.push(proof),
+                Err(error) if error.class() == store::ErrorClass::Integrity => {
+                    return Ok(Proved::Wrong(blob, error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Proved::All(Filled { proofs, bounded_by, bound }))
+    })
+    .await
+}
+
+/// Forgets a blob that is wrong; says what is left.
+fn forget(ground: &Ground, blob: BlobIndex) -> Result<PieceMap, StoreError> {
+    ground.landing.forget_blob(blob)?;
+    let layout = ground.artifact.layout();
+    ground.counters.undone(layout.blob_bytes(blob));
+    let mut have = PieceMap::empty(layout.piece_count());
+    let is_kept = |piece: &PieceIndex| !layout.pieces_of(blob).contains(*piece);
+    for piece in layout.all().pieces().filter(is_kept) {
+        have.insert(piece);
+    }
+    Ok(have)
+}

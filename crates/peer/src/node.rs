@@ -1,0 +1,412 @@
+//! This process as others see it: its data server, what it lets them read, its stream to the scheduler.
+//!
+//! Owns: which artifacts are shared, and that the scheduler and running downloads hear of one another. Does not own:
+//! downloads (`download`), the store, or local clients (`daemon`).
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use modelpack::{
+    layout::{PIECE_BYTES, PieceIndex, Run},
+    piece_map::PieceMap,
+};
+use planner::{ArtifactId, PeerId};
+use swarm::Config;
+use tokio::sync::mpsc;
+use transport::{Export, Exports, tcp};
+
+use crate::{
+    artifact::{Artifact, Check},
+    buffers::Buffers,
+    describe::Description,
+    download::{Event, Herald},
+    have_feed::HaveFeed,
+    service::{Share, Shares},
+    session::{Session, SessionCommand, SessionEvent},
+    workers::Workers,
+};
+
+/// News for the scheduler wait this long for more: it plans by them, it does not relay them.
+const HAVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// As many new pieces do not wait.
+const HAVE_PIECES: u32 = 64;
+
+/// One process of a fleet.
+pub(crate) struct Node {
+    me: PeerId,
+    threads: (Workers, Buffers),
+    exports: Exports,
+    received: Arc<AtomicU64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    session: Option<Session>,
+    is_connected: bool,
+    shared: BTreeMap<ArtifactId, Shared>,
+}
+
+/// One artifact that others may read here.
+#[derive(Debug)]
+struct Shared {
+    share: Share,
+    bytes: u64,
+    piece_count: u32,
+    origin_ok: bool,
+    /// Of its running download.
+    events: Option<mpsc::UnboundedSender<Event>>,
+}
+
+/// One blob as others may read it.
+struct BlobExport {
+    file: Arc<File>,
+    bytes: u64,
+    /// Its first piece's number in the artifact.
+    first: u32,
+    feed: HaveFeed,
+}
+
+impl Export for BlobExport {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn is_readable(&self, range: Range<u64>) -> bool {
+        let piece = |offset: u64| u32::try_from(offset / PIECE_BYTES).ok();
+        let (Some(start), Some(end)) = (piece(range.start), piece(range.end.saturating_sub(1))) else {
+            return false;
+        };
+        range.end <= self.bytes && self.feed.holds(Run::new(self.first + start, self.first + end + 1))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// What a download gets when its artifact is shared.
+pub(crate) struct Admission {
+    pub(crate) herald: NodeHerald,
+    pub(crate) config: Config,
+}
+
+impl Node {
+    pub(crate) fn new(me: PeerId, exports: Exports) -> Arc<Self> {
+        Arc::new(Self {
+            me,
+            threads: (Workers::start(), Buffers::new()),
+            exports,
+            received: Arc::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn threads(&self) -> (Workers, Buffers) {
+        self.threads.clone()
+    }
+
+    /// The counter of all bytes that this process received.
+    pub(crate) fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
+    }
+
+    /// Whether there is a scheduler to plan with.
+    pub(crate) fn is_in_fleet(&self) -> bool {
+        self.state().session.is_some()
+    }
+
+    /// From now on this node belongs to the fleet of that session's scheduler.
+    pub(crate) fn set_session(&self, session: Session) {
+        self.state().session = Some(session);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the table whole: each change is one step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shares an artifact that is being downloaded. It stays shared when the download is complete, and is withdrawn
+    /// when it ends before.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        artifact: &Artifact,
+        files: Vec<Arc<File>>,
+        have: PieceMap,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Admission {
+        let id = artifact.id();
+        let feed = HaveFeed::new(have);
+        let shared = Shared { events: Some(events), ..self.share(artifact, files, feed.clone(), true) };
+        self.enter(id, shared);
+        let herald = NodeHerald {
+            node: Arc::clone(self),
+            artifact: id,
+            feed,
+            unsent: Mutex::new(Unsent { runs: Vec::new(), pieces: 0, since: Instant::now() }),
+        };
+        let seed = self.me.bytes().iter().fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte));
+        Admission { herald, config: Config::new(self.me, seed) }
+    }
+
+    /// Shares an artifact that the store holds whole.
+    pub(crate) fn hold(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
+        let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
+        self.enter(artifact.id(), self.share(artifact, files, feed, false));
+    }
+
+    fn share(&self, artifact: &Artifact, files: Vec<Arc<File>>, feed: HaveFeed, origin_ok: bool) -> Shared {
+        let layout = artifact.layout();
+        let window = |(blob, file)| {
+            let bytes = layout.blob_bytes(blob);
+            let first = layout.pieces_of(blob).start.0;
+            let export = BlobExport { file, bytes, first, feed: feed.clone() };
+            (blob, self.exports.register(Arc::new(export)), bytes)
+        };
+        let windows = layout.blobs().zip(files).map(window).collect();
+        let tree = |(blob, check): (_, &Check)| match check {
+            Check::Tree(tree) if tree.blob_bytes() > PIECE_BYTES => Some((blob, tree.serialise())),
+            _ => None,
+        };
+        let trees = layout.blobs().zip(&artifact.checks).filter_map(tree).collect();
+        let description = Description {
+            manifest: artifact.manifest.raw().to_vec(),
+            config: artifact.config.clone(),
+            trees,
+        };
+        Shared {
+            share: Share { windows, have: feed, description: Arc::new(description) },
+            bytes: layout.total_bytes(),
+            piece_count: layout.piece_count(),
+            origin_ok,
+            events: None,
+        }
+    }
+
+    fn enter(&self, id: ArtifactId, shared: Shared) {
+        let mut state = self.state();
+        if state.session.is_some() && !state.is_connected {
+            shared.tell(|| Event::NoScheduler);
+        }
+        state.say(shared.join(id));
+        let before = state.shared.insert(id, shared);
+        drop(state);
+        self.withdraw(before, "the artifact is served anew");
+    }
+
+    fn withdraw(&self, shared: Option<Shared>, reason: &str) {
+        let Some(shared) = shared else { return };
+        shared.share.have.close(reason);
+        for (_, handle, _) in &shared.share.windows {
+            self.exports.withdraw(*handle);
+        }
+    }
+
+    /// The download of an artifact has ended: it stays shared if it is complete.
+    fn download_ended(&self, id: &ArtifactId, feed: &HaveFeed) {
+        let mut state = self.state();
+        let Some(shared) = state.shared.get_mut(id).filter(|shared| shared.share.have.is_same(feed)) else {
+            return;
+        };
+        shared.events = None;
+        if feed.snapshot().is_full() {
+            return;
+        }
+        let gone = state.shared.remove(id);
+        state.say(SessionCommand::Leave { artifact: *id });
+        drop(state);
+        self.withdraw(gone, "the download was given up");
+    }
+
+    /// Whether others may read an artifact here.
+    pub(crate) fn is_shared(&self, id: &ArtifactId) -> bool {
+        self.state().shared.contains_key(id)
+    }
+
+    /// Tells every child to go elsewhere.
+    pub(crate) fn say_farewell(&self) {
+        let shared = std::mem::take(&mut self.state().shared);
+        for (_, shared) in shared {
+            self.withdraw(Some(shared), "the peer is shutting down");
+        }
+    }
+
+    /// Carries what the scheduler says to the downloads it is about, and this node's load to it, until the session
+    /// ends.
+    pub(crate) async fn follow_session(
+        self: Arc<Self>,
+        mut events: mpsc::UnboundedReceiver<SessionEvent>,
+        server: tcp::Server,
+    ) {
+        let mut meter = Meter::new(self.received(), server);
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                load = meter.next() => {
+                    self.state().say(load);
+                    continue;
+                }
+            };
+            match event {
+                None => return,
+                Some(SessionEvent::Connected { load_interval }) => {
+                    meter.set_interval(load_interval);
+                    self.connected();
+                }
+                Some(SessionEvent::Plan(artifact, plan)) => {
+                    if let Some(shared) = self.state().shared.get(&artifact) {
+                        shared.tell(|| Event::Plan(plan.clone()));
+                    }
+                }
+                Some(SessionEvent::Lost { reason }) => self.lost(&reason),
+            }
+        }
+    }
+
+    fn connected(&self) {
+        let mut state = self.state();
+        state.is_connected = true;
+        for (id, shared) in &state.shared {
+            state.say(shared.join(*id));
+        }
+        tracing::info!("connected to the scheduler");
+    }
+
+    fn lost(&self, reason: &str) {
+        let mut state = self.state();
+        state.is_connected = false;
+        for shared in state.shared.values() {
+            shared.tell(|| Event::NoScheduler);
+        }
+        tracing::warn!(reason, "the scheduler is not reachable; pulls go on without it");
+    }
+}
+
+impl State {
+    /// Tells the scheduler, if it is there; a new connection says everything again.
+    fn say(&self, command: SessionCommand) {
+        if let Some(session) = self.session.as_ref().filter(|_| self.is_connected) {
+            session.send(command);
+        }
+    }
+}
+
+impl Shared {
+    fn tell(&self, event: impl FnOnce() -> Event) {
+        if let Some(events) = &self.events {
+            // A download that has just ended needs no news.
+            let _ = events.send(event());
+        }
+    }
+
+    fn join(&self, artifact: ArtifactId) -> SessionCommand {
+        SessionCommand::Join {
+            artifact,
+            bytes: self.bytes,
+            piece_count: self.piece_count,
+            origin_ok: self.origin_ok,
+            is_seed: false,
+            have: self.share.have.snapshot().runs(),
+        }
+    }
+}
+
+impl Shares for Node {
+    fn share(&self, artifact: &ArtifactId) -> Option<Share> {
+        self.state().shared.get(artifact).map(|shared| shared.share.clone())
+    }
+}
+
+/// Carries the news of one download to children and to the scheduler. Dropping it ends the download.
+pub(crate) struct NodeHerald {
+    node: Arc<Node>,
+    artifact: ArtifactId,
+    feed: HaveFeed,
+    unsent: Mutex<Unsent>,
+}
+
+#[derive(Debug)]
+struct Unsent {
+    runs: Vec<Run>,
+    pieces: u32,
+    since: Instant,
+}
+
+impl NodeHerald {
+    fn send(&self, unsent: &mut Unsent) {
+        if unsent.runs.is_empty() {
+            return;
+        }
+        let mut runs = std::mem::take(&mut unsent.runs);
+        runs.sort_unstable();
+        (unsent.pieces, unsent.since) = (0, Instant::now());
+        self.node.state().say(SessionCommand::Have { artifact: self.artifact, runs });
+    }
+}
+
+impl Herald for NodeHerald {
+    fn announce(&self, run: Run) {
+        self.feed.publish(run);
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.runs.push(run);
+        unsent.pieces += run.len();
+        if unsent.pieces >= HAVE_PIECES || unsent.since.elapsed() >= HAVE_INTERVAL {
+            self.send(&mut unsent);
+        }
+    }
+
+    fn complain(&self, about: PeerId, piece: PieceIndex) {
+        let artifact = self.artifact;
+        self.node.state().say(SessionCommand::Complaint { artifact, about, piece });
+    }
+}
+
+impl Drop for NodeHerald {
+    fn drop(&mut self) {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        self.send(&mut unsent);
+        self.node.download_ended(&self.artifact, &self.feed);
+    }
+}
+
+/// Measures this process's traffic.
+struct Meter {
+    received: Arc<AtomicU64>,
+    server: tcp::Server,
+    last: (Instant, u64, u64),
+    ticks: Option<tokio::time::Interval>,
+}
+
+impl Meter {
+    fn new(received: Arc<AtomicU64>, server: tcp::Server) -> Self {
+        Self { received, server, last: (Instant::now(), 0, 0), ticks: None }
+    }
+
+    fn set_interval(&mut self, interval: Duration) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.ticks = Some(ticks);
+    }
+
+    /// The load since the last time, when it is due; never before a scheduler has said how often.
+    async fn next(&mut self) -> SessionCommand {
+        match &mut self.ticks {
+            Some(ticks) => ticks.tick().await,
+            None => std::future::pending().await,
+        };
+        let (at, sent, received) = self.last;
+        self.last = (Instant::now(), self.server.sent_bytes(), self.received.load(Ordering::Relaxed));
+        let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / millis;
+        SessionCommand::Load { sent: rate(self.last.1, sent), received: rate(self.last.2, received) }
+    }
+}

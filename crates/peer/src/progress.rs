@@ -1,0 +1,233 @@
+//! How far a pull is, and what it came to: counted where bytes move, read by whoever shows it.
+//!
+//! Owns: the counters of one transfer and the stage it waits on. Does not own: printing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// How far a pull is, in bytes of blobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Proved, or of blobs that are proved as a whole: landed.
+    pub done: u64,
+    /// All.
+    pub total: u64,
+    /// Read from the origin, what was discarded included.
+    pub origin: u64,
+    /// Read from other peers.
+    pub peer: u64,
+    /// Found on this machine.
+    pub local: u64,
+}
+
+/// The counters of one transfer.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    done: AtomicU64,
+    total: AtomicU64,
+    origin: AtomicU64,
+    peer: AtomicU64,
+    local: AtomicU64,
+    /// Of `origin` and `peer`: what came over links between peers.
+    tcp: AtomicU64,
+    /// What the whole process has received, for its load reports.
+    received: Arc<AtomicU64>,
+    /// Microseconds from the start to the first good piece, plus one; 0 before it.
+    first_piece: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn new(total: u64, received: Arc<AtomicU64>) -> Arc<Self> {
+        Arc::new(Self { total: AtomicU64::new(total), received, ..Self::default() })
+    }
+
+    pub(crate) fn came_from_origin(&self, bytes: u64) {
+        self.origin.fetch_add(bytes, Ordering::Relaxed);
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn came_from_peer(&self, bytes: u64, is_seed: bool) {
+        let counter = if is_seed { &self.origin } else { &self.peer };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+        self.tcp.fetch_add(bytes, Ordering::Relaxed);
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_here(&self, bytes: u64) {
+        self.local.fetch_add(bytes, Ordering::Relaxed);
+        self.done(bytes);
+    }
+
+    pub(crate) fn done(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that were counted as done are wanted again.
+    pub(crate) fn undone(&self, bytes: u64) {
+        self.done.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Progress {
+            done: read(&self.done),
+            total: read(&self.total),
+            origin: read(&self.origin),
+            peer: read(&self.peer),
+            local: read(&self.local),
+        }
+    }
+
+    pub(crate) fn tcp_bytes(&self) -> u64 {
+        self.tcp.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_first_piece(&self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX - 1) + 1;
+        // Whoever was first has set it; a later piece changes nothing.
+        let _ = self.first_piece.compare_exchange(0, micros, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn first_piece(&self) -> Option<Duration> {
+        match self.first_piece.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros - 1)),
+        }
+    }
+}
+
+impl From<wire::local::Progress> for Progress {
+    fn from(progress: wire::local::Progress) -> Self {
+        Self {
+            done: progress.bytes_done,
+            total: progress.bytes_total,
+            origin: progress.origin_bytes,
+            peer: progress.peer_bytes,
+            local: progress.local_bytes,
+        }
+    }
+}
+
+impl From<Progress> for wire::local::Progress {
+    fn from(progress: Progress) -> Self {
+        Self {
+            bytes_done: progress.done,
+            bytes_total: progress.total,
+            origin_bytes: progress.origin,
+            peer_bytes: progress.peer,
+            local_bytes: progress.local,
+        }
+    }
+}
+
+/// What a transfer waits on at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Bytes of the origin.
+    Origin,
+    /// Bytes of other peers.
+    Peers,
+    /// Hashing.
+    Hash,
+    /// Writing.
+    Disk,
+}
+
+impl Stage {
+    /// As `bounded_by` names it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Peers => "peers",
+            Self::Hash => "hash",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// What one moment of a transfer looks like from the driver.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    /// Pieces landed whose check has not ended.
+    pub(crate) checks: usize,
+    /// Checks that can run at once.
+    pub(crate) workers: usize,
+    pub(crate) origin_reads: usize,
+    pub(crate) peer_reads: usize,
+}
+
+/// Adds up which stage the pipeline waited on.
+#[derive(Debug, Default)]
+pub(crate) struct Stages {
+    origin: Duration,
+    peers: Duration,
+    checks: Duration,
+    hashing: Duration,
+    writing: Duration,
+}
+
+impl Stages {
+    /// `load` was so for `time`. More pieces wait for a check than can be checked: then checking holds the rest up.
+    pub(crate) fn waited(&mut self, load: Load, time: Duration) {
+        if load.checks > load.workers {
+            self.checks += time;
+        } else if load.origin_reads > 0 && load.peer_reads == 0 {
+            self.origin += time;
+        } else {
+            self.peers += time;
+        }
+    }
+
+    /// One piece took this long to hash and to write.
+    pub(crate) fn checked(&mut self, hashing: Duration, writing: Duration) {
+        self.hashing += hashing;
+        self.writing += writing;
+    }
+
+    /// The stage that was waited on longest, if any was.
+    pub(crate) fn longest(&self) -> Option<Stage> {
+        let check = if self.writing > self.hashing { Stage::Disk } else { Stage::Hash };
+        [(self.origin, Stage::Origin), (self.peers, Stage::Peers), (self.checks, check)]
+            .into_iter()
+            .filter(|(time, _)| !time.is_zero())
+            .max_by_key(|(time, _)| *time)
+            .map(|(_, stage)| stage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_stage_that_was_waited_on_longest_is_named() {
+        let mut stages = Stages::default();
+        assert_eq!(stages.longest(), None);
+        let reading = Load { workers: 2, origin_reads: 4, ..Load::default() };
+        stages.waited(reading, SECOND);
+        assert_eq!(stages.longest(), Some(Stage::Origin));
+        stages.waited(Load { peer_reads: 1, ..reading }, SECOND * 2);
+        assert_eq!(stages.longest(), Some(Stage::Peers));
+        stages.waited(Load { checks: 3, ..reading }, SECOND * 3);
+        stages.checked(SECOND, SECOND / 2);
+        assert_eq!(stages.longest(), Some(Stage::Hash));
+        stages.checked(Duration::ZERO, SECOND);
+        assert_eq!(stages.longest(), Some(Stage::Disk));
+    }
+
+    #[test]
+    fn only_the_first_piece_counts_as_first() {
+        let counters = Counters::new(10, Arc::default());
+        assert_eq!(counters.first_piece(), None);
+        counters.note_first_piece(Duration::ZERO);
+        counters.note_first_piece(SECOND);
+        assert_eq!(counters.first_piece(), Some(Duration::ZERO));
+    }
+}

@@ -1,0 +1,211 @@
+//! One artifact being brought into the node's store, for any number of clients.
+//!
+//! Owns: one transfer an artifact, its cancellation when nobody wants it any more, and what becomes of its blobs.
+//! Does not own: the clients (`daemon`), or who else may read it (`node`).
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use modelpack::{layout::BlobIndex, piece_map::PieceMap};
+use store::{BlobIdentity, Contents, Landing, Store, StoreError};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+
+use crate::{
+    artifact::Artifact,
+    error::PeerError,
+    fetch::Ground,
+    fill::{Filled, blocking, fill_alone, fill_together, resume},
+    node::{Admission, Node},
+    origin::Origin,
+    progress::{Counters, Stage},
+};
+
+/// How long a landing may still be held by the last checks of a transfer that was given up.
+const LANDING_WAIT: Duration = Duration::from_secs(5);
+const LANDING_RETRY: Duration = Duration::from_millis(20);
+
+/// What a finished transfer has.
+#[derive(Debug)]
+pub(crate) struct Brought {
+    /// Read-only descriptors of the blobs, by number.
+    pub(crate) blobs: Vec<File>,
+    pub(crate) elapsed: Duration,
+    pub(crate) bound: Option<Duration>,
+    pub(crate) bounded_by: Option<Stage>,
+}
+
+/// `None` while it runs.
+type Ended = Option<Result<Arc<Brought>, Arc<PeerError>>>;
+
+/// A transfer under way or ended. When the last handle is dropped, it stops.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    pub(crate) artifact: Arc<Artifact>,
+    pub(crate) counters: Arc<Counters>,
+    ended: watch::Receiver<Ended>,
+    task: AbortHandle,
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Transfer {
+    /// Starts to bring `artifact` into `store`.
+    pub(crate) fn start(
+        node: &Arc<Node>,
+        store: &Arc<Store>,
+        artifact: Arc<Artifact>,
+        origin: Origin,
+    ) -> Arc<Self> {
+        let total = artifact.layout().total_bytes();
+        let counters = Counters::new(total, node.received());
+        let (sender, ended) = watch::channel(None);
+        let bring = Bring {
+            node: Arc::clone(node),
+            store: Arc::clone(store),
+            artifact: Arc::clone(&artifact),
+            origin,
+            counters: Arc::clone(&counters),
+        };
+        let task = tokio::spawn(async move {
+            let result = bring.run().await;
+            sender.send_replace(Some(result.map(Arc::new).map_err(Arc::new)));
+        });
+        Arc::new(Self { artifact, counters, ended, task: task.abort_handle() })
+    }
+
+    /// Whether it has failed, so that a new one has to be started.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(*self.ended.borrow(), Some(Err(_)))
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&self) -> Result<Arc<Brought>, Arc<PeerError>> {
+        let mut ended = self.ended.clone();
+        let result = ended.wait_for(Option::is_some).await;
+        match result.as_deref() {
+            Ok(Some(result)) => result.clone(),
+            // The task ended without a word: it panicked, or the process is being shut down.
+            Ok(None) | Err(_) => {
+                Err(Arc::new(PeerError::no_source(&self.artifact.reference, None)))
+            }
+        }
+    }
+}
+
+/// What the task of a transfer needs.
+struct Bring {
+    node: Arc<Node>,
+    store: Arc<Store>,
+    artifact: Arc<Artifact>,
+    origin: Origin,
+    counters: Arc<Counters>,
+}
+
+impl Bring {
+    async fn run(self) -> Result<Brought, PeerError> {
+        let start = Instant::now();
+        let landing = self.open_landing().await?;
+        let ground = Ground::new(
+            Arc::clone(&self.artifact),
+            Arc::clone(&landing),
+            self.node.threads(),
+            Arc::clone(&self.counters),
+        );
+        let filled = self.fill(&ground).await?;
+        let Filled { proofs, bounded_by, bound } = filled;
+        let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
+        let blobs = blocking(move || {
+            for proof in &proofs {
+                store.finish_blob(&landing, &BlobIdentity::from(artifact.blob(proof.blob())), proof)?;
+            }
+            store.put_config(&artifact.config)?;
+            let digest = store.put_manifest(artifact.manifest.raw())?;
+            store.complete(&landing, &digest)?;
+            open_blobs(&store, &artifact)
+        })
+        .await?;
+        self.hash_in_background();
+        Ok(Brought { blobs, elapsed: start.elapsed(), bound, bounded_by })
+    }
+
+    /// A transfer that was given up may hold its landing until its last piece is written.
+    async fn open_landing(&self) -> Result<Arc<Landing>, PeerError> {
+        let give_up = Instant::now() + LANDING_WAIT;
+        loop {
+            let (store, contents) = (Arc::clone(&self.store), Contents::from(&self.artifact.manifest));
+            let opened = blocking(move || {
+                let (landing, _) = store.landing(contents)?;
+                landing.preallocate()?;
+                Ok(landing)
+            });
+            match opened.await {
+                Err(StoreError::Busy { .. }) if Instant::now() < give_up => {
+                    tokio::time::sleep(LANDING_RETRY).await;
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    async fn fill(&self, ground: &Arc<Ground>) -> Result<Filled, PeerError> {
+        let have = resume(ground).await?;
+        // Without a root nobody can prove a single piece, so that none is taken from or given to a peer.
+        let is_alone = !self.node.is_in_fleet() || !self.artifact.is_anchored();
+        let is_held = have.is_full() && self.node.is_shared(&self.artifact.id());
+        if is_alone || is_held {
+            return fill_alone(ground, self.origin.clone(), have).await;
+        }
+        let (events, inbox) = mpsc::unbounded_channel();
+        let Admission { herald, config } = self.admit(ground, &have, events.clone());
+        fill_together(ground, self.origin.clone(), herald, (config, have), (events, inbox)).await
+    }
+
+    fn admit(
+        &self,
+        ground: &Arc<Ground>,
+        have: &PieceMap,
+        events: mpsc::UnboundedSender<crate::download::Event>,
+    ) -> Admission {
+        let files = ground.artifact.layout().blobs().map(|blob| ground.landing.file(blob)).collect();
+        self.node.admit(&self.artifact, files, have.clone(), events)
+    }
+
+    /// Gives blobs that their root has proved their SHA-256 name too, once somebody has time to compute it.
+    fn hash_in_background(&self) {
+        let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
+        // Not awaited: what it finds is for later pulls, and the process may end before.
+        drop(tokio::task::spawn_blocking(move || {
+            for blob in artifact.manifest.blobs() {
+                let identity = BlobIdentity::from(blob);
+                let noted = store.hash_blob(&identity).and_then(|found| store.note_sha256(&identity, &found));
+                if let Err(error) = noted {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(blob = %blob.digest, error, "a blob keeps only its BLAKE3 name");
+                }
+            }
+        }));
+    }
+}
+
+/// The store's own files of an artifact's blobs, opened read-only.
+pub(crate) fn open_blobs(store: &Store, artifact: &Artifact) -> Result<Vec<File>, StoreError> {
+    let open = |blob: BlobIndex| {
+        let identity = BlobIdentity::from(artifact.blob(blob));
+        store.blob_file(&identity)?.ok_or_else(|| StoreError::Missing {
+            dir: PathBuf::from("the store"),
+            what: format!("blob `{}`", identity.digest),
+        })
+    };
+    artifact.layout().blobs().map(open).collect()
+}
