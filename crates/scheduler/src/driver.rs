@@ -131,3 +131,28 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_older_stream_does_not_end_the_newer() {
+        let peer = PeerId::new([1; 16]);
+        let outboxes = [Outbox::new(), Outbox::new()];
+        let mut driver = Driver::new();
+        for (stream, outbox) in (0..).zip(&outboxes) {
+            let (name, address) = (String::new(), "host:1".to_owned());
+            let register = Input::Register { peer, address, name, nic_rate: None };
+            driver.handle(Event::Opened { stream, peer, register, outbox: Arc::clone(outbox) });
+        }
+        driver.handle(Event::Ended { stream: 0, peer });
+        assert!(driver.planner.load(peer).is_some(), "the planner knows the peer");
+        let load = |sent| Input::Load { peer, sent, received: 0 };
+        driver.handle(Event::Said { stream: 1, peer, input: load(5) });
+        driver.handle(Event::Said { stream: 0, peer, input: load(6) });
+        assert_eq!(driver.planner.load(peer), Some((5, 0)), "the older stream says nothing any more");
+        driver.handle(Event::Ended { stream: 1, peer });
+        assert_eq!(driver.planner.load(peer), None);
+    }
+}

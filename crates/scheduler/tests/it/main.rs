@@ -1,0 +1,4 @@
+//! Tests of `scheduler` over real sockets.
+
+mod fleet;
+mod sessions;
