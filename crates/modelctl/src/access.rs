@@ -28,7 +28,11 @@ pub(crate) fn access(args: &RegistryArgs, registry: &str) -> anyhow::Result<Acce
     let credentials = match &args.authfile {
         // Where nobody named a file, that there is none means that nobody has logged in.
         Some(path) if !path.exists() => {
-            return Err(Refusal::usage(format!("`{}` does not exist", path.display())).into());
+            return Err(Refusal::usage(format!(
+                "the file of `--authfile` does not exist: `{}`",
+                path.display()
+            ))
+            .into());
         }
         Some(path) => registry::credentials_in(path, registry)?,
         None => registry::stored_credentials(registry)?,

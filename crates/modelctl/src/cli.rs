@@ -5,7 +5,9 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{
+    Args, CommandFactory as _, Parser, Subcommand, ValueEnum, builder::BoolishValueParser, error::ErrorKind,
+};
 use modelpack::reference::{Reference, ReferenceError};
 
 use crate::report::Refusal;
@@ -16,9 +18,15 @@ References:
   oci:DIR[:TAG|@DIGEST]     an artifact in an OCI image layout on disk
   /DIR, ./DIR, ../DIR       a directory
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 bytes are not what they should be.
-Data goes to stdout, everything else to stderr. With --json a failure is also the last line of stdout:
-{\"error\",\"causes\",\"hint\",\"exit_code\"}.";
+Exit codes:
+  0 done, 1 failed, 2 wrong usage or configuration, 3 bytes are not what they should be
+
+Data goes to stdout, everything else to stderr. With --json a failure is said on stdout too, as the
+last line: {\"error\",\"causes\",\"hint\",\"exit_code\"}.
+
+Example:
+  $ modelctl build ./minilm -t registry.example.org/models/minilm:v1
+  $ modelctl inspect registry.example.org/models/minilm:v1";
 
 /// Moves AI model weights to every machine that serves them, and proves every byte
 #[derive(Debug, Parser)]
@@ -42,12 +50,13 @@ pub(crate) enum Command {
 }
 
 /// Publish a directory as a ModelPack artifact
-///
-/// Every file becomes one layer, named by its SHA-256 and annotated with its BLAKE3 hash, so that whoever pulls it can
-/// prove each piece as it arrives. The same files give the same digest on any machine and day; SOURCE_DATE_EPOCH sets
-/// the creation time. Hidden files are included, except .git, .modelctl and .cache/huggingface at the top.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Every file becomes one layer, named by its SHA-256 and annotated with its BLAKE3 hash, so that
+whoever pulls it can prove each piece as it arrives. The same files give the same digest on any
+machine and day; SOURCE_DATE_EPOCH sets the creation time. Hidden files are included, except .git,
+.modelctl and .cache/huggingface at the top.
+
 Example:
   $ modelctl build ./minilm -t oci:out:v1
   $ modelctl build ./minilm -t registry.example.org/models/minilm:v1")]
@@ -64,10 +73,11 @@ pub(crate) struct BuildArgs {
 }
 
 /// Copy an artifact from a layout on disk to a registry
-///
-/// The manifest is copied byte for byte, so its digest stays the same. Blobs that the registry already has are not sent.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The manifest is copied byte for byte, so its digest stays the same. Blobs that the registry
+already has are not sent.
+
 Example:
   $ modelctl push oci:out:v1 registry.example.org/models/minilm:v1")]
 pub(crate) struct PushArgs {
@@ -94,7 +104,7 @@ pub(crate) struct InspectArgs {
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Reference,
 
-    /// Print only the files' checksums, as `b3sum -c` or `sha256sum -c` take them
+    /// Print only checksums, for `b3sum -c` or `sha256sum -c`
     #[arg(long, value_name = "ALGORITHM", conflicts_with = "json")]
     pub(crate) checksums: Option<Algorithm>,
 
@@ -110,11 +120,12 @@ pub(crate) enum Algorithm {
 }
 
 /// Check every byte of a directory against an artifact
-///
-/// Each file is hashed and compared with the manifest: by BLAKE3 where the manifest states it, else by SHA-256. Exits
-/// with 3 if a file differs or is missing. Files that the artifact does not have are reported, nothing more.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Each file is hashed and compared with the manifest: by BLAKE3 where the manifest states it, else
+by SHA-256. Exits with 3 if a file differs or is missing. Files that the artifact does not have
+are reported, nothing more.
+
 Example:
   $ modelctl verify registry.example.org/models/minilm:v1 /models/minilm")]
 pub(crate) struct VerifyArgs {
@@ -130,11 +141,11 @@ pub(crate) struct VerifyArgs {
 }
 
 /// Say what this machine can do, and why not more
-///
-/// Looks at RDMA devices, the limit of locked memory, control groups, the file system of a destination and how bytes
-/// would land there, and whether a local peer answers. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Looks at RDMA devices, the limit of locked memory, control groups, the file system of a
+destination and how bytes would land there, and whether a local peer answers. Changes nothing.
+
 Example:
   $ modelctl doctor /models")]
 pub(crate) struct DoctorArgs {
@@ -148,15 +159,21 @@ pub(crate) struct DoctorArgs {
 #[command(next_help_heading = "Registry")]
 pub(crate) struct RegistryArgs {
     /// Speak HTTP without TLS
-    #[arg(long, env = "MODELCTL_PLAIN_HTTP")]
+    #[arg(long, env = "MODELCTL_PLAIN_HTTP", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) plain_http: bool,
 
-    /// Trust the certificates in this PEM file too
-    #[arg(long, value_name = "FILE", env = "MODELCTL_CA_CERT", conflicts_with = "plain_http")]
+    /// Trust the certificates in this PEM file as well
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MODELCTL_CA_CERT",
+        hide_env_values = true,
+        conflicts_with = "plain_http"
+    )]
     pub(crate) ca_cert: Option<PathBuf>,
 
-    /// Take credentials from this file instead of ~/.docker/config.json
-    #[arg(long, value_name = "FILE", env = "MODELCTL_AUTHFILE")]
+    /// Take credentials from FILE, not ~/.docker/config.json
+    #[arg(long, value_name = "FILE", env = "MODELCTL_AUTHFILE", hide_env_values = true)]
     pub(crate) authfile: Option<PathBuf>,
 }
 
@@ -221,11 +238,11 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed_and_every_command_has_an_example() {
+        Cli::command().debug_assert();
         let mut cli = Cli::command();
         cli.build();
-        cli.debug_assert();
         for command in cli.get_subcommands_mut() {
-            let help = command.render_long_help().to_string();
+            let help = command.render_help().to_string();
             assert!(help.contains("\nExample:\n  $ modelctl "), "{help}");
         }
     }

@@ -112,6 +112,18 @@ pub(crate) fn hash(path: &Path, wanted: Wanted, progress: &Progress) -> anyhow::
     Ok(Hashed { stamp, sha256: sha256.map(Sha256Hasher::finish), tree })
 }
 
+/// The SHA-256 of what is left of a file.
+pub(crate) fn sha256(file: &mut File) -> io::Result<Sha256Digest> {
+    let mut hasher = Sha256Hasher::default();
+    let mut buffer = vec![0; usize::try_from(PIECE_BYTES).expect("a piece fits memory")];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
 fn stamp_of(file: &File, path: &Path) -> anyhow::Result<Stamp> {
     let metadata = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
     Ok(Stamp::of(&metadata))

@@ -14,9 +14,9 @@ use modelpack::{
     manifest::{Blob, MEDIA_TYPE, Manifest},
     piece_trees,
 };
-use registry::Repository;
+use registry::{RegistryError, Repository};
 
-use crate::progress::Progress;
+use crate::{hash, progress::Progress, report::Refusal};
 
 /// Blobs uploaded at the same time: enough to hide round trips, and polite to a registry.
 const UPLOADS_AT_ONCE: usize = 4;
@@ -87,6 +87,29 @@ async fn push_blob(
         return Ok(false);
     }
     let part = progress.part();
-    repository.push_blob(&blob.digest, blob.size, open(blob)?, &|done| part.at(done)).await?;
-    Ok(true)
+    let pushed = repository.push_blob(&blob.digest, blob.size, open(blob)?, &|done| part.at(done)).await;
+    if let Err(error) = &pushed {
+        // Bytes that do not fit their digest are refused as a bad request; why they do not is told instead.
+        let is_ours = match error {
+            RegistryError::Refused { refusal, .. } => refusal.status == 400,
+            RegistryError::File { .. } => true,
+            _ => false,
+        };
+        if is_ours {
+            check(open(blob)?, blob)?;
+        }
+    }
+    Ok(pushed.map(|()| true)?)
+}
+
+/// Fails if a local file is not the blob that it should be.
+fn check(mut file: File, blob: &Blob) -> anyhow::Result<()> {
+    let found =
+        hash::sha256(&mut file).with_context(|| format!("cannot read the bytes of {}", blob.digest))?;
+    if found == blob.digest {
+        return Ok(());
+    }
+    let message =
+        format!("the local bytes of {} are not those that the digest names: they have {found}", blob.digest);
+    Err(Refusal::integrity(message).hint("build the artifact again from its files").into())
 }

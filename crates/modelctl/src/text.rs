@@ -61,7 +61,7 @@ pub(crate) enum Align {
     Right,
 }
 
-/// Rows whose columns line up. The last column is never padded.
+/// Rows whose columns line up. The last column is never padded, and one without any text takes no room.
 pub(crate) struct Table<const N: usize> {
     align: [Align; N],
     rows: Vec<[String; N]>,
@@ -88,6 +88,9 @@ impl<const N: usize> fmt::Display for Table<N> {
             }
             for (column, cell) in row.iter().enumerate() {
                 let width = widths[column];
+                if width == 0 {
+                    continue;
+                }
                 match (self.align[column], column + 1 == N) {
                     (Align::Right, _) => write!(f, "{cell:>width$}")?,
                     (Align::Left, true) => f.write_str(cell)?,

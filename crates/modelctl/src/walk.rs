@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::Context as _;
 
-/// What tools keep for themselves at the top of a model's directory: never part of a model.
-const SKIPPED: [&str; 3] = [".git", ".modelctl", ".cache/huggingface"];
+/// What tools and file systems keep for themselves at the top of a directory: never part of a model.
+const SKIPPED: [&str; 4] = [".git", ".modelctl", ".cache/huggingface", "lost+found"];
 
 /// One regular file.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Walk {
         let mut walk = Self::default();
         let mut open = vec![String::new()];
         while let Some(prefix) = open.pop() {
-            let at = dir.join(&prefix);
+            let at = if prefix.is_empty() { dir.to_path_buf() } else { dir.join(&prefix) };
             let entries = fs::read_dir(&at).with_context(|| format!("cannot list `{}`", at.display()))?;
             for entry in entries {
                 let entry = entry.with_context(|| format!("cannot list `{}`", at.display()))?;

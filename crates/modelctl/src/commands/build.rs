@@ -19,7 +19,8 @@ use modelpack::{
 };
 use registry::Repository;
 use serde_json::Value;
-use store::LayoutWriter;
+use store::{LayoutWriter, StoreError};
+use tokio::runtime::Runtime;
 
 use super::Published;
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     cli::BuildArgs,
     hash::{self, Stamp, Wanted},
     printer::Printer,
+    progress::Progress,
     publish::{self, Trees},
     report::Refusal,
     tensors,
@@ -35,6 +37,9 @@ use crate::{
 
 /// Most bytes of the model's own `config.json` that is looked at for the model's family and the like.
 const HF_CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// Longest pointer that Git LFS leaves in place of a file (its specification, "The Pointer").
+const LFS_POINTER_BYTES_MAX: u64 = 1024;
 
 /// Where the artifact goes, ready to take it.
 enum Target<'a> {
@@ -45,42 +50,35 @@ enum Target<'a> {
 /// Every file of the model, by digest: equal files are one blob.
 type Sources = BTreeMap<Sha256Digest, (PathBuf, Stamp)>;
 
+/// One file that was read.
+struct Read {
+    file: SourceFile,
+    stamp: Stamp,
+    /// Something that whoever builds should know.
+    warning: Option<String>,
+}
+
 /// Builds, and says what was published.
 pub(crate) fn run(args: &BuildArgs, printer: &Printer) -> anyhow::Result<()> {
     let start = Instant::now();
     let created_at_unix = source_date_epoch()?;
     let walk = Walk::of(&args.dir)?;
-    let failed = || format!("cannot build from `{}`", args.dir.display());
     refuse_odd(&walk)?;
+    let failed = || format!("cannot build from `{}`", args.dir.display());
     build::check_limits(walk.files.iter().map(|found| found.path.as_str())).with_context(failed)?;
-    let runtime = access::runtime()?;
     // Opened before anything is hashed: what can be refused early is not refused after an hour.
-    let target = match &args.tag {
-        Reference::Layout(at) => Target::Layout(open_layout(at, &args.dir)?, at),
-        Reference::Registry(at) => {
-            let repository = open_repository(args, at)?;
-            let reached = runtime.block_on(repository.has_blob(&Sha256Digest::of(b"{}"), 2));
-            reached.with_context(|| format!("cannot publish `{at}`"))?;
-            Target::Registry(repository, at)
-        }
-        Reference::Directory(_) => return Err(not_a_target(&args.tag)),
-    };
+    let runtime = access::runtime()?;
+    let target = Target::open(args, &runtime)?;
 
-    let progress = printer.progress("hashing", walk.bytes());
-    let hashed = hash::in_parallel(
-        &walk.files,
-        |found| found.size,
-        |found| read(found, printer, |path| hash::hash(path, Wanted::Both, &progress)),
-    )?;
-    progress.finish();
-    let sources: Sources = hashed
+    let read = read_all(&walk, printer)?;
+    let sources: Sources = read
         .iter()
         .zip(&walk.files)
-        .map(|((file, stamp), found)| (file.digest, (found.file.clone(), *stamp)))
+        .map(|(read, found)| (read.file.digest, (found.file.clone(), read.stamp)))
         .collect();
     let options = build::Options { name: None, created_at_unix, hf_config: hf_config(&walk.files) };
-    let files = hashed.into_iter().map(|(file, _)| file).collect();
-    let built = build::build(files, &options).with_context(failed)?;
+    let built =
+        build::build(read.into_iter().map(|read| read.file).collect(), &options).with_context(failed)?;
     let manifest = Manifest::parse(&built.manifest).with_context(failed)?;
 
     let progress = printer.progress("publishing", manifest.layout().total_bytes());
@@ -91,20 +89,33 @@ pub(crate) fn run(args: &BuildArgs, printer: &Printer) -> anyhow::Result<()> {
         }
         Target::Registry(repository, at) => {
             let artifact = artifact(manifest.clone(), built);
-            let push =
-                artifact.push(&repository, at.tag.as_deref(), |blob| source(&sources, blob), &progress);
-            let pushed = runtime.block_on(push).or_else(|error| {
-                // The registry refuses bytes that do not fit their digest; why they do not is told first.
-                for (path, stamp) in sources.values() {
-                    hash::open_unchanged(path, stamp)?;
-                }
-                Err(error.context(format!("cannot publish `{at}`")))
-            });
-            Some(pushed?)
+            let open = |blob: &Blob| source(&sources, blob);
+            let push = artifact.push(&repository, at.tag.as_deref(), open, &progress);
+            Some(runtime.block_on(push).with_context(|| format!("cannot publish `{at}`"))?)
         }
     };
     progress.finish();
     printer.result(&Published { sent_bytes, ..Published::new(&args.tag, &manifest, start.elapsed()) })
+}
+
+impl<'a> Target<'a> {
+    fn open(args: &'a BuildArgs, runtime: &Runtime) -> anyhow::Result<Self> {
+        match &args.tag {
+            Reference::Layout(at) => Ok(Self::Layout(open_layout(at, &args.dir)?, at)),
+            Reference::Registry(at) => {
+                let repository = open_repository(args, at)?;
+                let reached = runtime.block_on(repository.has_blob(&Sha256Digest::of(b"{}"), 2));
+                reached.with_context(|| format!("cannot publish `{at}`"))?;
+                Ok(Self::Registry(repository, at))
+            }
+            Reference::Directory(_) => {
+                let reference = &args.tag;
+                let message = format!("`{reference}` is a plain directory, and artifacts do not go there");
+                let hint = format!("write `oci:{reference}:TAG` for a layout on disk");
+                Err(Refusal::usage(message).hint(hint).into())
+            }
+        }
+    }
 }
 
 fn refuse_odd(walk: &Walk) -> anyhow::Result<()> {
@@ -115,12 +126,6 @@ fn refuse_odd(walk: &Walk) -> anyhow::Result<()> {
         "rename it, or move it out of the directory"
     };
     Err(Refusal::failed(format!("`{}` {}", crate::text::one_line(&odd.path), odd.what)).hint(hint).into())
-}
-
-fn not_a_target(reference: &Reference) -> anyhow::Error {
-    Refusal::usage(format!("`{reference}` is a plain directory, and artifacts do not go there"))
-        .hint(format!("write `oci:{reference}:TAG` for a layout on disk"))
-        .into()
 }
 
 fn open_layout(at: &LayoutReference, model: &Path) -> anyhow::Result<LayoutWriter> {
@@ -134,7 +139,14 @@ fn open_layout(at: &LayoutReference, model: &Path) -> anyhow::Result<LayoutWrite
         let message = format!("the layout `{}` would lie inside the model's directory", at.dir.display());
         return Err(Refusal::usage(message).hint("write the layout somewhere else").into());
     }
-    Ok(LayoutWriter::open(&at.dir)?)
+    LayoutWriter::open(&at.dir).map_err(|error| match error {
+        StoreError::Occupied { dir, reason } => {
+            Refusal::failed(format!("`{}` is not an OCI image layout: {reason}", dir.display()))
+                .hint("write the layout into a new directory")
+                .into()
+        }
+        error => error.into(),
+    })
 }
 
 fn open_repository(args: &BuildArgs, at: &RegistryReference) -> anyhow::Result<Repository> {
@@ -150,36 +162,44 @@ fn digest_stated(reference: &Reference) -> anyhow::Error {
         .into()
 }
 
+/// Reads every file once, and says what is odd about them.
+fn read_all(walk: &Walk, printer: &Printer) -> anyhow::Result<Vec<Read>> {
+    let progress = printer.progress("hashing", walk.bytes());
+    let read = hash::in_parallel(&walk.files, |found| found.size, |found| read_one(found, &progress))?;
+    progress.finish();
+    for warning in read.iter().filter_map(|read| read.warning.as_ref()) {
+        printer.warn(warning);
+    }
+    Ok(read)
+}
+
 /// Reads one file: its hashes and, if it has one, its safetensors header.
-fn read(
-    found: &Found,
-    printer: &Printer,
-    hash: impl Fn(&Path) -> anyhow::Result<hash::Hashed>,
-) -> anyhow::Result<(SourceFile, Stamp)> {
-    let hash::Hashed { stamp, sha256, tree } = hash(&found.file)?;
+fn read_one(found: &Found, progress: &Progress) -> anyhow::Result<Read> {
+    let hash::Hashed { stamp, sha256, tree } = hash::hash(&found.file, Wanted::Both, progress)?;
     let (digest, tree) = (sha256.expect("both were wanted"), tree.expect("both were wanted"));
-    let safetensors = if tensors::is_safetensors(&found.path) {
-        let summary = tensors::of_file(&hash::open_unchanged(&found.file, &stamp)?, stamp.size);
-        summary.inspect_err(|error| warn_of_header(printer, found, error)).ok()
-    } else {
-        None
-    };
-    let (root, tree) = (tree.root(), tree.serialise());
+    let (mut safetensors, mut warning) = (None, None);
+    if tensors::is_safetensors(&found.path) {
+        match tensors::of_file(&hash::open_unchanged(&found.file, &stamp)?, stamp.size) {
+            Ok(summary) => safetensors = Some(summary),
+            Err(error) => warning = Some(not_safetensors(found, &error)),
+        }
+    }
     let (path, is_executable) = (found.path.clone(), found.is_executable);
-    Ok((SourceFile { path, size: stamp.size, digest, root, tree, is_executable, safetensors }, stamp))
+    let (root, tree, size) = (tree.root(), tree.serialise(), stamp.size);
+    let file = SourceFile { path, size, digest, root, tree, is_executable, safetensors };
+    Ok(Read { file, stamp, warning })
 }
 
 /// Nothing loads such a file, but whoever builds may know why it is there.
-fn warn_of_header(printer: &Printer, found: &Found, error: &anyhow::Error) {
-    let lfs = b"version https://git-lfs";
-    let is_pointer =
-        std::fs::read(&found.file).is_ok_and(|bytes| found.size < 1024 && bytes.starts_with(lfs));
+fn not_safetensors(found: &Found, error: &anyhow::Error) -> String {
+    let is_pointer = found.size <= LFS_POINTER_BYTES_MAX
+        && std::fs::read(&found.file).is_ok_and(|bytes| bytes.starts_with(b"version https://git-lfs"));
     let why = if is_pointer {
-        "it is a Git LFS pointer; `git lfs pull` fetches the file".into()
+        "it is a Git LFS pointer; `git lfs pull` fetches the file".to_owned()
     } else {
         format!("{error:#}")
     };
-    printer.warn(format_args!("`{}` is published, but it is not a safetensors file: {why}", found.path));
+    format!("`{}` is published, but it is not a safetensors file: {why}", found.path)
 }
 
 fn source_date_epoch() -> anyhow::Result<i64> {

@@ -271,9 +271,10 @@ impl fmt::Display for Report {
         say("files", format!("{}, {}", self.files.len(), text::bytes(self.bytes)));
         match (self.anchored, self.unchanged) {
             (Some(true), _) => say("proof", "BLAKE3, piece by piece".to_owned()),
-            (Some(false), _) => {
-                say("proof", "SHA-256, file by file (the manifest states no BLAKE3)".to_owned())
-            }
+            (Some(false), _) => say(
+                "proof",
+                "SHA-256, file by file (the manifest does not state every BLAKE3 hash)".to_owned(),
+            ),
             (_, Some(true)) => say("proof", "unchanged since it was pulled and proved".to_owned()),
             (_, Some(false)) => say("proof", "changed since it was pulled and proved".to_owned()),
             (None, None) => {}

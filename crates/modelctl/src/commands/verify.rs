@@ -107,13 +107,9 @@ fn is_same(blob: &Blob, path: &Path, progress: &Progress) -> anyhow::Result<bool
 impl Report {
     fn refusal(&self, dir: &Path) -> anyhow::Error {
         let bad = self.changed.len() + self.missing.len();
-        let verb = if bad == 1 { "is" } else { "are" };
-        let message = format!(
-            "{} of {} {verb} not as `{}` has it",
-            bad,
-            text::plural(self.files, "file"),
-            self.reference
-        );
+        let (differ, are) = if bad == 1 { ("differs", "is") } else { ("differ", "are") };
+        let (files, reference) = (text::plural(self.files, "file"), &self.reference);
+        let message = format!("{bad} of {files} {differ} from `{reference}` or {are} missing");
         let hint = format!("pull it again into a new directory, and remove `{}`", dir.display());
         Refusal::integrity(message).hint(hint).into()
     }

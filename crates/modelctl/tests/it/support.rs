@@ -1,0 +1,216 @@
+//! A scratch directory with a small model in it, and `modelctl` run there.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+/// How long anything that is waited for may take: far more than it does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory of its own for one test.
+pub(crate) struct Scratch {
+    dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// One with a model in `model`.
+    pub(crate) fn with_model() -> Self {
+        let scratch = Self::new();
+        scratch.write_model("model");
+        scratch
+    }
+
+    /// The path of something in it.
+    pub(crate) fn path(&self, rel: &str) -> PathBuf {
+        self.dir.path().join(rel)
+    }
+
+    /// Writes a file, and the directories above it.
+    pub(crate) fn write(&self, rel: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path(rel);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Files of each kind, one of them of two pieces, and what belongs to other tools.
+    pub(crate) fn write_model(&self, dir: &str) {
+        let write = |name: &str, bytes: &[u8]| self.write(&format!("{dir}/{name}"), bytes);
+        write(
+            "config.json",
+            br#"{"architectures":["BertModel"],"model_type":"bert","torch_dtype":"float32"}"#,
+        );
+        write("model.safetensors", &safetensors());
+        write("README.md", b"# A small model\n");
+        write("empty.txt", b"");
+        write("tools/convert.py", b"print('hello')\n");
+        fs::set_permissions(self.path(&format!("{dir}/tools/convert.py")), fs::Permissions::from_mode(0o755))
+            .unwrap();
+        write(".gitattributes", b"*.safetensors filter=lfs\n");
+        write(".git/HEAD", b"ref: refs/heads/main\n");
+        write(".modelctl/complete.tmp", b"");
+        write(".cache/huggingface/download.lock", b"");
+    }
+
+    /// `modelctl` in this directory, with nobody's settings but these.
+    pub(crate) fn modelctl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_modelctl"));
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("MODELCTL_")
+                || ["SOURCE_DATE_EPOCH", "COLUMNS", "DOCKER_CONFIG"].contains(&&*name_text)
+            {
+                command.env_remove(name);
+            }
+        }
+        command.args(args).current_dir(self.dir.path()).env("HOME", self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it and says everything that it said.
+    pub(crate) fn run(&self, args: &[&str]) -> String {
+        said(&self.modelctl(args).output().unwrap())
+    }
+
+    /// Runs it, which has to go well, and gives stdout.
+    pub(crate) fn stdout(&self, args: &[&str]) -> String {
+        let output = self.modelctl(args).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs it with `--json`, whatever comes of it, and gives the last line.
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.modelctl(args).arg("--json").output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
+    }
+}
+
+/// Exit code, stdout and stderr as one text.
+pub(crate) fn said(output: &Output) -> String {
+    let code = output.status.code().map_or_else(|| "signal".to_owned(), |code| code.to_string());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    format!("exit code: {code}\n----- stdout -----\n{stdout}----- stderr -----\n{stderr}")
+}
+
+/// Compares with a snapshot; what differs from run to run or version to version is replaced first.
+macro_rules! assert_said {
+    ($said:expr) => {{
+        let mut settings = insta::Settings::clone_current();
+        settings.add_filter(r"\d+\.\d\d s\b", "[TIME]");
+        settings.add_filter(r#""seconds":[0-9.e-]+"#, r#""seconds":"[TIME]""#);
+        settings.add_filter(r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]");
+        settings.add_filter(concat!(r"\b", env!("CARGO_PKG_VERSION"), r"\b"), "[VERSION]");
+        settings.set_omit_expression(true);
+        settings.set_prepend_module_to_snapshot(false);
+        settings.bind(|| insta::assert_snapshot!($said));
+    }};
+}
+pub(crate) use assert_said;
+
+/// Two tensors: `a` of 512 × 600 `F32` and `b` of 100 `BF16`. The file is a piece and a bit.
+pub(crate) fn safetensors() -> Vec<u8> {
+    let header = br#"{"a":{"dtype":"F32","shape":[512,600],"data_offsets":[0,1228800]},"b":{"dtype":"BF16","shape":[100],"data_offsets":[1228800,1229000]}}"#;
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header);
+    file.extend((0..1_229_000_u32).map(|at| (at % 251).to_le_bytes()[0] ^ (at >> 12).to_le_bytes()[0]));
+    file
+}
+
+/// Debian's registry, on a free port of loopback, stopped at the end.
+pub(crate) struct Registry {
+    process: Child,
+    address: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Registry {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.yml");
+        let storage = dir.path().join("storage");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
+            storage.display()
+        );
+        fs::write(&config, text).unwrap();
+        let mut process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .env_remove("OTEL_TRACES_EXPORTER")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker-registry is not installed: run scripts/setup");
+        let address = listening(&mut process);
+        Self { process, address, _dir: dir }
+    }
+
+    /// A reference in it.
+    pub(crate) fn reference(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.address)
+    }
+
+    /// GET of a path, as curl does it.
+    pub(crate) fn get(&self, path: &str) -> Vec<u8> {
+        let accept = "Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
+        let url = format!("http://{}/v2/{path}", self.address);
+        let output =
+            Command::new("curl").args(["-sSfH", accept, "--noproxy", "*", &url]).output().expect("curl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The address from the registry's log, which it writes once it accepts connections.
+fn listening(process: &mut Child) -> String {
+    let log = BufReader::new(process.stderr.take().unwrap());
+    let (sender, receiver) = mpsc::channel();
+    // Reads on to the end, so that the registry never waits for somebody to read its log.
+    thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            let Some((_, rest)) = line.split_once("listening on ") else { continue };
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(rest.len());
+            let _ = sender.send(rest[..end].to_owned());
+        }
+    });
+    receiver.recv_timeout(PATIENCE).expect("docker-registry says where it listens")
+}
+
+/// Every file below a directory with its bytes, sorted.
+pub(crate) fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(at) = open.pop() {
+        for entry in fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push((path.strip_prefix(dir).unwrap().to_path_buf(), fs::read(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
