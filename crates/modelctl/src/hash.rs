@@ -203,13 +203,8 @@ mod tests {
         let items: Vec<u64> = (0..100).collect();
         let doubled = in_parallel(&items, |item| *item, |item| Ok(item * 2)).unwrap();
         assert_eq!(doubled, (0..100).map(|item| item * 2).collect::<Vec<_>>());
-        let failed = in_parallel(
-            &items,
-            |item| *item,
-            |item| {
-                if *item == 7 { anyhow::bail!("seven") } else { Ok(()) }
-            },
-        );
+        let fail = |item: &u64| if *item == 7 { Err(anyhow::anyhow!("seven")) } else { Ok(()) };
+        let failed = in_parallel(&items, |item| *item, fail);
         assert_eq!(failed.unwrap_err().to_string(), "seven");
     }
 }

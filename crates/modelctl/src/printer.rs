@@ -19,6 +19,8 @@ pub(crate) struct StdoutClosed;
 /// Prints for one command.
 #[derive(Debug)]
 pub(crate) struct Printer {
+    stdout: io::Stdout,
+    stderr: io::Stderr,
     is_json: bool,
     is_coloured: bool,
     is_terminal: bool,
@@ -35,11 +37,13 @@ enum Label {
 impl Printer {
     /// `is_json`: results and failures are JSON objects, one a line.
     pub(crate) fn new(is_json: bool) -> Self {
-        let is_terminal = io::stderr().is_terminal();
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let is_terminal = stderr.is_terminal();
         // https://no-color.org: present and not empty.
         let is_colour_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { is_json, is_coloured: is_terminal && is_colour_wanted && !is_dumb, is_terminal }
+        let is_coloured = is_terminal && is_colour_wanted && !is_dumb;
+        Self { stdout, stderr, is_json, is_coloured, is_terminal }
     }
 
     /// Prints what the command was asked for: as JSON, or as the text that people read.
@@ -49,12 +53,17 @@ impl Printer {
 
     /// Prints text to stdout and ends the line.
     pub(crate) fn data(&self, text: impl Display) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
+        let mut stdout = self.stdout.lock();
         match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
             Err(error) => Err(anyhow::Error::new(error).context("cannot write to stdout")),
         }
+    }
+
+    /// Prints one line of progress for a program that follows it.
+    pub(crate) fn progress_line(&self, line: &impl Serialize) -> anyhow::Result<()> {
+        if self.is_json { self.json(line) } else { Ok(()) }
     }
 
     fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
@@ -103,6 +112,6 @@ impl Printer {
 
     fn stderr(&self, line: fmt::Arguments<'_>) {
         // Nowhere is left to say that stderr cannot be written.
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        let _ = writeln!(self.stderr.lock(), "{line}");
     }
 }

@@ -81,21 +81,22 @@ pub(crate) fn run(args: &BuildArgs, printer: &Printer) -> anyhow::Result<()> {
         build::build(read.into_iter().map(|read| read.file).collect(), &options).with_context(failed)?;
     let manifest = Manifest::parse(&built.manifest).with_context(failed)?;
 
-    let progress = printer.progress("publishing", manifest.layout().total_bytes());
+    let artifact = artifact(manifest, built);
+    let progress = printer.progress("publishing", artifact.manifest.layout().total_bytes());
+    let open = |blob: &Blob| source(&sources, blob);
     let sent_bytes = match target {
         Target::Layout(writer, at) => {
-            write_layout(&writer, at, &manifest, &built, &sources, |bytes| progress.add(bytes))?;
+            write_layout(&writer, at.tag.as_deref(), &artifact, open, &progress)?;
             None
         }
         Target::Registry(repository, at) => {
-            let artifact = artifact(manifest.clone(), built);
-            let open = |blob: &Blob| source(&sources, blob);
             let push = artifact.push(&repository, at.tag.as_deref(), open, &progress);
             Some(runtime.block_on(push).with_context(|| format!("cannot publish `{at}`"))?)
         }
     };
     progress.finish();
-    printer.result(&Published { sent_bytes, ..Published::new(&args.tag, &manifest, start.elapsed()) })
+    printer
+        .result(&Published { sent_bytes, ..Published::new(&args.tag, &artifact.manifest, start.elapsed()) })
 }
 
 impl<'a> Target<'a> {
@@ -229,27 +230,22 @@ fn source(sources: &Sources, blob: &Blob) -> anyhow::Result<File> {
 
 fn write_layout(
     writer: &LayoutWriter,
-    at: &LayoutReference,
-    manifest: &Manifest,
-    built: &Built,
-    sources: &Sources,
-    progress: impl Fn(u64) + Sync,
+    tag: Option<&str>,
+    artifact: &publish::Artifact,
+    open: impl Fn(&Blob) -> anyhow::Result<File> + Sync,
+    progress: &Progress,
 ) -> anyhow::Result<()> {
-    hash::in_parallel(
-        manifest.blobs(),
-        |blob| blob.size,
-        |blob| {
-            writer.write_blob(&blob.digest, blob.size, &source(sources, blob)?)?;
-            progress(blob.size);
-            Ok(())
-        },
-    )?;
-    writer.write_bytes(&built.config)?;
-    writer.put_manifest(&built.manifest, at.tag.as_deref())?;
-    if let Some(BuiltTrees { manifest, config, layers }) = &built.trees {
-        writer.write_bytes(config)?;
-        for (_, tree) in layers {
-            writer.write_bytes(tree)?;
+    let write = |blob: &Blob| {
+        writer.write_blob(&blob.digest, blob.size, &open(blob)?)?;
+        progress.add(blob.size);
+        Ok(())
+    };
+    hash::in_parallel(artifact.manifest.blobs(), |blob| blob.size, write)?;
+    writer.write_bytes(&artifact.config)?;
+    writer.put_manifest(artifact.manifest.raw(), tag)?;
+    for Trees { manifest, blobs } in &artifact.trees {
+        for blob in blobs {
+            writer.write_bytes(blob)?;
         }
         writer.put_referrer(manifest, piece_trees::ARTIFACT_TYPE)?;
     }

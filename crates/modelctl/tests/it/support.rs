@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long anything that is waited for may take: far more than it does.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A directory of its own for one test.
 pub(crate) struct Scratch {

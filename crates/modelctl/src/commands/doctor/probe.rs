@@ -13,7 +13,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Port {
     device: String,
-    port: String,
+    number: String,
     /// `ACTIVE`, `DOWN`, …
     state: String,
     /// As the driver puts it: `100 Gb/sec (4X EDR)`.
@@ -23,8 +23,8 @@ pub(super) struct Port {
 
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, port, state, rate, link_layer } = self;
-        write!(f, "{device} port {port}: {state}, {rate}, {link_layer}")
+        let Self { device, number, state, rate, link_layer } = self;
+        write!(f, "{device} port {number}: {state}, {rate}, {link_layer}")
     }
 }
 
@@ -51,13 +51,14 @@ impl Probe {
         let devices = names(&self.root.join("sys/class/infiniband"))?;
         for device in devices {
             let dir = self.root.join("sys/class/infiniband").join(&device).join("ports");
-            for port in names(&dir).unwrap_or_default() {
-                let fact = |name: &str| read(&dir.join(&port).join(name)).unwrap_or_else(|| "unknown".into());
+            for number in names(&dir).unwrap_or_default() {
+                let fact =
+                    |name: &str| read(&dir.join(&number).join(name)).unwrap_or_else(|| "unknown".into());
                 // "4: ACTIVE"
                 let state = fact("state");
                 let state = state.rsplit(' ').next().unwrap_or(&state).to_owned();
                 let (rate, link_layer) = (fact("rate"), fact("link_layer"));
-                ports.push(Port { device: device.clone(), port, state, rate, link_layer });
+                ports.push(Port { device: device.clone(), number, state, rate, link_layer });
             }
         }
         Some(ports)
