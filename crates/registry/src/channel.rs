@@ -221,6 +221,7 @@ impl Channel {
         let url = request.url().clone();
         let mut sent = upload.sent();
         let mut response = pin!(self.client.execute(request));
+        progress(0);
         let response = loop {
             let is_complete = *sent.borrow_and_update() == upload.size();
             let wait = if is_complete { self.patience.upload_commit_max } else { self.patience.silence_max };

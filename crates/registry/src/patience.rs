@@ -33,9 +33,9 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            // Five attempts with doubling pauses ride out a restart of a registry's frontend (some seconds); what
-            // is down for longer should be said, not hidden.
-            attempts: 5,
+            // Five pauses that double from 100 ms last 1.5 to 3.1 s together: enough for a frontend that restarts or a
+            // moment's overload. Whoever mistyped a port should not wait longer to hear of it.
+            attempts: 6,
             // Below 100 ms a burst of equal clients hits the same overload again; above 5 s nothing is gained.
             pause_first: Duration::from_millis(100),
             pause_max: Duration::from_secs(5),
@@ -84,13 +84,13 @@ impl Attempts {
         Ok(())
     }
 
-    /// Full jitter: clients that failed together come back apart. Never less than the host asked for, up to the
-    /// limit of that.
+    /// Half of it is chance, so that clients that failed together come back apart. Never less than the host asked for,
+    /// up to the limit of that.
     fn pause(&self, retry_after: Option<Duration>) -> Duration {
         let doublings = (self.failed - 1).min(16);
         let longest = self.patience.pause_max.min(self.patience.pause_first * (1 << doublings));
         let asked = retry_after.unwrap_or_default().min(self.patience.retry_after_max);
-        asked + longest.mul_f64(fastrand::f64())
+        asked + longest.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
 
@@ -102,4 +102,46 @@ pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_retry_after_as_seconds_or_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let check = |value: &str, seconds: Option<u64>| {
+            assert_eq!(parse_retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+        };
+        check("0", Some(0));
+        check(" 120 ", Some(120));
+        check("Sun, 06 Nov 1994 08:49:47 GMT", Some(10));
+        check("Sun, 06 Nov 1994 08:49:27 GMT", Some(0));
+        check("-1", None);
+        check("99999999999999999999", None);
+        check("soon", None);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_honour_the_host() {
+        let patience = Patience::default();
+        let check = |failed, longest: Duration| {
+            let attempts = Attempts { patience, failed, damaged: 0 };
+            let pauses: Vec<_> = (0..1000).map(|_| attempts.pause(None)).collect();
+            assert!(
+                pauses.iter().all(|&pause| pause >= longest / 2 && pause <= longest),
+                "{failed}: {pauses:?}"
+            );
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "by chance");
+        };
+        check(1, patience.pause_first);
+        check(2, patience.pause_first * 2);
+        check(5, patience.pause_first * 16);
+        check(u32::MAX, patience.pause_max);
+        let attempts = Attempts { patience, failed: 1, damaged: 0 };
+        assert!(attempts.pause(Some(Duration::from_secs(7))) >= Duration::from_secs(7));
+        let capped = attempts.pause(Some(Duration::from_hours(1)));
+        assert!(capped <= patience.retry_after_max + patience.pause_first, "{capped:?}");
+    }
 }
