@@ -163,3 +163,86 @@ fn ascending(mut runs: Vec<Run>) -> Vec<Run> {
     });
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn next(news: &mut HaveNews) -> Result<Vec<Run>, Closed> {
+        timeout(Duration::from_secs(30), news.next()).await.expect("in time")
+    }
+
+    fn feed(have: &[Run]) -> HaveFeed {
+        let mut map = PieceMap::empty(1000);
+        have.iter().for_each(|run| map.insert_run(*run));
+        HaveFeed::new(map)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_first_then_news_once_ascending_and_joined() {
+        let feed = feed(&[Run::new(10, 12)]);
+        let mut early = feed.subscribe();
+        assert_eq!(next(&mut early).await, Ok(vec![Run::new(10, 12)]));
+        feed.publish(Run::new(20, 21));
+        feed.publish(Run::new(11, 14));
+        feed.publish(Run::new(14, 15));
+        feed.publish(Run::new(10, 15));
+        assert_eq!(next(&mut early).await, Ok(vec![Run::new(12, 15), Run::new(20, 21)]));
+        let mut late = feed.subscribe();
+        assert_eq!(next(&mut late).await, Ok(vec![Run::new(10, 15), Run::new(20, 21)]));
+        assert_eq!(feed.snapshot().runs(), [Run::new(10, 15), Run::new(20, 21)]);
+        feed.publish(Run::new(0, 1));
+        assert_eq!(next(&mut early).await, Ok(vec![Run::new(0, 1)]));
+        assert_eq!(next(&mut late).await, Ok(vec![Run::new(0, 1)]));
+        feed.close("the artifact is gone");
+        assert_eq!(next(&mut late).await, Err(Closed("the artifact is gone".to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_news_wait_for_more_and_many_do_not() {
+        let feed = feed(&[]);
+        let mut news = feed.subscribe();
+        assert_eq!(next(&mut news).await, Ok(Vec::new()));
+        feed.publish(Run::new(0, 1));
+        let start = Instant::now();
+        next(&mut news).await.expect("open");
+        assert!(start.elapsed() >= BATCH_INTERVAL, "the second batch follows the first at its distance");
+        feed.publish(Run::new(100, 163));
+        feed.publish(Run::new(200, 201));
+        let start = Instant::now();
+        assert_eq!(next(&mut news).await, Ok(vec![Run::new(100, 163), Run::new(200, 201)]));
+        assert_eq!(start.elapsed(), Duration::ZERO, "64 pieces go at once");
+        // The clock is stopped, so this ends only because the batch interval is over.
+        tokio::time::advance(BATCH_INTERVAL).await;
+        let start = Instant::now();
+        feed.publish(Run::new(300, 301));
+        assert_eq!(next(&mut news).await, Ok(vec![Run::new(300, 301)]));
+        assert_eq!(start.elapsed(), Duration::ZERO, "news after a pause go at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_published_while_a_batch_waits_goes_with_it() {
+        let feed = feed(&[]);
+        let mut news = feed.subscribe();
+        next(&mut news).await.expect("open");
+        feed.publish(Run::new(5, 6));
+        let more = async {
+            tokio::task::yield_now().await;
+            feed.publish(Run::new(6, 7));
+        };
+        let (batch, ()) = tokio::join!(next(&mut news), more);
+        assert_eq!(batch, Ok(vec![Run::new(5, 7)]));
+        // Given up in the middle, it loses nothing.
+        feed.publish(Run::new(7, 8));
+        tokio::select! {
+            biased;
+            () = tokio::task::yield_now() => {}
+            _ = news.next() => panic!("the batch interval is not over"),
+        }
+        assert_eq!(next(&mut news).await, Ok(vec![Run::new(7, 8)]));
+        drop(feed);
+        assert!(next(&mut news).await.is_err(), "nobody is left to publish");
+    }
+}

@@ -400,3 +400,6 @@ fn fresh(have: &mut PieceMap, runs: &[Run]) -> Vec<Run> {
     }
     fresh
 }
+
+#[cfg(test)]
+mod tests;

@@ -376,3 +376,6 @@ fn have_messages(artifact: ArtifactId, runs: &[Run]) -> impl Iterator<Item = Sai
         Said::Have(control::HaveUpdate { artifact: artifact.0.to_vec(), added })
     })
 }
+
+#[cfg(test)]
+mod tests;

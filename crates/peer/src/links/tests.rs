@@ -1,0 +1,526 @@
+//! Both ends of a link: parent and child of this crate on loopback, and each against a partner that misbehaves.
+
+use std::{
+    fs::File,
+    future::pending,
+    io::Write as _,
+    net::SocketAddr,
+    ops::Range,
+    pin::Pin,
+    sync::{Mutex, mpsc as std_mpsc},
+};
+
+use memory::Pool;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc::UnboundedReceiver, oneshot},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response};
+use transport::{Completion, Export, Exports, ReadRequest};
+use wire::control::{
+    DescribeReply, DescribeRequest, Farewell, Grant, HaveRuns, Refusal,
+    peer_server::{Peer, PeerServer},
+};
+
+use super::*;
+use crate::{
+    describe::{Description, describe},
+    have_feed::HaveFeed,
+    service::{self, GRANT_EXPIRY, ServiceOptions, Share, Shares},
+};
+
+const LONG: Duration = Duration::from_secs(30);
+const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
+const PARENT: PeerId = PeerId::new([1; 16]);
+const CHILD: PeerId = PeerId::new([2; 16]);
+
+/// Two blobs: three pieces, and one.
+const SIZES: [u64; 2] = [(2 << 20) + 5, 7];
+const PIECES: u32 = 4;
+
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    timeout(LONG, what).await.expect("in time")
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// A byte that tells its place.
+fn byte_at(blob: u64, offset: u64) -> u8 {
+    u8::try_from((offset * 31 + offset / 251 + blob) % 256).expect("below 256")
+}
+
+struct Whole {
+    file: File,
+    bytes: u64,
+}
+
+impl Export for Whole {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn is_readable(&self, _: Range<u64>) -> bool {
+        true
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+struct OneShare(Mutex<Option<Share>>);
+
+impl Shares for OneShare {
+    fn share(&self, artifact: &ArtifactId) -> Option<Share> {
+        self.0.lock().expect("no panic").clone().filter(|_| *artifact == ARTIFACT)
+    }
+}
+
+/// A parent that shares both blobs.
+struct ParentPeer {
+    address: SocketAddr,
+    have: HaveFeed,
+    description: Arc<Description>,
+    stop: oneshot::Sender<()>,
+}
+
+impl ParentPeer {
+    /// It says that its data plane listens on every address, as a peer without `--advertise` does.
+    async fn start(grant_expiry: Duration) -> Self {
+        let exports = Exports::new();
+        let windows = (0..).zip(SIZES).map(|(blob, bytes)| {
+            let mut file = tempfile::tempfile().expect("a temporary file");
+            let content: Vec<u8> = (0..bytes).map(|offset| byte_at(blob.into(), offset)).collect();
+            file.write_all(&content).expect("space");
+            (BlobIndex(blob), exports.register(Arc::new(Whole { file, bytes })), bytes)
+        });
+        let windows = windows.collect();
+        let tcp = tcp::Server::bind(any_port(), exports).await.expect("a free port");
+        let running = tcp.clone();
+        tokio::spawn(async move { running.run(pending()).await });
+        let mut map = PieceMap::empty(PIECES);
+        map.insert_run(Run::new(0, 2));
+        let have = HaveFeed::new(map);
+        let description = Arc::new(Description {
+            manifest: b"manifest".to_vec(),
+            config: b"{}".to_vec(),
+            trees: vec![(BlobIndex(0), vec![9; 96])],
+        });
+        let share = Share { windows, have: have.clone(), description: Arc::clone(&description) };
+        let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
+        let options = ServiceOptions { me: PARENT, tcp, data_address, grant_expiry };
+        let listener = TcpListener::bind(any_port()).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shares = Arc::new(OneShare(Mutex::new(Some(share))));
+        tokio::spawn(async move {
+            let shutdown = async { drop(stopped.await) };
+            service::serve(listener, shares, options, shutdown).await.expect("served");
+        });
+        Self { address, have, description, stop }
+    }
+}
+
+/// A child's link, its events and its completions.
+struct ChildLink {
+    handle: LinkHandle,
+    events: UnboundedReceiver<LinkEvent>,
+    completions: std_mpsc::Receiver<Completion>,
+}
+
+impl ChildLink {
+    fn open(address: SocketAddr) -> Self {
+        Self::open_for(address, ARTIFACT)
+    }
+
+    fn open_for(address: SocketAddr, artifact: ArtifactId) -> Self {
+        let (sender, completions) = std_mpsc::channel();
+        let sink: CompletionSink = Arc::new(move |completion| drop(sender.send(completion)));
+        let (events, received) = mpsc::unbounded_channel();
+        let request = LinkRequest {
+            me: CHILD,
+            peer: PARENT,
+            address: address.to_string(),
+            artifact,
+            layout: PieceLayout::new(SIZES.to_vec()).expect("small"),
+            generation: 5,
+        };
+        Self { handle: open_link(request, sink, events), events: received, completions }
+    }
+
+    async fn event(&mut self) -> LinkEvent {
+        in_time(self.events.recv()).await.expect("an event")
+    }
+
+    async fn up(&mut self) -> GrantedLink {
+        match self.event().await {
+            LinkEvent::Up { peer: PARENT, generation: 5, grant } => grant,
+            LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
+            _ => panic!("not up"),
+        }
+    }
+
+    async fn have(&mut self) -> Vec<Run> {
+        match self.event().await {
+            LinkEvent::Have { peer: PARENT, generation: 5, runs } => runs,
+            LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
+            _ => panic!("no news"),
+        }
+    }
+
+    /// Why the link ends, which is its last event.
+    async fn down(&mut self) -> String {
+        loop {
+            match self.event().await {
+                LinkEvent::Down { peer: PARENT, generation: 5, reason } => {
+                    assert!(in_time(self.events.recv()).await.is_none(), "an event after the end");
+                    return reason;
+                }
+                LinkEvent::Down { .. } => panic!("another link is down"),
+                LinkEvent::Up { .. } | LinkEvent::Have { .. } => {}
+            }
+        }
+    }
+}
+
+async fn closed(link: &Arc<dyn Link>) {
+    let link = Arc::clone(link);
+    in_time(async move {
+        while !link.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_granted_and_announced_can_be_read() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let mut child = ChildLink::open(parent.address);
+    let grant = child.up().await;
+    assert_eq!(grant.in_flight_max, service::IN_FLIGHT_MAX);
+    let left = *grant.expires.borrow() - Instant::now();
+    assert!(left > GRANT_EXPIRY / 2 && left <= GRANT_EXPIRY, "{left:?}");
+    assert_eq!(child.have().await, [Run::new(0, 2)]);
+    parent.have.publish(Run::new(1, 4));
+    assert_eq!(child.have().await, [Run::new(2, 4)]);
+
+    let pool = Pool::new(1, 4096);
+    for (blob, window) in &grant.windows {
+        let len = window.bytes.min(4096);
+        let offset = window.bytes - len;
+        let lease = pool.try_lease(usize::try_from(len).expect("small")).expect("free");
+        let deadline = std::time::Instant::now() + LONG;
+        let request = ReadRequest { id: u64::from(blob.0), window: window.handle, offset, lease, deadline };
+        grant.link.post(request).expect("room");
+        let completion = child.completions.recv_timeout(LONG).expect("in time");
+        let filled = completion.result.expect("readable");
+        let expect: Vec<u8> = (offset..window.bytes).map(|at| byte_at(blob.0.into(), at)).collect();
+        assert_eq!(*filled, *expect, "blob {blob}");
+    }
+    assert_eq!(grant.windows.len(), SIZES.len());
+}
+
+#[tokio::test]
+async fn dropping_the_handle_closes_the_data_link_without_an_event() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let mut child = ChildLink::open(parent.address);
+    let grant = child.up().await;
+    child.have().await;
+    drop(child.handle);
+    closed(&grant.link).await;
+    assert!(in_time(child.events.recv()).await.is_none(), "an event after the drop");
+}
+
+#[tokio::test]
+async fn grants_are_renewed_for_as_long_as_both_live() {
+    let expiry = Duration::from_millis(600);
+    let parent = ParentPeer::start(expiry).await;
+    let mut child = ChildLink::open(parent.address);
+    let mut grant = child.up().await;
+    let first = *grant.expires.borrow();
+    // Three renewals, one expiry later: without them both sides would have ended it.
+    while *grant.expires.borrow() < first + expiry {
+        in_time(grant.expires.changed()).await.expect("the link is up");
+    }
+    assert!(!grant.link.is_closed());
+    parent.have.publish(Run::new(3, 4));
+    assert_eq!(child.have().await, [Run::new(0, 2)]);
+    assert_eq!(child.have().await, [Run::new(3, 4)]);
+}
+
+#[tokio::test]
+async fn a_farewell_takes_the_link_down() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let mut child = ChildLink::open(parent.address);
+    let grant = child.up().await;
+    parent.have.close("it was removed");
+    assert_eq!(child.down().await, "the peer leaves: it was removed");
+    closed(&grant.link).await;
+}
+
+#[tokio::test]
+async fn a_parent_that_stops_says_farewell() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let mut child = ChildLink::open(parent.address);
+    child.up().await;
+    parent.stop.send(()).expect("it runs");
+    assert_eq!(child.down().await, "the peer leaves: the peer stops");
+}
+
+#[tokio::test]
+async fn what_is_not_shared_is_refused() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let other = ArtifactId([8; 32]);
+    let reason = ChildLink::open_for(parent.address, other).down().await;
+    assert_eq!(reason, "the peer refused: this peer does not share the artifact");
+    let error = in_time(describe(&parent.address.to_string(), other)).await.expect_err("unknown");
+    assert!(error.to_string().ends_with("this peer does not share the artifact"), "{error}");
+}
+
+#[tokio::test]
+async fn a_peer_describes_what_it_shares() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let description = in_time(describe(&parent.address.to_string(), ARTIFACT)).await.expect("described");
+    assert_eq!(description, *parent.description);
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_a_link_down() {
+    let listener = TcpListener::bind(any_port()).await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let reason = ChildLink::open(address).down().await;
+    assert!(reason.starts_with("cannot reach the peer: "), "{reason}");
+}
+
+/// A child's control stream by hand.
+struct RawChild {
+    outgoing: mpsc::Sender<ChildToParent>,
+    inbound: Streaming<ParentToChild>,
+}
+
+impl RawChild {
+    async fn open(address: SocketAddr, hello: LinkHello) -> Self {
+        let endpoint = endpoint(format!("http://{address}")).expect("a URI");
+        let channel = in_time(endpoint.connect()).await.expect("it listens");
+        let (outgoing, messages) = mpsc::channel(4);
+        let hello = ChildToParent { kind: Some(Said::Hello(hello)) };
+        outgoing.send(hello).await.expect("room");
+        let mut client = PeerClient::new(channel);
+        let inbound = in_time(client.link(ReceiverStream::new(messages))).await.expect("a stream");
+        Self { outgoing, inbound: inbound.into_inner() }
+    }
+
+    fn hello() -> LinkHello {
+        LinkHello {
+            protocol_version: PROTOCOL_VERSION,
+            features: FEATURES,
+            peer_id: CHILD.bytes().to_vec(),
+            artifact: ARTIFACT.0.to_vec(),
+            transports: vec![TCP.to_owned()],
+        }
+    }
+
+    async fn hear(&mut self) -> Option<Heard> {
+        let message = in_time(self.inbound.message()).await.expect("no error");
+        message.map(|message| message.kind.expect("a known kind"))
+    }
+
+    async fn refusal(&mut self) -> String {
+        match self.hear().await {
+            Some(Heard::Refusal(refusal)) => {
+                assert_eq!(self.hear().await, None, "nothing follows a refusal");
+                refusal.reason
+            }
+            other => panic!("{other:?} is no refusal"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_parent_refuses_wrong_hellos() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let hello = LinkHello { protocol_version: 2, ..RawChild::hello() };
+    let reason = RawChild::open(parent.address, hello).await.refusal().await;
+    assert_eq!(reason, "the other side speaks protocol version 2, this one speaks 1");
+    let hello = LinkHello { transports: vec!["rdma".to_owned()], ..RawChild::hello() };
+    let reason = RawChild::open(parent.address, hello).await.refusal().await;
+    assert_eq!(reason, "this peer serves over `tcp` only");
+    let hello = LinkHello { artifact: vec![1; 31], ..RawChild::hello() };
+    let reason = RawChild::open(parent.address, hello).await.refusal().await;
+    assert_eq!(reason, "`artifact` has 31 bytes, not 32");
+}
+
+#[tokio::test]
+async fn a_child_that_does_not_renew_loses_its_data_link() {
+    let parent = ParentPeer::start(Duration::from_millis(300)).await;
+    let mut child = RawChild::open(parent.address, RawChild::hello()).await;
+    let Some(Heard::Welcome(welcome)) = child.hear().await else { panic!("no welcome") };
+    let tcp = welcome.tcp.expect("an endpoint");
+    let secret = convert::secret(&tcp.secret).expect("32 bytes");
+    let address = tcp.address.replace("0.0.0.0", "127.0.0.1");
+    let sink: CompletionSink = Arc::new(|_| {});
+    let connecting = tcp::connect(&address, tcp.link, secret, 1, Arc::clone(&sink));
+    let link = in_time(connecting).await.expect("granted");
+    let Some(Heard::Grant(grant)) = child.hear().await else { panic!("no grant") };
+    assert_eq!(grant.expires_ms, 300);
+    let Some(Heard::Have(_)) = child.hear().await else { panic!("no have-map") };
+    assert_eq!(child.refusal().await, "the grant expired without a renewal");
+    closed(&link).await;
+    let again = in_time(tcp::connect(&address, tcp.link, secret, 1, sink)).await;
+    assert!(again.is_err(), "the secret proves nothing any more");
+    drop(child.outgoing);
+}
+
+/// A parent that says what the test wants to every child.
+struct Liar(Vec<Heard>);
+
+#[tonic::async_trait]
+impl Peer for Liar {
+    type LinkStream = Pin<Box<UnboundedReceiverStream<Result<ParentToChild, Status>>>>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<ChildToParent>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let (outgoing, messages) = mpsc::unbounded_channel();
+        for kind in &self.0 {
+            outgoing.send(Ok(ParentToChild { kind: Some(kind.clone()) })).expect("open");
+        }
+        let mut inbound = request.into_inner();
+        tokio::spawn(async move {
+            // Hears everything and answers nothing, for as long as the child stays.
+            while let Ok(Some(_)) = inbound.message().await {}
+            drop(outgoing);
+        });
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(messages))))
+    }
+
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
+        let trees = vec![control::BlobTree { blob: 0, chaining_values: vec![0; 33] }];
+        Ok(Response::new(DescribeReply { manifest: Vec::new(), config: Vec::new(), trees }))
+    }
+}
+
+/// A data plane without files, and the messages of an honest parent that uses it.
+async fn honest() -> (tcp::Server, u64, Vec<Heard>) {
+    let tcp = tcp::Server::bind(any_port(), Exports::new()).await.expect("a free port");
+    let running = tcp.clone();
+    tokio::spawn(async move { running.run(pending()).await });
+    let (link, secret) = tcp.issue_link();
+    let address = tcp.local_addr().to_string();
+    let welcome = LinkWelcome {
+        protocol_version: PROTOCOL_VERSION,
+        features: FEATURES,
+        peer_id: PARENT.bytes().to_vec(),
+        tcp: Some(TcpEndpoint { address, link, secret: secret.to_vec() }),
+    };
+    let windows = (0..).zip(SIZES);
+    let windows = windows.map(|(blob, bytes)| control::Window { blob, handle: 1, bytes }).collect();
+    let grant = Grant { windows, in_flight_max: 4, bytes_per_second_max: 0, expires_ms: 10_000 };
+    (tcp, link, vec![Heard::Welcome(welcome), Heard::Grant(grant)])
+}
+
+async fn serve_lies(says: Vec<Heard>) -> SocketAddr {
+    let listener = TcpListener::bind(any_port()).await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(wire::connection::serve(listener, PeerServer::new(Liar(says)), pending()));
+    address
+}
+
+/// How a link to a parent ends that is honest but for `change`.
+async fn down_after(change: impl FnOnce(&mut LinkWelcome, &mut Grant)) -> String {
+    let (_tcp, _, mut says) = honest().await;
+    let [Heard::Welcome(welcome), Heard::Grant(grant)] = says.as_mut_slice() else {
+        panic!("a welcome and a grant")
+    };
+    change(welcome, grant);
+    ChildLink::open(serve_lies(says).await).down().await
+}
+
+#[tokio::test]
+async fn grants_that_lie_are_not_taken() {
+    let reason = down_after(|_, grant| grant.windows[1].bytes += 1).await;
+    assert!(reason.contains("`windows`") && reason.contains("size"), "{reason}");
+    let reason = down_after(|_, grant| grant.windows[1].blob = 2).await;
+    assert!(reason.contains("`windows`"), "{reason}");
+    let reason = down_after(|_, grant| grant.windows[1] = grant.windows[0]).await;
+    assert!(reason.contains("two windows"), "{reason}");
+    let reason = down_after(|_, grant| grant.in_flight_max = 0).await;
+    assert!(reason.contains("`grant`"), "{reason}");
+    let reason = down_after(|_, grant| grant.expires_ms = u32::MAX).await;
+    assert!(reason.contains("`grant`"), "{reason}");
+    let reason = down_after(|_, grant| grant.bytes_per_second_max = 1).await;
+    assert!(reason.contains("`bytes_per_second_max`"), "{reason}");
+    let reason = down_after(|welcome, _| welcome.peer_id = vec![9; 16]).await;
+    assert!(reason.contains("another peer"), "{reason}");
+    let reason = down_after(|welcome, _| welcome.protocol_version = 7).await;
+    assert!(reason.contains("version 7"), "{reason}");
+    let wrong_secret = |welcome: &mut LinkWelcome, _: &mut Grant| {
+        welcome.tcp.as_mut().expect("set").secret = vec![0; 32];
+    };
+    let reason = down_after(wrong_secret).await;
+    assert!(reason.starts_with("the data link failed: "), "{reason}");
+}
+
+#[tokio::test]
+async fn a_parent_that_does_not_renew_is_left_when_its_grant_ends() {
+    let start = Instant::now();
+    let reason = down_after(|_, grant| grant.expires_ms = 300).await;
+    assert_eq!(reason, "the grant expired");
+    assert!(start.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test]
+async fn a_data_link_that_ends_takes_the_link_down() {
+    let (tcp, link, says) = honest().await;
+    let mut child = ChildLink::open(serve_lies(says).await);
+    child.up().await;
+    tcp.revoke(link);
+    assert_eq!(child.down().await, "the data link ended");
+}
+
+#[tokio::test]
+async fn what_a_parent_says_later_is_checked_too() {
+    let said = [
+        (Heard::Have(HaveRuns { runs: vec![control::Run { start: 0, end: PIECES + 1 }] }), "`runs`"),
+        (Heard::Refusal(Refusal { reason: "not\nyou".to_owned() }), "the peer refused: notyou"),
+        (Heard::Farewell(Farewell { reason: "bye".to_owned() }), "the peer leaves: bye"),
+        // A grant that answers no request would move the expiry as often as the parent likes.
+        (Heard::Grant(Grant::default()), "`grant`"),
+    ];
+    for (kind, expect) in said {
+        let (_tcp, _, mut says) = honest().await;
+        says.push(kind);
+        let mut child = ChildLink::open(serve_lies(says).await);
+        child.up().await;
+        let reason = child.down().await;
+        assert!(reason.contains(expect), "{reason}");
+    }
+    let (_tcp, _, mut says) = honest().await;
+    says.push(says[1].clone());
+    let reason = ChildLink::open(serve_lies(says).await).down().await;
+    assert!(reason.contains("nobody asked"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_parent_that_repeats_itself_is_heard_once() {
+    let (_tcp, _, mut says) = honest().await;
+    let have = |start, end| Heard::Have(HaveRuns { runs: vec![control::Run { start, end }] });
+    says.extend([have(0, 2), have(0, 2), have(1, 2), have(0, 3)]);
+    let mut child = ChildLink::open(serve_lies(says).await);
+    child.up().await;
+    assert_eq!(child.have().await, [Run::new(0, 2)]);
+    assert_eq!(child.have().await, [Run::new(2, 3)]);
+}
+
+#[tokio::test]
+async fn a_description_that_cannot_be_one_is_not_taken() {
+    let address = serve_lies(Vec::new()).await;
+    let error = in_time(describe(&address.to_string(), ARTIFACT)).await.expect_err("33 bytes");
+    assert!(error.to_string().ends_with("a tree is not made of chaining values"), "{error}");
+}

@@ -1,0 +1,264 @@
+//! A session against a scheduler that does what the test says.
+
+use std::{net::SocketAddr, pin::Pin};
+
+use planner::{StripePart, StripeSource};
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response};
+use wire::{
+    connection,
+    control::{
+        Refusal,
+        scheduler_server::{Scheduler, SchedulerServer},
+    },
+};
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(30);
+const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
+
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    timeout(LONG, what).await.expect("in time")
+}
+
+/// One stream as the scheduler has it.
+struct Accepted {
+    inbound: Streaming<PeerToScheduler>,
+    outgoing: UnboundedSender<Result<SchedulerToPeer, Status>>,
+}
+
+impl Accepted {
+    fn say(&self, kind: Heard) {
+        self.outgoing.send(Ok(SchedulerToPeer { kind: Some(kind) })).expect("an open stream");
+    }
+
+    fn welcome(&self) {
+        let features = FEATURES;
+        self.say(Heard::Welcome(SchedulerWelcome {
+            protocol_version: PROTOCOL_VERSION,
+            features,
+            load_interval_ms: 250,
+        }));
+    }
+
+    async fn hear(&mut self) -> Said {
+        let message = in_time(self.inbound.message()).await.expect("no error").expect("a message");
+        message.kind.expect("a known kind")
+    }
+}
+
+/// Hands every stream to the test.
+struct ByHand(UnboundedSender<Accepted>);
+
+#[tonic::async_trait]
+impl Scheduler for ByHand {
+    type SessionStream = Pin<Box<UnboundedReceiverStream<Result<SchedulerToPeer, Status>>>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<PeerToScheduler>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (outgoing, messages) = mpsc::unbounded_channel();
+        self.0.send(Accepted { inbound: request.into_inner(), outgoing }).expect("the test listens");
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(messages))))
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    streams: mpsc::UnboundedReceiver<Accepted>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (accepted, streams) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let service = SchedulerServer::new(ByHand(accepted));
+        let task = tokio::spawn(async move {
+            connection::serve(listener, service, async { drop(stopped.await) }).await.expect("served");
+        });
+        Self { address, streams, stop, task }
+    }
+
+    async fn accept(&mut self) -> Accepted {
+        in_time(self.streams.recv()).await.expect("the server runs")
+    }
+
+    /// Ends all streams that the test has dropped, and frees the port.
+    async fn stop(self) {
+        self.stop.send(()).expect("it runs");
+        in_time(self.task).await.expect("no panic");
+    }
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn spawn(address: SocketAddr) -> (Session, mpsc::UnboundedReceiver<SessionEvent>) {
+    let (events, received) = mpsc::unbounded_channel();
+    let options = SessionOptions {
+        scheduler: format!("http://{address}"),
+        me: PeerId::new([1; 16]),
+        control_address: "127.0.0.1:1001".to_owned(),
+        name: "one".to_owned(),
+        nic_rate: Some(125_000_000),
+    };
+    (Session::spawn(options, events), received)
+}
+
+async fn next(events: &mut mpsc::UnboundedReceiver<SessionEvent>) -> SessionEvent {
+    in_time(events.recv()).await.expect("the session lives")
+}
+
+async fn lost(events: &mut mpsc::UnboundedReceiver<SessionEvent>) -> String {
+    match next(events).await {
+        SessionEvent::Lost { reason } => reason,
+        other => panic!("{other:?} is no loss"),
+    }
+}
+
+fn connected() -> SessionEvent {
+    SessionEvent::Connected { load_interval: Duration::from_millis(250) }
+}
+
+fn plan(epoch: u64) -> PeerPlan {
+    let stripe = StripePart { source: StripeSource::Origin, backups: Vec::new() };
+    PeerPlan {
+        epoch,
+        stripe_pieces: 1,
+        stripes: vec![stripe],
+        members: Vec::new(),
+        finish: None,
+        bound: Some(Duration::from_secs(2)),
+    }
+}
+
+#[tokio::test]
+async fn hello_joins_and_plans_travel() {
+    let mut server = Server::start(any_port()).await;
+    let (session, mut events) = spawn(server.address);
+    let mut stream = server.accept().await;
+    let Said::Hello(hello) = stream.hear().await else { panic!("the first message is no hello") };
+    assert_eq!(hello.peer_id, [1; 16]);
+    assert_eq!((hello.control_address.as_str(), hello.name.as_str()), ("127.0.0.1:1001", "one"));
+    assert_eq!((hello.protocol_version, hello.nic_bytes_per_second), (PROTOCOL_VERSION, 125_000_000));
+    // Before the welcome nothing is sent, so this is dropped.
+    session.send(SessionCommand::Leave { artifact: ARTIFACT });
+    stream.welcome();
+    assert_eq!(next(&mut events).await, connected());
+    // More runs than one message may hold follow in a second.
+    let runs_max = u32::try_from(RUNS_PER_MESSAGE_MAX).expect("small");
+    let have: Vec<Run> = (0..=runs_max).map(|at| Run::new(2 * at, 2 * at + 1)).collect();
+    session.send(SessionCommand::Join {
+        artifact: ARTIFACT,
+        bytes: 9,
+        piece_count: 1 << 20,
+        origin_ok: true,
+        is_seed: false,
+        have: have.clone(),
+    });
+    let Said::Join(join) = stream.hear().await else { panic!("no join") };
+    assert_eq!((join.artifact_bytes, join.piece_count, join.origin_ok, join.seed), (9, 1 << 20, true, false));
+    let Said::Have(rest) = stream.hear().await else { panic!("no rest") };
+    assert_eq!(convert::runs_message(&have), [join.have, rest.added].concat());
+    stream.say(Heard::Plan(convert::plan_message(ARTIFACT, &plan(3))));
+    assert_eq!(next(&mut events).await, SessionEvent::Plan(ARTIFACT, plan(3)));
+    drop(session);
+    let end = in_time(stream.inbound.message()).await;
+    assert!(!matches!(end, Ok(Some(_))), "{end:?} after the session was dropped");
+}
+
+#[tokio::test]
+async fn a_scheduler_that_comes_back_is_found() {
+    let mut server = Server::start(any_port()).await;
+    let address = server.address;
+    let (session, mut events) = spawn(address);
+    let stream = server.accept().await;
+    stream.welcome();
+    assert_eq!(next(&mut events).await, connected());
+    drop(stream);
+    server.stop().await;
+    lost(&mut events).await;
+    session.send(SessionCommand::Load { sent: 1, received: 2 });
+
+    let mut server = Server::start(address).await;
+    let mut stream = server.accept().await;
+    stream.welcome();
+    // However many attempts failed meanwhile, the loss was said once.
+    assert_eq!(next(&mut events).await, connected());
+    assert!(matches!(stream.hear().await, Said::Hello(_)));
+    session.send(SessionCommand::Load { sent: 3, received: 4 });
+    let Said::Load(load) = stream.hear().await else { panic!("no load") };
+    assert_eq!((load.sent_bytes_per_second, load.received_bytes_per_second), (3, 4), "nothing old is sent");
+}
+
+#[tokio::test]
+async fn an_absent_scheduler_is_said_at_once() {
+    let server = Server::start(any_port()).await;
+    let address = server.address;
+    server.stop().await;
+    let (_session, mut events) = spawn(address);
+    let reason = lost(&mut events).await;
+    assert!(reason.starts_with("cannot reach the scheduler: ") && reason.contains("refused"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_passed_on() {
+    let mut server = Server::start(any_port()).await;
+    let (_session, mut events) = spawn(server.address);
+    let stream = server.accept().await;
+    let refusal = Refusal { reason: "version 1 is\u{7} too old".to_owned() };
+    stream.say(Heard::Refusal(refusal));
+    assert_eq!(lost(&mut events).await, "the scheduler refused this peer: version 1 is too old");
+}
+
+#[tokio::test]
+async fn a_wrong_plan_ends_the_stream() {
+    let mut server = Server::start(any_port()).await;
+    let (_session, mut events) = spawn(server.address);
+    let stream = server.accept().await;
+    stream.welcome();
+    assert_eq!(next(&mut events).await, connected());
+    let mut wrong = convert::plan_message(ARTIFACT, &plan(1));
+    wrong.stripe_pieces = 0;
+    stream.say(Heard::Plan(wrong));
+    let reason = lost(&mut events).await;
+    assert!(reason.contains("`stripe_pieces`"), "{reason}");
+    drop(stream);
+    server.accept().await.welcome();
+    assert_eq!(next(&mut events).await, connected());
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_nothing_is_begun_again() {
+    let mut server = Server::start(any_port()).await;
+    let (session, mut events) = spawn(server.address);
+    let stream = server.accept().await;
+    stream.welcome();
+    assert_eq!(next(&mut events).await, connected());
+    // The current-thread runtime sends nothing before this test waits, so the channel fills up.
+    for piece in 0..=u32::try_from(OUTGOING_MAX).expect("small") {
+        session.send(SessionCommand::Have { artifact: ARTIFACT, runs: vec![Run::new(piece, piece + 1)] });
+    }
+    let mut heard = stream;
+    while in_time(heard.inbound.message()).await.expect("no error").is_some() {}
+    drop(heard);
+    lost(&mut events).await;
+    server.accept().await.welcome();
+    assert_eq!(next(&mut events).await, connected());
+}
+
+#[test]
+fn waits_double_up_to_the_longest_and_differ_between_peers() {
+    let waits = |byte| (0..8).map(move |attempt| backoff(PeerId::new([byte; 16]), attempt));
+    assert!(waits(0).eq([50, 100, 200, 400, 800, 1500, 1500, 1500].map(Duration::from_millis)));
+    assert!(waits(255).eq([100, 200, 400, 800, 1600, 3000, 3000, 3000].map(Duration::from_millis)));
+    assert_eq!(backoff(PeerId::new([255; 16]), u32::MAX), BACKOFF_MAX);
+}
