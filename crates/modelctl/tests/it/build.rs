@@ -35,7 +35,7 @@ fn the_creation_time_is_source_date_epoch() {
     let scratch = Scratch::with_model();
     let build = |value: &str| {
         let mut command = scratch.modelctl(&["build", "model", "-t", "oci:out:v1"]);
-        assert_eq!(command.env("SOURCE_DATE_EPOCH", value).status().unwrap().code(), Some(0));
+        assert_eq!(command.env("SOURCE_DATE_EPOCH", value).output().unwrap().status.code(), Some(0));
         scratch.json(&["inspect", "oci:out:v1"])["model"]["created_at"].clone()
     };
     assert_eq!(build("0"), "1970-01-01T00:00:00Z");

@@ -20,6 +20,21 @@ fn help_push() {
 }
 
 #[test]
+fn help_pull() {
+    assert_said!(Scratch::new().run(&["pull", "--help"]));
+}
+
+#[test]
+fn help_peer() {
+    assert_said!(Scratch::new().run(&["peer", "--help"]));
+}
+
+#[test]
+fn help_scheduler() {
+    assert_said!(Scratch::new().run(&["scheduler", "--help"]));
+}
+
+#[test]
 fn help_inspect() {
     assert_said!(Scratch::new().run(&["inspect", "--help"]));
 }
@@ -54,6 +69,11 @@ fn usage_errors() {
         &["verify", "./model", "./model"],
         &["push", "./model", "registry.example.org/models/minilm:v1"],
         &["push", "oci:out:v1", "oci:other:v1"],
+        &["pull", "oci:out:v1"],
+        &["pull", "oci:out:v1", "-o", "there", "--peer", "tcp:1"],
+        &["peer", "--store", "store", "--nic-rate", "fast"],
+        &["peer", "--store", "store", "--listen", "0.0.0.0:0"],
+        &["scheduler", "--listen", "0.0.0.0:0"],
         &["inspect", "localhost:1/m:v1", "--authfile", "absent.json"],
         &["inspect", "localhost:1/m:v1", "--plain-http", "--ca-cert", "ca.pem"],
     ];

@@ -6,6 +6,7 @@ mod build;
 mod doctor;
 mod help;
 mod inspect;
+mod pull;
 mod registry;
 mod support;
 mod verify;

@@ -108,15 +108,17 @@ pub(crate) fn said(output: &Output) -> String {
 
 /// Compares with a snapshot; what differs from run to run or version to version is replaced first.
 macro_rules! assert_said {
-    ($said:expr) => {{
+    ($($args:expr),+) => {{
         let mut settings = insta::Settings::clone_current();
         settings.add_filter(r"\d+\.\d\d s\b", "[TIME]");
         settings.add_filter(r#""seconds":[0-9.e-]+"#, r#""seconds":"[TIME]""#);
+        settings.add_filter(r"\d+\.\d [KMGT]B free", "[SIZE] free");
+        settings.add_filter(r"bounded by \w+", "bounded by [STAGE]");
         settings.add_filter(r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]");
         settings.add_filter(concat!(r"\b", env!("CARGO_PKG_VERSION"), r"\b"), "[VERSION]");
         settings.set_omit_expression(true);
         settings.set_prepend_module_to_snapshot(false);
-        settings.bind(|| insta::assert_snapshot!($said));
+        settings.bind(|| insta::assert_snapshot!($($args),+));
     }};
 }
 pub(crate) use assert_said;

@@ -1,0 +1,89 @@
+//! `modelctl pull` without a peer, and what refuses it.
+
+use std::fs;
+
+use crate::support::{Registry, Scratch, assert_said, contents};
+
+const PULL: [&str; 3] = ["--plain-http", "--peer", "none"];
+
+/// A registry that has the model as `small:v1`, and the reference.
+fn published() -> (Scratch, Registry, String) {
+    let (scratch, registry) = (Scratch::with_model(), Registry::start());
+    let reference = registry.reference("small:v1");
+    scratch.stdout(&["build", "model", "-t", &reference, "--plain-http"]);
+    (scratch, registry, reference)
+}
+
+fn pull<'a>(reference: &'a str, dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["pull", reference, "-o", dir], &PULL[..], more].concat()
+}
+
+#[test]
+fn what_is_pulled_is_the_model_and_the_second_pull_moves_nothing() {
+    let (scratch, _registry, reference) = published();
+    let lines = [
+        pull(&reference, "there", &["--dry-run"]),
+        pull(&reference, "there", &[]),
+        pull(&reference, "there", &[]),
+    ];
+    let said: Vec<_> =
+        lines.iter().map(|args| format!("$ modelctl {}\n{}", args.join(" "), scratch.run(args))).collect();
+    assert_said!(said.join("\n"));
+    assert_eq!(scratch.json(&["verify", &reference, "there", "--plain-http"])["verified"], true);
+    let mut found = contents(&scratch.path("there"));
+    found.retain(|(path, _)| !path.starts_with(".modelctl"));
+    let mut expected = contents(&scratch.path("model"));
+    expected
+        .retain(|(path, _)| [".git", ".modelctl", ".cache"].iter().all(|skipped| !path.starts_with(skipped)));
+    assert_eq!(found, expected);
+    assert_said!("inspect_pulled_directory", scratch.run(&["inspect", "./there"]));
+}
+
+#[test]
+fn pull_json_ends_with_the_result() {
+    let (scratch, _registry, reference) = published();
+    let result = scratch.json(&pull(&reference, "there", &[]));
+    assert_eq!(result["verified"], true);
+    assert_eq!(result["origin_bytes"], result["bytes"]);
+    for name in [
+        "reference",
+        "digest",
+        "files",
+        "bytes",
+        "origin_bytes",
+        "peer_bytes",
+        "local_bytes",
+        "seconds",
+        "first_piece_seconds",
+        "transport",
+        "bytes_by_transport",
+        "landing",
+        "fallback_reason",
+        "bound_seconds",
+        "ratio",
+        "bounded_by",
+        "verified",
+        "output",
+    ] {
+        assert!(result.get(name).is_some(), "no {name} in {result}");
+    }
+}
+
+#[test]
+fn a_directory_with_other_things_in_it_is_left_alone() {
+    let (scratch, _registry, reference) = published();
+    scratch.write("mine/notes.txt", "mine");
+    let before = contents(&scratch.path("mine"));
+    assert_said!(scratch.run(&pull(&reference, "mine", &[])));
+    assert_eq!(contents(&scratch.path("mine")), before);
+}
+
+#[test]
+fn a_file_that_changed_since_is_said_and_not_overwritten() {
+    let (scratch, _registry, reference) = published();
+    scratch.stdout(&pull(&reference, "there", &[]));
+    fs::write(scratch.path("there/config.json"), "{}").unwrap();
+    assert_said!(scratch.run(&pull(&reference, "there", &[])));
+    assert_eq!(fs::read(scratch.path("there/config.json")).unwrap(), b"{}");
+    assert_eq!(scratch.json(&["inspect", "./there"])["unchanged"], false);
+}
