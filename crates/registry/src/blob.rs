@@ -60,7 +60,11 @@ impl Repository {
         let header = HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1));
         ask.headers.insert(RANGE, header.expect("numbers and signs make a header"));
         let answer = self.channel.send_for_blob(ask, digest).await?;
-        BlobStream::check(answer, blob_bytes, range)
+        let stream = BlobStream::check(answer, blob_bytes, range);
+        if stream.is_err() {
+            self.channel.forget_location(digest);
+        }
+        stream
     }
 }
 

@@ -163,6 +163,11 @@ impl Channel {
         answer
     }
 
+    /// What came from where the registry's storage served this blob was wrong: the registry is asked again.
+    pub(crate) fn forget_location(&self, digest: &Sha256Digest) {
+        self.locations().remove(digest);
+    }
+
     fn locations(&self) -> MutexGuard<'_, BTreeMap<Sha256Digest, Url>> {
         self.locations.lock().expect("nobody panics while holding the locations")
     }

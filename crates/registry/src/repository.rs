@@ -106,7 +106,10 @@ impl Repository {
             };
             match raw {
                 Ok(raw) => return Ok(raw),
-                Err(error) => attempts.pause_or_fail(error).await?,
+                Err(error) => {
+                    self.channel.forget_location(digest);
+                    attempts.pause_or_fail(error).await?;
+                }
             }
         }
     }

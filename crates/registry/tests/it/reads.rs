@@ -202,9 +202,10 @@ async fn follows_redirects_with_the_range_and_remembers_where_to() {
 async fn goes_back_to_the_registry_when_a_signed_url_has_expired() {
     let blob = bytes(10_000);
     let (copy, reads) = (blob.clone(), AtomicUsize::new(0));
-    // The first URL is good for two reads, the second for ever, any other for none.
+    // The first URL is good for two reads and then shows a page, the second for ever, any other for none.
     let storage = FaultServer::start(move |seen| match seen.path.as_str() {
         "/first" if reads.fetch_add(1, Ordering::Relaxed) < 2 => Reply::blob(seen, &copy),
+        "/first" => Reply::body(200, "<html>expired</html>"),
         "/second" => Reply::blob(seen, &copy),
         _ => Reply::body(403, "<Error>expired</Error>"),
     })
