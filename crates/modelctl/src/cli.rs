@@ -3,6 +3,8 @@
 //! Owns: names of commands and flags, their help, and what can be judged of a value by itself. Does not own: what the
 //! commands do. A flag exists from the day it works.
 
+mod fleet;
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
@@ -10,6 +12,7 @@ use clap::{
 };
 use modelpack::reference::{Reference, ReferenceError};
 
+pub(crate) use self::fleet::{PeerArgs, PeerChoice, PullArgs, SchedulerArgs};
 use crate::report::Refusal;
 
 const REFERENCES: &str = "\
@@ -26,7 +29,7 @@ last line: {\"error\",\"causes\",\"hint\",\"exit_code\"}.
 
 Example:
   $ modelctl build ./minilm -t registry.example.org/models/minilm:v1
-  $ modelctl inspect registry.example.org/models/minilm:v1";
+  $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm";
 
 /// Moves AI model weights to every machine that serves them, and proves every byte
 #[derive(Debug, Parser)]
@@ -44,8 +47,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Build(BuildArgs),
     Push(PushArgs),
+    Pull(PullArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
+    Peer(PeerArgs),
+    Scheduler(SchedulerArgs),
     Doctor(DoctorArgs),
 }
 
@@ -183,7 +189,7 @@ fn reference(text: &str) -> Result<Reference, ReferenceError> {
 
 /// What was typed, or what to say instead.
 pub(crate) enum Parsed {
-    Command(Cli),
+    Command(Box<Cli>),
     /// Help or the version: wanted, so it is data.
     Text(String),
     Wrong {
@@ -196,7 +202,7 @@ pub(crate) enum Parsed {
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
     let args: Vec<_> = args.collect();
     match Cli::try_parse_from(&args) {
-        Ok(cli) => Parsed::Command(cli),
+        Ok(cli) => Parsed::Command(Box::new(cli)),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Parsed::Text(error.render().to_string().trim_end().to_owned())
         }

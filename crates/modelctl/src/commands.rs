@@ -3,7 +3,9 @@
 mod build;
 mod doctor;
 mod inspect;
+mod pull;
 mod push;
+mod serve;
 mod verify;
 
 use std::{fmt, time::Duration};
@@ -22,8 +24,11 @@ pub(crate) fn run(command: &Command, printer: &Printer) -> anyhow::Result<()> {
     match command {
         Command::Build(args) => build::run(args, printer),
         Command::Push(args) => push::run(args, printer),
+        Command::Pull(args) => pull::run(args, printer),
         Command::Inspect(args) => inspect::run(args, printer),
         Command::Verify(args) => verify::run(args, printer),
+        Command::Peer(args) => serve::peer(args, printer),
+        Command::Scheduler(args) => serve::scheduler(args, printer),
         Command::Doctor(args) => doctor::run(args, printer),
     }
 }

@@ -33,6 +33,11 @@ impl Progress {
         self.0.inc(bytes);
     }
 
+    /// So many bytes are done now.
+    pub(crate) fn at(&self, done: u64) {
+        self.0.set_position(done);
+    }
+
     /// A part that says how far it is, not how much more it did.
     pub(crate) fn part(&self) -> Part {
         Part { bar: self.0.clone(), done: AtomicU64::new(0) }

@@ -4,6 +4,7 @@
 //! command line has. Does not own: printing.
 
 use modelpack::{build::BuildError, config::ConfigError, manifest::ManifestError, reference::ReferenceError};
+use peer::PeerError;
 use registry::RegistryError;
 use serde::Serialize;
 use store::{ErrorClass, StoreError};
@@ -78,6 +79,14 @@ impl Failure {
 fn judge(error: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<String>)> {
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
         return Some((refusal.exit, refusal.hint.clone()));
+    }
+    if let Some(error) = error.downcast_ref::<PeerError>() {
+        let exit = match error.class() {
+            peer::ErrorClass::Usage => Exit::Usage,
+            peer::ErrorClass::Integrity => Exit::Integrity,
+            _ => Exit::Failed,
+        };
+        return Some((exit, error.hint()));
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         let exit = if error.class() == ErrorClass::Integrity { Exit::Integrity } else { Exit::Failed };

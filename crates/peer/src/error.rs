@@ -40,7 +40,7 @@ pub enum PeerError {
         reference: String,
         /// Why not.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The manifest is not one that can be pulled.
     #[error("the manifest of `{reference}` is not usable")]
@@ -156,6 +156,10 @@ impl PeerError {
             Self::Listen { .. } => Some("choose another address, or port 0 for a free one".into()),
             _ => None,
         }
+    }
+
+    pub(crate) fn registry(reference: &str, source: RegistryError) -> Self {
+        Self::Registry { reference: reference.to_owned(), source: Box::new(source) }
     }
 
     pub(crate) fn no_source(reference: &str, last: Option<Self>) -> Self {

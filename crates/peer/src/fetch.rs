@@ -150,20 +150,20 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
             at += bytes.len() as u64;
             let _ = bytes.split_to(skip);
             while !bytes.is_empty() {
-                let current = match &mut filling {
+                let mut current = match filling.take() {
                     Some(current) => current,
-                    None => {
-                        let Some(piece) = pieces.next() else { return Ok(()) };
-                        let len = self.ground.artifact.layout().span(piece).len;
-                        let (lease, permit) = self.ground.buffers.lease(len).await;
-                        filling.insert(Filling { piece, lease, permit, filled: 0 })
-                    }
+                    None => match pieces.next() {
+                        Some(piece) => self.begin(piece).await,
+                        None => return Ok(()),
+                    },
                 };
                 let count = current.take(&bytes);
                 let _ = bytes.split_to(count);
-                if let Some(full) = filling.take_if(|current| current.is_full()) {
-                    self.send_on(full);
+                if current.is_full() {
+                    self.send_on(current);
                     progress.sent += 1;
+                } else {
+                    filling = Some(current);
                 }
             }
         }
@@ -172,6 +172,12 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
             stream.next().await?;
         }
         Ok(())
+    }
+
+    async fn begin(&self, piece: PieceIndex) -> Filling {
+        let len = self.ground.artifact.layout().span(piece).len;
+        let (lease, permit) = self.ground.buffers.lease(len).await;
+        Filling { piece, lease, permit, filled: 0 }
     }
 
     fn send_on(&self, full: Filling) {

@@ -176,7 +176,9 @@ mod tests {
 
     fn feed(have: &[Run]) -> HaveFeed {
         let mut map = PieceMap::empty(1000);
-        have.iter().for_each(|run| map.insert_run(*run));
+        for run in have {
+            map.insert_run(*run);
+        }
         HaveFeed::new(map)
     }
 

@@ -38,7 +38,7 @@ const OUTGOING_MAX: usize = 2;
 const IN_FLIGHT_MAX: u32 = 64;
 
 /// Longest grant that is believed. A parent that dies without a word is noticed by keep-alive, not by this.
-const EXPIRY_MAX: Duration = Duration::from_secs(3600);
+const EXPIRY_MAX: Duration = Duration::from_hours(1);
 
 /// Renewals within one expiry: two may be lost or late before the grant ends.
 const RENEWALS_PER_EXPIRY: u32 = 3;

@@ -40,7 +40,7 @@ pub(crate) enum Origin {
 /// move: the manifest against the digest that was asked for, the config against the manifest, trees against roots.
 pub(crate) async fn open(reference: &Reference, access: Access) -> Result<(Origin, Artifact), PeerError> {
     let name = reference.to_string();
-    let registry = |source| PeerError::Registry { reference: name.clone(), source };
+    let registry = |source| PeerError::registry(&name, source);
     let (origin, raw, asked) = match reference {
         Reference::Registry(at) => {
             let repository = Repository::open(at, access).map_err(registry)?;
@@ -83,7 +83,7 @@ impl Origin {
             Self::Registry(repository) => repository
                 .small_blob(digest, bytes_max)
                 .await
-                .map_err(|source| PeerError::Registry { reference: name.to_owned(), source }),
+                .map_err(|source| PeerError::registry(name, source)),
             Self::Layout(layout) => Ok(layout.small_blob(digest, bytes_max)?),
         }
     }
@@ -148,7 +148,7 @@ impl Origin {
         let mut raw = Vec::new();
         match self {
             Self::Registry(repository) => {
-                let failed = |source| PeerError::Registry { reference: name.to_owned(), source };
+                let failed = |source| PeerError::registry(name, source);
                 for digest in repository.referrers(subject, ARTIFACT_TYPE).await.map_err(failed)? {
                     raw.push(repository.manifest(&digest).await.map_err(failed)?);
                 }
@@ -172,8 +172,8 @@ impl Origin {
         let Blob { digest, size, .. } = artifact.blob(blob);
         match self {
             Self::Registry(repository) => {
-                let failed = |source| PeerError::Registry { reference: artifact.reference.clone(), source };
-                let stream = repository.read(digest, *size, range).await.map_err(failed)?;
+                let failed = |source| PeerError::registry(&artifact.reference, source);
+                let stream = Box::new(repository.read(digest, *size, range).await.map_err(failed)?);
                 Ok(OriginStream::Registry { stream, reference: artifact.reference.clone() })
             }
             Self::Layout(layout) => {
@@ -188,7 +188,7 @@ impl Origin {
 /// Bytes of one blob as they come from the origin.
 #[derive(Debug)]
 pub(crate) enum OriginStream {
-    Registry { stream: BlobStream, reference: String },
+    Registry { stream: Box<BlobStream>, reference: String },
     Layout { file: Arc<File>, path: PathBuf, next: u64, end: u64 },
 }
 
@@ -209,10 +209,9 @@ impl OriginStream {
     /// The next bytes; `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, PeerError> {
         match self {
-            Self::Registry { stream, reference } => stream
-                .next()
-                .await
-                .map_err(|source| PeerError::Registry { reference: reference.clone(), source }),
+            Self::Registry { stream, reference } => {
+                stream.next().await.map_err(|source| PeerError::registry(reference, source))
+            }
             Self::Layout { next, end, .. } if next == end => Ok(None),
             Self::Layout { file, path, next, end } => {
                 let (file, offset) = (Arc::clone(file), *next);

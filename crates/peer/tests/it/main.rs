@@ -1,4 +1,15 @@
 //! Whole pulls and peers through the public API: real sockets, real files, origins that misbehave.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "clippy lets tests unwrap and print, but not the helpers that they share"
+)]
+
+#[allow(dead_code, reason = "shared with the registry's tests, which use more of it")]
+#[path = "../../../registry/tests/it/fault_server.rs"]
+mod fault_server;
+mod fleet;
+mod origin;
 mod standalone;
 mod support;

@@ -19,7 +19,7 @@ use registry::Access;
 use store::LayoutWriter;
 
 /// Longest time any of these tests may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 const PIECE: usize = 1 << 20;
 

@@ -1,0 +1,240 @@
+//! The commands that move an artifact to where it is served.
+//!
+//! Owns: their flags, and the values that only they take. Does not own: what they do.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Args, ValueEnum};
+use modelpack::reference::Reference;
+
+use super::{RegistryArgs, reference};
+
+/// Pull an artifact into a directory
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each piece is proved before it counts, and nothing has its final name before everything is proved.
+A pull that was interrupted goes on where it stopped. Run again on a complete directory, it does
+nothing. A directory that holds anything else is refused and left as it is.
+
+If the local peer answers (see `modelctl peer`), it fetches together with the other peers of its
+fleet; else this process reads from the registry by itself.
+
+Example:
+  $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm")]
+pub(crate) struct PullArgs {
+    /// The artifact
+    #[arg(value_name = "REF", value_parser = reference)]
+    pub(crate) reference: Reference,
+
+    /// The directory that is to hold it
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+
+    /// Say what would move from where and whether it fits; change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Pull through the peer at this socket, or through none [default: /run/modelctl/peer.sock if it answers]
+    #[arg(long, value_name = "unix:PATH|none", env = "MODELCTL_PEER", hide_env_values = true)]
+    pub(crate) peer: Option<PeerChoice>,
+
+    /// How files come from the local peer's store
+    #[arg(long, value_enum, default_value_t = Link::Auto)]
+    pub(crate) link: Link,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// Which local peer a pull goes through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PeerChoice {
+    None,
+    Socket(PathBuf),
+}
+
+impl FromStr for PeerChoice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("unix:") {
+            _ if text == "none" => Ok(Self::None),
+            Some(path) if !path.is_empty() => Ok(Self::Socket(path.into())),
+            _ => Err("it is `unix:PATH` or `none`"),
+        }
+    }
+}
+
+/// How a blob is brought from the local peer's store into a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Link {
+    /// Reflink, else hard link, else copy
+    Auto,
+    /// Share the blocks until one side is written, or fail
+    Reflink,
+    /// A second name of the store's own file, or fail
+    Hard,
+    /// Bytes of their own, for consumers that may write
+    Copy,
+}
+
+impl From<Link> for store::LinkMode {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Auto => Self::Auto,
+            Link::Reflink => Self::Reflink,
+            Link::Hard => Self::Hard,
+            Link::Copy => Self::Copy,
+        }
+    }
+}
+
+/// Run this node's peer: it stores, fetches and serves
+#[derive(Debug, Args)]
+#[command(after_help = "\
+One a node. Pulls on this machine go through its socket; it fetches each artifact once, from the
+origin and from other peers, and serves what it has proved. Without a scheduler it fetches from the
+origin alone. It ends at SIGTERM or SIGINT. With --json the first line of stdout says where it
+listens, once it is ready.
+
+Example:
+  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100")]
+pub(crate) struct PeerArgs {
+    /// The directory of its store; made if it is missing
+    #[arg(long, value_name = "DIR", env = "MODELCTL_STORE", hide_env_values = true)]
+    pub(crate) store: PathBuf,
+
+    /// The socket for pulls on this machine
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/modelctl/peer.sock",
+        env = "MODELCTL_SOCKET",
+        hide_env_values = true
+    )]
+    pub(crate) socket: PathBuf,
+
+    /// Where other peers reach it; port 0 takes a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0",
+        env = "MODELCTL_LISTEN",
+        hide_env_values = true
+    )]
+    pub(crate) listen: SocketAddr,
+
+    /// The scheduler that plans with all peers
+    #[arg(long, value_name = "URL", env = "MODELCTL_SCHEDULER", hide_env_values = true, value_parser = scheduler_url)]
+    pub(crate) scheduler: Option<String>,
+
+    /// What the network card does in each direction, as in 25gbit or 3GB/s; a bare number is in mbit
+    #[arg(long, value_name = "RATE", env = "MODELCTL_NIC_RATE", hide_env_values = true)]
+    pub(crate) nic_rate: Option<Rate>,
+
+    /// Its name in messages for people [default: the host's name]
+    #[arg(long, env = "MODELCTL_NAME", hide_env_values = true)]
+    pub(crate) name: Option<String>,
+
+    /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Run the scheduler: it plans who gets what from whom
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Peers connect to it and tell it what they have and want; it keeps nothing on disk, and pulls go on
+without it. It ends at SIGTERM or SIGINT. With --json the first line of stdout says where it
+listens.
+
+Example:
+  $ modelctl scheduler --listen 127.0.0.1:7100")]
+pub(crate) struct SchedulerArgs {
+    /// Where peers reach it; port 0 takes a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7100",
+        env = "MODELCTL_LISTEN",
+        hide_env_values = true
+    )]
+    pub(crate) listen: SocketAddr,
+
+    /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+fn scheduler_url(text: &str) -> Result<String, &'static str> {
+    let authority = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    match authority.and_then(|authority| authority.rsplit_once(':')) {
+        Some((host, port)) if !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok() => {
+            Ok(format!("http://{host}:{port}"))
+        }
+        _ => Err("it is `http://HOST:PORT`"),
+    }
+}
+
+/// A rate in bytes per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate(pub(crate) u64);
+
+impl FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        // An eighth of a megabit is 125,000 bytes, so that whole megabits are whole bytes.
+        let unit = match unit {
+            "" | "mbit" => 125_000,
+            "gbit" => 125_000_000,
+            "MB/s" => 1_000_000,
+            "GB/s" => 1_000_000_000,
+            _ => return Err("the units are mbit, gbit, MB/s and GB/s"),
+        };
+        let number: u64 = number.parse().map_err(|_| "it begins with a whole number")?;
+        let rate = number.checked_mul(unit).ok_or("that is more than any network card does")?;
+        if rate == 0 { Err("a rate is more than nothing") } else { Ok(Self(rate)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_bytes_per_second() {
+        for (text, expected) in [
+            ("200", Ok(25_000_000)),
+            ("200mbit", Ok(25_000_000)),
+            ("25gbit", Ok(3_125_000_000)),
+            ("3GB/s", Ok(3_000_000_000)),
+            ("400MB/s", Ok(400_000_000)),
+            ("1.5gbit", Err("the units are mbit, gbit, MB/s and GB/s")),
+            ("gbit", Err("it begins with a whole number")),
+            ("0", Err("a rate is more than nothing")),
+            ("99999999999999999999", Err("it begins with a whole number")),
+            ("9999999999999GB/s", Err("that is more than any network card does")),
+        ] {
+            assert_eq!(text.parse::<Rate>().map(|rate| rate.0), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_a_socket_or_none() {
+        assert_eq!("none".parse(), Ok(PeerChoice::None));
+        assert_eq!("unix:/run/a.sock".parse(), Ok(PeerChoice::Socket("/run/a.sock".into())));
+        assert!("unix:".parse::<PeerChoice>().is_err());
+        assert!("/run/a.sock".parse::<PeerChoice>().is_err());
+    }
+
+    #[test]
+    fn a_scheduler_is_named_by_host_and_port() {
+        assert_eq!(scheduler_url("http://10.0.0.1:7100/"), Ok("http://10.0.0.1:7100".into()));
+        for wrong in ["10.0.0.1:7100", "https://a:1", "http://a", "http://:1", "http://a/b:1"] {
+            assert!(scheduler_url(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! `modelctl pull`: an artifact into a directory.
+//!
+//! Owns: the choice between the local peer and a pull of its own, and how both are told. Does not own: either pull.
+
+use std::{fmt, path::Path, time::Duration};
+
+use modelpack::reference::Reference;
+use peer::{LocalPeer, PullPlan, PullReport, PullRequest, PullWatch};
+use registry::Access;
+use serde::Serialize;
+
+use crate::{
+    access,
+    cli::{PeerChoice, PullArgs},
+    printer::Printer,
+    text::{self, Align, Table},
+};
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The result of `--json` (DESIGN §8).
+#[derive(Debug, Serialize)]
+struct Report {
+    reference: String,
+    digest: String,
+    files: usize,
+    bytes: u64,
+    origin_bytes: u64,
+    peer_bytes: u64,
+    local_bytes: u64,
+    seconds: f64,
+    first_piece_seconds: Option<f64>,
+    transport: &'static str,
+    bytes_by_transport: BytesByTransport,
+    landing: &'static str,
+    fallback_reason: Option<&'static str>,
+    bound_seconds: Option<f64>,
+    ratio: Option<f64>,
+    bounded_by: Option<String>,
+    verified: bool,
+    output: String,
+}
+
+#[derive(Debug, Serialize)]
+struct BytesByTransport {
+    tcp: u64,
+    rdma: u64,
+}
+
+/// One line of progress with `--json`.
+#[derive(Debug, Serialize)]
+struct ProgressLine {
+    bytes_done: u64,
+    bytes_total: u64,
+    origin_bytes: u64,
+    peer_bytes: u64,
+    local_bytes: u64,
+}
+
+/// What `--dry-run` says.
+#[derive(Debug, Serialize)]
+struct Plan {
+    reference: String,
+    digest: String,
+    files: usize,
+    bytes: u64,
+    from: String,
+    output: String,
+    complete: bool,
+    free_bytes: u64,
+    fits: bool,
+    proved_by: &'static str,
+}
+
+/// Pulls, or says what a pull would do.
+pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
+    access::runtime()?.block_on(async {
+        let access = match &args.reference {
+            Reference::Registry(at) => access::access(&args.registry, &at.registry)?,
+            Reference::Layout(_) | Reference::Directory(_) => Access::default(),
+        };
+        let request = PullRequest { reference: args.reference.clone(), access, output: args.output.clone() };
+        if args.dry_run {
+            let plan = peer::plan_pull(request).await?;
+            return printer.result(&Plan::new(args, &plan));
+        }
+        let report = pull(args, request, printer).await?;
+        if report.copied > 0 {
+            let blobs = text::plural(report.copied as usize, "file");
+            printer.warn(format_args!(
+                "{blobs} copied from the local peer's store: the bytes take their space twice"
+            ));
+        }
+        printer.result(&Report::new(&args.reference, report))
+    })
+}
+
+async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyhow::Result<PullReport> {
+    let watch = PullWatch::new();
+    let local = local_peer(args).await?;
+    let pulling = async {
+        match local {
+            Some(local) => local.pull(request, args.link.into(), &watch).await,
+            None => peer::pull(request, &watch).await,
+        }
+    };
+    let (done, watcher) = (pulling, show(&watch, printer));
+    tokio::select! {
+        result = done => Ok(result?),
+        result = watcher => result.map(|never| match never {}),
+    }
+}
+
+/// The local peer that the pull goes through. One that was named has to answer.
+async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
+    let is_remote = matches!(args.reference, Reference::Registry(_));
+    match &args.peer {
+        Some(PeerChoice::None) => Ok(None),
+        Some(PeerChoice::Socket(socket)) => Ok(Some(LocalPeer::connect(socket).await?)),
+        // What lies on this machine needs no peer.
+        None if !is_remote => Ok(None),
+        None => Ok(LocalPeer::connect(&peer::default_socket()).await.ok()),
+    }
+}
+
+/// Shows progress until it is dropped: as a bar to people, as lines with `--json`.
+async fn show(watch: &PullWatch, printer: &Printer) -> anyhow::Result<std::convert::Infallible> {
+    let mut bar = None;
+    loop {
+        tokio::time::sleep(PROGRESS_INTERVAL).await;
+        let progress = watch.progress();
+        if progress.total == 0 {
+            continue;
+        }
+        printer.progress_line(&ProgressLine {
+            bytes_done: progress.done,
+            bytes_total: progress.total,
+            origin_bytes: progress.origin,
+            peer_bytes: progress.peer,
+            local_bytes: progress.local,
+        })?;
+        bar.get_or_insert_with(|| printer.progress("pulling", progress.total)).at(progress.done);
+    }
+}
+
+impl Report {
+    fn new(reference: &Reference, pull: PullReport) -> Self {
+        let ratio = pull.bound.map(|bound| pull.elapsed.as_secs_f64() / bound.as_secs_f64());
+        let moved = pull.origin_bytes + pull.peer_bytes > 0;
+        Self {
+            reference: reference.to_string(),
+            digest: pull.digest.to_string(),
+            files: pull.files,
+            bytes: pull.bytes,
+            origin_bytes: pull.origin_bytes,
+            peer_bytes: pull.peer_bytes,
+            local_bytes: pull.local_bytes,
+            seconds: pull.elapsed.as_secs_f64(),
+            first_piece_seconds: pull.first_piece.map(|time| time.as_secs_f64()),
+            transport: if pull.tcp_bytes > 0 { "tcp" } else { "none" },
+            bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: 0 },
+            landing: if moved { "staged" } else { "none" },
+            fallback_reason: None,
+            bound_seconds: pull.bound.map(|bound| bound.as_secs_f64()),
+            ratio,
+            bounded_by: pull.bounded_by,
+            verified: true,
+            output: pull.output.display().to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new([Align::Left, Align::Left]);
+        let mut say = |name: &str, value: String| table.row([name.to_owned(), value]);
+        say("reference", self.reference.clone());
+        say("digest", self.digest.clone());
+        say("files", format!("{}, {}, all proved", self.files, text::bytes(self.bytes)));
+        let sources = [("origin", self.origin_bytes), ("peers", self.peer_bytes), ("here", self.local_bytes)];
+        let named = sources.iter().filter(|(_, bytes)| *bytes > 0);
+        let sources: Vec<_> =
+            named.map(|(name, bytes)| format!("{} from {name}", text::bytes(*bytes))).collect();
+        if !sources.is_empty() {
+            say("sources", sources.join(", "));
+        }
+        say("time", self.time());
+        say("output", self.output.clone());
+        table.fmt(f)
+    }
+}
+
+impl Report {
+    fn time(&self) -> String {
+        let mut time = text::seconds(Duration::from_secs_f64(self.seconds));
+        if let Some(ratio) = self.ratio {
+            time = format!("{time}, {ratio:.2} × the bound");
+        }
+        if let Some(stage) = &self.bounded_by {
+            time = format!("{time}, bounded by {stage}");
+        }
+        time
+    }
+}
+
+impl Plan {
+    fn new(args: &PullArgs, plan: &PullPlan) -> Self {
+        Self {
+            reference: args.reference.to_string(),
+            digest: plan.digest.to_string(),
+            files: plan.files.len(),
+            bytes: plan.bytes,
+            from: origin_of(&args.reference),
+            output: args.output.display().to_string(),
+            complete: plan.is_complete,
+            free_bytes: plan.free,
+            fits: plan.fits(),
+            proved_by: if plan.is_anchored { "piece" } else { "file" },
+        }
+    }
+}
+
+fn origin_of(reference: &Reference) -> String {
+    match reference {
+        Reference::Registry(at) => at.registry.clone(),
+        Reference::Layout(at) => at.dir.display().to_string(),
+        Reference::Directory(dir) => dir.display().to_string(),
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new([Align::Left, Align::Left]);
+        let mut say = |name: &str, value: String| table.row([name.to_owned(), value]);
+        say("reference", self.reference.clone());
+        say("digest", self.digest.clone());
+        say("files", format!("{}, {}", self.files, text::bytes(self.bytes)));
+        if self.complete {
+            say("to move", format!("nothing: `{}` is complete", self.output));
+        } else {
+            say("to move", format!("up to {} from {}", text::bytes(self.bytes), self.from));
+            say("proved", format!("{} by {}", self.proved_by, self.proved_by));
+            let fits = if self.fits { "it fits" } else { "it does not fit" };
+            let at = Path::new(&self.output).display();
+            say("space", format!("{} free at {at}: {fits}", text::bytes(self.free_bytes)));
+        }
+        table.fmt(f)
+    }
+}

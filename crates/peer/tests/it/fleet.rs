@@ -1,0 +1,193 @@
+//! Schedulers and peers of one process each, as tasks of this one: clients pull through their own peer's socket.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use peer::{LocalPeer, Peer, PeerOptions, PullReport, PullRequest, PullWatch};
+use registry::Access;
+use store::LinkMode;
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    origin::{Gate, Holding, Origin},
+    support::{Model, PATIENCE},
+};
+
+/// A running peer. Aborting its task is as sudden as a process's death: sockets close, nothing is said.
+struct Running {
+    socket: PathBuf,
+    task: JoinHandle<()>,
+    _end: oneshot::Sender<()>,
+}
+
+struct Fleet {
+    top: tempfile::TempDir,
+    scheduler: Option<(String, JoinHandle<()>)>,
+    peers: Vec<Running>,
+}
+
+impl Fleet {
+    async fn start(count: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let task = tokio::spawn(async move {
+            let forever = std::future::pending();
+            scheduler::serve(listener, scheduler::Options::default(), forever).await.unwrap();
+        });
+        let mut fleet = Self { top: tempfile::tempdir().unwrap(), scheduler: Some((url, task)), peers: Vec::new() };
+        for number in 0..count {
+            let running = fleet.start_peer(number).await;
+            fleet.peers.push(running);
+        }
+        fleet
+    }
+
+    async fn start_peer(&self, number: usize) -> Running {
+        let socket = self.top.path().join(format!("{number}.sock"));
+        let options = PeerOptions {
+            store: self.top.path().join(format!("store-{number}")),
+            socket: socket.clone(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            scheduler: self.scheduler.as_ref().map(|(url, _)| url.clone()),
+            nic_rate: None,
+            name: format!("peer-{number}"),
+        };
+        let peer = Peer::start(options).await.unwrap();
+        let (end, ended) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move { peer.run(async { drop(ended.await) }).await.unwrap() });
+        Running { socket, task, _end: end }
+    }
+
+    fn output(&self, number: usize) -> PathBuf {
+        self.top.path().join(format!("out-{number}"))
+    }
+
+    /// Pulls through one peer.
+    fn pull(&self, number: usize, origin: &Origin) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
+        let access = Access { plain_http: true, ..Access::default() };
+        let request = PullRequest { reference: origin.reference(), access, output: self.output(number) };
+        let socket = self.peers[number].socket.clone();
+        async move {
+            let pull = async {
+                let local = LocalPeer::connect(&socket).await?;
+                local.pull(request, LinkMode::Auto, &PullWatch::new()).await
+            };
+            tokio::time::timeout(PATIENCE, pull).await.expect("the pull ends in time")
+        }
+    }
+
+    /// Pulls through all peers at once.
+    fn pull_all(&self, origin: &Origin) -> JoinSet<(usize, Result<PullReport, peer::PeerError>)> {
+        let mut pulls = JoinSet::new();
+        for number in 0..self.peers.len() {
+            let pull = self.pull(number, origin);
+            pulls.spawn(async move { (number, pull.await) });
+        }
+        pulls
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_gets_the_model_and_the_origin_gives_it_once() {
+    let model = Model::of(100);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    let fleet = Fleet::start(4).await;
+    let reports: Vec<_> = fleet.pull_all(&origin).join_all().await;
+    let mut from_origin = 0;
+    for (number, report) in reports {
+        let report = report.unwrap();
+        model.assert_in(&fleet.output(number));
+        assert_eq!(report.origin_bytes + report.peer_bytes, model.bytes(), "{report:?}");
+        from_origin += report.origin_bytes;
+    }
+    assert!(from_origin * 100 <= model.bytes() * 102, "{from_origin} of {}", model.bytes());
+    assert!(origin.asked() <= from_origin + model.bytes() / 50);
+}
+
+/// An origin that stops after `reads` answers until the gate is opened.
+async fn gated(model: &Model, reads: u64) -> (Origin, Gate) {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::with_fault(Holding::of(model), move |read, reply| {
+        if read.number >= reads {
+            held.pass();
+        }
+        reply
+    })
+    .await;
+    (origin, gate)
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it happens in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 24)]
+async fn a_peer_that_dies_does_not_stop_the_others() {
+    let model = Model::of(100);
+    let (origin, gate) = gated(&model, 12).await;
+    let fleet = Fleet::start(4).await;
+    let mut pulls = fleet.pull_all(&origin);
+    until(|| origin.asked() >= model.bytes() / 2 || origin.seen().len() > 30).await;
+    fleet.peers[1].task.abort();
+    gate.open();
+    while let Some(ended) = pulls.join_next().await {
+        let (number, report) = ended.unwrap();
+        match number {
+            1 => assert!(report.is_err(), "its peer is dead"),
+            _ => {
+                report.unwrap();
+                model.assert_in(&fleet.output(number));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 24)]
+async fn a_scheduler_that_dies_does_not_stop_anybody() {
+    let model = Model::of(100);
+    let (origin, gate) = gated(&model, 12).await;
+    let fleet = Fleet::start(4).await;
+    let pulls = fleet.pull_all(&origin);
+    until(|| origin.seen().len() > 30).await;
+    fleet.scheduler.as_ref().unwrap().1.abort();
+    gate.open();
+    for (number, report) in pulls.join_all().await {
+        report.unwrap();
+        model.assert_in(&fleet.output(number));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_one_peer_share_a_transfer_and_a_later_one_finds_it_here() {
+    let model = Arc::new(Model::of(20));
+    let origin = Origin::honest(Holding::of(&model)).await;
+    let fleet = Fleet::start(1).await;
+    let first = fleet.pull(0, &origin).await.unwrap();
+    assert_eq!(first.origin_bytes, model.bytes());
+    std::fs::remove_dir_all(fleet.output(0)).unwrap();
+    let again = fleet.pull(0, &origin).await.unwrap();
+    model.assert_in(&fleet.output(0));
+    assert_eq!((again.origin_bytes, again.local_bytes), (0, model.bytes()));
+    let third = fleet.pull(0, &origin).await.unwrap();
+    assert_eq!((third.origin_bytes, third.local_bytes), (0, model.bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_artifact_comes_from_the_origin_alone() {
+    let model = Model::of(10);
+    let origin = Origin::honest(Holding::foreign(&model)).await;
+    let fleet = Fleet::start(2).await;
+    for (number, report) in fleet.pull_all(&origin).join_all().await {
+        assert_eq!(report.unwrap().peer_bytes, 0);
+        model.assert_in(&fleet.output(number));
+    }
+}
