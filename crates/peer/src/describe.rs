@@ -2,6 +2,10 @@
 //!
 //! Owns: the call and its bounds. Does not own: the proof: the caller checks the manifest against its digest, the config
 //! against the manifest, and each tree against its blob's root.
+#![cfg_attr(
+    not(test),
+    expect(dead_code, reason = "only pulls by `fleet:DIGEST` ask; so far peers only answer")
+)]
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -151,6 +151,9 @@ mod tests {
         assert_eq!(epochs, [1000, 7]);
         outbox.put(a, plan(1001));
         outbox.forget(&a);
+        outbox.welcome(Duration::from_secs(1));
+        assert!(matches!(outbox.next().await, Some(Kind::Welcome(_))));
+        outbox.put(b, plan(8));
         outbox.close(Some("first".to_owned()));
         outbox.close(Some("second".to_owned()));
         assert_eq!(outbox.next().await, Some(Kind::Refusal(Refusal { reason: "first".to_owned() })));

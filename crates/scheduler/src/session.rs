@@ -71,7 +71,7 @@ impl Session {
                     Err(end) => end,
                 };
                 let ended = Event::Ended { stream: self.stream, peer };
-                // The event loop ends after the last stream.
+                // It fails only when the scheduler has stopped, and nobody plans any more.
                 let _ = self.events.send(ended).await;
                 end
             }
@@ -147,7 +147,7 @@ impl Joined {
         let peer = self.peer;
         Ok(match kind {
             Kind::Hello(_) => return Err(End::Refused("a second hello")),
-            Kind::Join(join) => Some(self.join(join)?),
+            Kind::Join(join) => Some(self.join(&join)?),
             Kind::Have(have) => {
                 let artifact = convert::artifact_id(&have.artifact)?;
                 let Some(piece_count) = self.piece_counts.get(&artifact) else { return Ok(None) };
@@ -178,7 +178,7 @@ impl Joined {
         })
     }
 
-    fn join(&mut self, join: control::Join) -> Result<Input, End> {
+    fn join(&mut self, join: &control::Join) -> Result<Input, End> {
         let artifact = convert::artifact_id(&join.artifact)?;
         let piece_count = convert::piece_count(join.piece_count)?;
         let have = convert::runs(&join.have, piece_count)?;

@@ -164,10 +164,24 @@ impl ChildLink {
     }
 
     async fn have(&mut self) -> Vec<Run> {
-        match self.event().await {
-            LinkEvent::Have { peer: PARENT, generation: 5, runs } => runs,
-            LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
-            _ => panic!("no news"),
+        loop {
+            match self.event().await {
+                LinkEvent::Have { peer: PARENT, generation: 5, runs } => return runs,
+                LinkEvent::Coming { .. } => {}
+                LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
+                LinkEvent::Have { .. } | LinkEvent::Up { .. } => panic!("no news"),
+            }
+        }
+    }
+
+    async fn coming(&mut self) -> Vec<Run> {
+        loop {
+            match self.event().await {
+                LinkEvent::Coming { peer: PARENT, generation: 5, runs } => return runs,
+                LinkEvent::Have { .. } => {}
+                LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
+                LinkEvent::Coming { .. } | LinkEvent::Up { .. } => panic!("no news"),
+            }
         }
     }
 
@@ -180,7 +194,7 @@ impl ChildLink {
                     return reason;
                 }
                 LinkEvent::Down { .. } => panic!("another link is down"),
-                LinkEvent::Up { .. } | LinkEvent::Have { .. } => {}
+                LinkEvent::Up { .. } | LinkEvent::Have { .. } | LinkEvent::Coming { .. } => {}
             }
         }
     }
@@ -205,8 +219,11 @@ async fn what_is_granted_and_announced_can_be_read() {
     let left = *grant.expires.borrow() - Instant::now();
     assert!(left > GRANT_EXPIRY / 2 && left <= GRANT_EXPIRY, "{left:?}");
     assert_eq!(child.have().await, [Run::new(0, 2)]);
+    assert_eq!(child.coming().await, []);
     parent.have.publish(Run::new(1, 4));
     assert_eq!(child.have().await, [Run::new(2, 4)]);
+    parent.have.coming(vec![Run::new(4, 5)]);
+    assert_eq!(child.coming().await, [Run::new(4, 5)]);
 
     let pool = Pool::new(1, 4096);
     for (blob, window) in &grant.windows {
@@ -226,10 +243,10 @@ async fn what_is_granted_and_announced_can_be_read() {
 
 #[tokio::test]
 async fn dropping_the_handle_closes_the_data_link_without_an_event() {
-    let parent = ParentPeer::start(GRANT_EXPIRY).await;
-    let mut child = ChildLink::open(parent.address);
+    // This parent does not end the data link itself when the control stream ends.
+    let (_tcp, _, says) = honest().await;
+    let mut child = ChildLink::open(serve_lies(says).await);
     let grant = child.up().await;
-    child.have().await;
     drop(child.handle);
     closed(&grant.link).await;
     assert!(in_time(child.events.recv()).await.is_none(), "an event after the drop");
@@ -487,7 +504,7 @@ async fn a_data_link_that_ends_takes_the_link_down() {
 #[tokio::test]
 async fn what_a_parent_says_later_is_checked_too() {
     let said = [
-        (Heard::Have(HaveRuns { runs: vec![control::Run { start: 0, end: PIECES + 1 }] }), "`runs`"),
+        (Heard::Have(HaveRuns { runs: vec![control::Run { start: 0, end: PIECES + 1 }], coming: None }), "`runs`"),
         (Heard::Refusal(Refusal { reason: "not\nyou".to_owned() }), "the peer refused: notyou"),
         (Heard::Farewell(Farewell { reason: "bye".to_owned() }), "the peer leaves: bye"),
         // A grant that answers no request would move the expiry as often as the parent likes.
@@ -510,7 +527,7 @@ async fn what_a_parent_says_later_is_checked_too() {
 #[tokio::test]
 async fn a_parent_that_repeats_itself_is_heard_once() {
     let (_tcp, _, mut says) = honest().await;
-    let have = |start, end| Heard::Have(HaveRuns { runs: vec![control::Run { start, end }] });
+    let have = |start, end| Heard::Have(HaveRuns { runs: vec![control::Run { start, end }], coming: None });
     says.extend([have(0, 2), have(0, 2), have(1, 2), have(0, 3)]);
     let mut child = ChildLink::open(serve_lies(says).await);
     child.up().await;

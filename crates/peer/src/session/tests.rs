@@ -75,7 +75,10 @@ struct Server {
 
 impl Server {
     async fn start(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.expect("a free port");
+        Self::start_on(TcpListener::bind(address).await.expect("a free port"))
+    }
+
+    fn start_on(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("bound");
         let (accepted, streams) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -191,7 +194,6 @@ async fn a_scheduler_that_comes_back_is_found() {
     let mut server = Server::start(address).await;
     let mut stream = server.accept().await;
     stream.welcome();
-    // However many attempts failed meanwhile, the loss was said once.
     assert_eq!(next(&mut events).await, connected());
     assert!(matches!(stream.hear().await, Said::Hello(_)));
     session.send(SessionCommand::Load { sent: 3, received: 4 });
@@ -207,6 +209,20 @@ async fn an_absent_scheduler_is_said_at_once() {
     let (_session, mut events) = spawn(address);
     let reason = lost(&mut events).await;
     assert!(reason.starts_with("cannot reach the scheduler: ") && reason.contains("refused"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_loss_is_said_once_however_many_attempts_fail() {
+    let listener = TcpListener::bind(any_port()).await.expect("a free port");
+    let (_session, mut events) = spawn(listener.local_addr().expect("bound"));
+    // The channel connects a second time by itself, so that several connections may be one attempt.
+    for _ in 0..8 {
+        drop(in_time(listener.accept()).await.expect("an attempt"));
+    }
+    let mut server = Server::start_on(listener);
+    server.accept().await.welcome();
+    lost(&mut events).await;
+    assert_eq!(next(&mut events).await, connected());
 }
 
 #[tokio::test]

@@ -183,5 +183,5 @@ async fn a_shutdown_ends_streams_without_a_refusal() {
     let scheduler = Scheduler::patient().await;
     let mut stream = Stream::joined(&scheduler, id(1)).await;
     stream.plan().await;
-    let (_, ()) = tokio::join!(scheduler.stop(), stream.end());
+    let ((), ()) = tokio::join!(scheduler.stop(), stream.end());
 }
