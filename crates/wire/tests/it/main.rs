@@ -1,5 +1,6 @@
 //! Tests of `wire` against its public face.
 
+mod connection;
 mod convert;
 mod generated;
 mod local;
