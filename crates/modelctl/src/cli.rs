@@ -70,8 +70,9 @@ pub(crate) struct BuildArgs {
     /// The directory that holds the model
     pub(crate) dir: PathBuf,
 
-    /// Where the artifact goes: HOST/REPO:TAG, or oci:DIR[:TAG] for a layout on disk
-    #[arg(short, long = "tag", value_name = "REF", value_parser = reference)]
+    // Not a doc comment, which would take the brackets for a link. So below.
+    #[arg(short, long = "tag", value_name = "REF", value_parser = reference,
+        help = "Where the artifact goes: HOST/REPO:TAG, or oci:DIR[:TAG] for a layout on disk")]
     pub(crate) tag: Reference,
 
     #[command(flatten)]
@@ -87,8 +88,7 @@ already has are not sent.
 Example:
   $ modelctl push oci:out:v1 registry.example.org/models/minilm:v1")]
 pub(crate) struct PushArgs {
-    /// The artifact: oci:DIR[:TAG|@DIGEST]
-    #[arg(value_name = "SOURCE", value_parser = reference)]
+    #[arg(value_name = "SOURCE", value_parser = reference, help = "The artifact: oci:DIR[:TAG|@DIGEST]")]
     pub(crate) source: Reference,
 
     /// Where it goes: HOST/REPO:TAG

@@ -9,12 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use modelpack::{
-    digest::Sha256Digest,
-    layout::BlobIndex,
-    manifest::Manifest,
-    reference::Reference,
-};
+use modelpack::{digest::Sha256Digest, layout::BlobIndex, manifest::Manifest, reference::Reference};
 use registry::Credentials;
 use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published};
 use wire::{
@@ -163,8 +158,8 @@ fn said(kind: Said) -> ClientFrame {
 /// else under a digest that the user named.
 fn check_manifest(reference: &Reference, raw: &[u8]) -> Result<Manifest, PeerError> {
     let name = reference.to_string();
-    let manifest = Manifest::parse(raw)
-        .map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
+    let manifest =
+        Manifest::parse(raw).map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
     let asked: Option<Sha256Digest> = match reference {
         Reference::Registry(at) => at.digest,
         Reference::Layout(at) => at.digest,

@@ -148,10 +148,7 @@ impl Peer {
 }
 
 /// An artifact of the store, if it can be offered: peers exchange only what they can prove.
-fn load(
-    store: &Store,
-    digest: &Sha256Digest,
-) -> Result<Option<(Artifact, Vec<std::fs::File>)>, StoreError> {
+fn load(store: &Store, digest: &Sha256Digest) -> Result<Option<(Artifact, Vec<std::fs::File>)>, StoreError> {
     let (Some(raw), reference) = (store.manifest(digest)?, digest.to_string()) else { return Ok(None) };
     // A layout may list what is no model.
     let Ok(manifest) = Manifest::parse(&raw) else { return Ok(None) };

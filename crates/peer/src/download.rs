@@ -28,6 +28,7 @@ use crate::{
     buffers::{Permit, Piece},
     error::PeerError,
     fetch::{Fetch, FetchEnded, Ground, PieceChecked},
+    have_feed::Coming,
     links::{GrantedLink, LinkEvent, LinkHandle, LinkRequest, open_link},
     origin::Origin,
     prefix::Prefixes,
@@ -72,6 +73,10 @@ impl From<FetchEnded> for Event {
 pub(crate) trait Herald: Send {
     /// These pieces are proved here.
     fn announce(&self, run: Run);
+    /// These are read from the origin now; replaces what was said before.
+    fn coming(&self, coming: Coming);
+    /// The origin cannot be read any more.
+    fn origin_lost(&self);
     /// That peer sent wrong bytes.
     fn complain(&self, about: PeerId, piece: PieceIndex);
 }
@@ -79,6 +84,8 @@ pub(crate) trait Herald: Send {
 /// Nobody listens: a pull that has no fleet.
 impl Herald for () {
     fn announce(&self, _run: Run) {}
+    fn coming(&self, _coming: Coming) {}
+    fn origin_lost(&self) {}
     fn complain(&self, _about: PeerId, _piece: PieceIndex) {}
 }
 
@@ -239,7 +246,12 @@ impl<H: Herald> Download<H> {
     fn load(&self) -> Load {
         let origin_reads = self.reads.values().filter(|read| read.source == Source::Origin).count();
         let workers = self.ground.workers.count();
-        Load { checks: self.ground.checks_waiting(), workers, origin_reads, peer_reads: self.reads.len() - origin_reads }
+        Load {
+            checks: self.ground.checks_waiting(),
+            workers,
+            origin_reads,
+            peer_reads: self.reads.len() - origin_reads,
+        }
     }
 
     /// Tells the swarm everything that is due, and performs what it wants.
@@ -275,6 +287,8 @@ impl<H: Herald> Download<H> {
                 }
             }
             Output::Announce { run } => self.herald.announce(run),
+            Output::Coming { epoch, runs } => self.herald.coming(Coming { epoch, runs }),
+            Output::OriginLost => self.herald.origin_lost(),
             Output::Blame { peer, piece } => {
                 tracing::warn!(%peer, %piece, "a peer sent wrong bytes and is not used any more");
                 self.herald.complain(peer, piece);
@@ -441,13 +455,20 @@ impl<H: Herald> Download<H> {
             LinkEvent::Have { peer, generation, runs } if is_current(&self.links, &peer, generation) => {
                 self.inputs.push_back(Input::Have { peer, runs });
             }
+            LinkEvent::Coming { peer, generation, coming } if is_current(&self.links, &peer, generation) => {
+                let Coming { epoch, runs } = coming;
+                self.inputs.push_back(Input::Coming { peer, epoch, runs });
+            }
             LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
                 tracing::debug!(%peer, reason, "a link ended");
                 self.links.remove(&peer);
                 self.inputs.push_back(Input::LinkDown { peer });
             }
             // Of a link that was given up since.
-            LinkEvent::Up { .. } | LinkEvent::Have { .. } | LinkEvent::Down { .. } => {}
+            LinkEvent::Up { .. }
+            | LinkEvent::Have { .. }
+            | LinkEvent::Coming { .. }
+            | LinkEvent::Down { .. } => {}
         }
     }
 
@@ -476,7 +497,8 @@ impl<H: Herald> Download<H> {
         transfer.permit = Some(permit);
         let span = self.ground.artifact.layout().span(transfer.piece);
         let granted = self.links.get(&transfer.peer).and_then(|link| link.granted.as_ref());
-        let window = granted.and_then(|granted| granted.windows.get(&span.blob).map(|at| (granted, at.handle)));
+        let window =
+            granted.and_then(|granted| granted.windows.get(&span.blob).map(|at| (granted, at.handle)));
         let posted = window.map(|(granted, window)| {
             // Beyond the grant's end the parent may do with the window what it likes.
             let deadline = transfer.deadline.min((*granted.expires.borrow()).into_std());

@@ -135,7 +135,9 @@ impl PeerError {
             Self::WrongBytes { .. } => ErrorClass::Integrity,
             Self::Reference { .. } => ErrorClass::Usage,
             Self::Store(error) if error.class() == store::ErrorClass::Integrity => ErrorClass::Integrity,
-            Self::Registry { source, .. } if source.class() == registry::Class::Integrity => ErrorClass::Integrity,
+            Self::Registry { source, .. } if source.class() == registry::Class::Integrity => {
+                ErrorClass::Integrity
+            }
             Self::Remote { class, .. } => *class,
             _ => ErrorClass::Failed,
         }

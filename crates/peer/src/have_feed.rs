@@ -31,13 +31,40 @@ struct State {
     /// What was published, in order; no piece is in it twice, so it has at most one entry a piece. All subscribers
     /// share it: each only remembers how far it has read.
     news: Vec<Run>,
+    coming: Coming,
+    /// How often that has changed.
+    changes: u64,
     closed: Option<String>,
+}
+
+/// What this peer reads from the origin now: nobody else has to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Coming {
+    /// Of the plan that this peer acts by; 0 before it has one.
+    pub(crate) epoch: u64,
+    /// The pieces, ascending and apart.
+    pub(crate) runs: Vec<Run>,
+}
+
+/// What a subscriber is told at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// Pieces that became readable: ascending and apart, as runs travel.
+    pub(crate) runs: Vec<Run>,
+    /// What is coming, if that has changed.
+    pub(crate) coming: Option<Coming>,
 }
 
 impl HaveFeed {
     /// A feed that begins with `have`.
     pub(crate) fn new(have: PieceMap) -> Self {
-        Self(Arc::new(watch::Sender::new(State { have, news: Vec::new(), closed: None })))
+        Self(Arc::new(watch::Sender::new(State {
+            have,
+            news: Vec::new(),
+            coming: Coming::default(),
+            changes: 0,
+            closed: None,
+        })))
     }
 
     /// Tells every subscriber that these pieces are readable. What was said before is not said again.
@@ -53,6 +80,14 @@ impl HaveFeed {
                 }
             }
             state.news.len() > before
+        });
+    }
+
+    /// Tells every subscriber what is being read from the origin now; replaces what was said before.
+    pub(crate) fn coming(&self, coming: Coming) {
+        self.0.send_modify(|state| {
+            state.coming = coming;
+            state.changes += 1;
         });
     }
 
@@ -98,16 +133,17 @@ pub(crate) struct Closed(pub(crate) String);
 #[derive(Debug)]
 pub(crate) struct HaveNews {
     state: watch::Receiver<State>,
-    /// How much of the news was told; `None` before everything was told once.
-    read: Option<usize>,
+    /// How much of the news was told, and which change of what is coming; `None` before everything was told once.
+    read: Option<(usize, u64)>,
     last_batch: Option<Instant>,
 }
 
 impl HaveNews {
-    /// The next batch: first everything, be it nothing, then what is new. Ascending and apart, as runs travel.
+    /// The next batch: first everything, be it nothing, then what is new. A piece is readable in the batch, or an
+    /// earlier one, that says that it is no longer coming.
     ///
     /// Cancelling it loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Vec<Run>, Closed> {
+    pub(crate) async fn next(&mut self) -> Result<Batch, Closed> {
         loop {
             let fresh = self.fresh()?;
             match self.last_batch.map(|last| last + BATCH_INTERVAL) {
@@ -128,24 +164,27 @@ impl HaveNews {
         }
     }
 
-    /// How many pieces are new, up to [`BATCH_PIECES`]; `None` while everything is.
+    /// How much is new, up to [`BATCH_PIECES`]; `None` while everything is.
     fn fresh(&mut self) -> Result<Option<usize>, Closed> {
         let state = self.state.borrow_and_update();
         if let Some(reason) = &state.closed {
             return Err(Closed(reason.clone()));
         }
-        let Some(read) = self.read else { return Ok(None) };
+        let Some((read, change)) = self.read else { return Ok(None) };
         let runs = state.news[read..].iter().take(BATCH_PIECES);
-        Ok(Some(runs.map(|run| run.len() as usize).sum::<usize>().min(BATCH_PIECES)))
+        let pieces = runs.map(|run| run.len() as usize).sum::<usize>() + usize::from(change != state.changes);
+        Ok(Some(pieces.min(BATCH_PIECES)))
     }
 
-    fn take(&mut self) -> Vec<Run> {
+    fn take(&mut self) -> Batch {
         let state = self.state.borrow();
-        let batch = match self.read {
+        let runs = match self.read {
             None => state.have.runs(),
-            Some(read) => ascending(state.news[read..].to_vec()),
+            Some((read, _)) => ascending(state.news[read..].to_vec()),
         };
-        self.read = Some(state.news.len());
+        let is_told = self.read.is_some_and(|(_, told)| told == state.changes);
+        let batch = Batch { runs, coming: (!is_told).then(|| state.coming.clone()) };
+        self.read = Some((state.news.len(), state.changes));
         self.last_batch = Some(Instant::now());
         batch
     }
@@ -170,8 +209,12 @@ mod tests {
 
     use super::*;
 
-    async fn next(news: &mut HaveNews) -> Result<Vec<Run>, Closed> {
+    async fn next_batch(news: &mut HaveNews) -> Result<Batch, Closed> {
         timeout(Duration::from_secs(30), news.next()).await.expect("in time")
+    }
+
+    async fn next(news: &mut HaveNews) -> Result<Vec<Run>, Closed> {
+        next_batch(news).await.map(|batch| batch.runs)
     }
 
     fn feed(have: &[Run]) -> HaveFeed {
@@ -246,5 +289,25 @@ mod tests {
         assert_eq!(next(&mut news).await, Ok(vec![Run::new(7, 8)]));
         drop(feed);
         assert!(next(&mut news).await.is_err(), "nobody is left to publish");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_piece_is_readable_no_later_than_it_is_no_longer_coming() {
+        let feed = feed(&[]);
+        let mut news = feed.subscribe();
+        let coming = |runs: &[Run]| Coming { epoch: 3, runs: runs.to_vec() };
+        let batch = |runs: &[Run], coming: Option<Coming>| Ok(Batch { runs: runs.to_vec(), coming });
+        assert_eq!(
+            next_batch(&mut news).await,
+            batch(&[], Some(Coming::default())),
+            "said at first, be it nothing"
+        );
+        feed.coming(coming(&[Run::new(4, 8)]));
+        assert_eq!(next_batch(&mut news).await, batch(&[], Some(coming(&[Run::new(4, 8)]))));
+        feed.publish(Run::new(4, 6));
+        feed.coming(coming(&[]));
+        assert_eq!(next_batch(&mut news).await, batch(&[Run::new(4, 6)], Some(coming(&[]))));
+        feed.publish(Run::new(6, 7));
+        assert_eq!(next_batch(&mut news).await, batch(&[Run::new(6, 7)], None), "it has not changed");
     }
 }

@@ -28,6 +28,8 @@ use wire::{
     convert,
 };
 
+use crate::have_feed::Coming;
+
 /// The name of the only transport so far, in [`LinkHello`].
 pub(crate) const TCP: &str = "tcp";
 
@@ -65,6 +67,15 @@ pub(crate) enum LinkEvent {
         generation: u64,
         /// The pieces.
         runs: Vec<Run>,
+    },
+    /// The pieces that it reads from the origin have changed; first after its first pieces.
+    Coming {
+        /// The parent.
+        peer: PeerId,
+        /// [`LinkRequest::generation`].
+        generation: u64,
+        /// What it reads from the origin now.
+        coming: Coming,
     },
     /// It ended, or could not be opened. Last, once, unless the handle was dropped.
     Down {
@@ -368,6 +379,11 @@ impl Child {
                     let runs = fresh(&mut have, &runs);
                     if !runs.is_empty() {
                         self.emit(LinkEvent::Have { peer, generation, runs });
+                    }
+                    if let Some(coming) = message.coming {
+                        let runs = convert::runs(&coming.runs, have.piece_count())?;
+                        let coming = Coming { epoch: coming.epoch, runs };
+                        self.emit(LinkEvent::Coming { peer, generation, coming });
                     }
                 }
                 Heard::Grant(grant) => {

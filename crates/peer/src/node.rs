@@ -28,7 +28,7 @@ use crate::{
     buffers::Buffers,
     describe::Description,
     download::{Event, Herald},
-    have_feed::HaveFeed,
+    have_feed::{Coming, HaveFeed},
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
     workers::Workers,
@@ -361,6 +361,19 @@ impl Herald for NodeHerald {
         unsent.pieces += run.len();
         if unsent.pieces >= HAVE_PIECES || unsent.since.elapsed() >= HAVE_INTERVAL {
             self.send(&mut unsent);
+        }
+    }
+
+    fn coming(&self, coming: Coming) {
+        self.feed.coming(coming);
+    }
+
+    fn origin_lost(&self) {
+        let mut state = self.node.state();
+        if let Some(shared) = state.shared.get_mut(&self.artifact) {
+            shared.origin_ok = false;
+            let join = shared.join(self.artifact);
+            state.say(join);
         }
     }
 

@@ -61,8 +61,8 @@ pub(crate) async fn open(reference: &Reference, access: Access) -> Result<(Origi
             return Err(PeerError::Reference { reference: name, reason });
         }
     };
-    let manifest = Manifest::parse(&raw)
-        .map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
+    let manifest =
+        Manifest::parse(&raw).map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
     if let Some(asked) = asked.filter(|asked| *asked != manifest.digest()) {
         return Err(PeerError::other_digest(&name, &asked, &manifest.digest()));
     }
@@ -101,7 +101,12 @@ impl Origin {
         stream::iter(checks).buffered(TREES_AT_ONCE).collect().await
     }
 
-    async fn check_of(&self, name: &str, blob: &Blob, listed: &BTreeMap<Sha256Digest, Vec<TreeLayer>>) -> Check {
+    async fn check_of(
+        &self,
+        name: &str,
+        blob: &Blob,
+        listed: &BTreeMap<Sha256Digest, Vec<TreeLayer>>,
+    ) -> Check {
         let Some(root) = blob.root else { return Check::Sha256 };
         if let Some(tree) = PieceTree::single(blob.size, root) {
             return Check::Tree(tree);
@@ -123,7 +128,11 @@ impl Origin {
     }
 
     /// The layers of all piece-tree referrers, by the blob they are about.
-    async fn tree_layers(&self, name: &str, subject: &Sha256Digest) -> BTreeMap<Sha256Digest, Vec<TreeLayer>> {
+    async fn tree_layers(
+        &self,
+        name: &str,
+        subject: &Sha256Digest,
+    ) -> BTreeMap<Sha256Digest, Vec<TreeLayer>> {
         let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let referrers = self.referrers(name, subject).await.unwrap_or_else(|error| {
             let error = &error as &dyn std::error::Error;
@@ -224,7 +233,11 @@ impl OriginStream {
                     Ok(result) => result,
                     Err(error) => Err(error.into()),
                 }
-                .map_err(|source| StoreError::Io { operation: "read", path: path.clone(), source })?;
+                .map_err(|source| StoreError::Io {
+                    operation: "read",
+                    path: path.clone(),
+                    source,
+                })?;
                 *next += bytes.len() as u64;
                 Ok(Some(bytes))
             }

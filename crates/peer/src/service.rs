@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use modelpack::layout::{BlobIndex, Run};
+use modelpack::layout::BlobIndex;
 use planner::{ArtifactId, PeerId};
 use tokio::{
     net::TcpListener,
@@ -21,8 +21,8 @@ use wire::{
         self, CONNECT_TIMEOUT, DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, RUNS_PER_MESSAGE_MAX, explain,
     },
     control::{
-        ChildToParent, DescribeReply, DescribeRequest, Farewell, Grant, HaveRuns, LinkHello, LinkWelcome,
-        ParentToChild, Refusal, TcpEndpoint, Window, child_to_parent::Kind as Heard,
+        ChildToParent, Coming, DescribeReply, DescribeRequest, Farewell, Grant, HaveRuns, LinkHello,
+        LinkWelcome, ParentToChild, Refusal, TcpEndpoint, Window, child_to_parent::Kind as Heard,
         parent_to_child::Kind as Said, peer_server,
     },
     convert,
@@ -30,7 +30,7 @@ use wire::{
 
 use crate::{
     describe::Description,
-    have_feed::{HaveFeed, HaveNews},
+    have_feed::{Batch, HaveFeed, HaveNews},
     links::TCP,
 };
 
@@ -42,9 +42,6 @@ pub(crate) const IN_FLIGHT_MAX: u32 = 16;
 
 /// Links at a time, over all artifacts. A plan gives a peer at most 16 children a stripe, and backups a few more.
 const LINKS_MAX: usize = 256;
-
-/// Descriptions that are made at a time: each is a copy of up to [`DESCRIPTION_BYTES_MAX`].
-const DESCRIPTIONS_MAX: usize = 4;
 
 /// Messages that wait for the network, at most: the feed coalesces what waits longer.
 const OUTGOING_MAX: usize = 4;
@@ -87,13 +84,7 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let (stop, stopped) = watch::channel(());
-    let service = Service {
-        shares,
-        options,
-        links: Arc::new(Semaphore::new(LINKS_MAX)),
-        descriptions: Semaphore::new(DESCRIPTIONS_MAX),
-        stopped,
-    };
+    let service = Service { shares, options, links: Arc::new(Semaphore::new(LINKS_MAX)), stopped };
     let service = peer_server::PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(DESCRIPTION_BYTES_MAX);
@@ -108,7 +99,6 @@ struct Service {
     shares: Arc<dyn Shares>,
     options: ServiceOptions,
     links: Arc<Semaphore>,
-    descriptions: Semaphore,
     /// Its sender is dropped when the service stops.
     stopped: watch::Receiver<()>,
 }
@@ -140,7 +130,6 @@ impl peer_server::Peer for Service {
         check_version(request.protocol_version).map_err(refused)?;
         let artifact = convert::artifact_id(&request.artifact).map_err(refused)?;
         let share = self.shares.share(&artifact).ok_or_else(|| Status::not_found(NOT_SHARED))?;
-        let _permit = self.descriptions.acquire().await.expect("nobody closes the semaphore");
         Ok(Response::new(DescribeReply::from(share.description.as_ref())))
     }
 }
@@ -241,7 +230,7 @@ impl Parent {
         let mut news = share.have.subscribe();
         loop {
             match self.next(&mut news, expires).await? {
-                Next::News(runs) => self.announce(&runs, expires).await?,
+                Next::News(batch) => self.announce(batch, expires).await?,
                 Next::Renewal => expires = self.grant(&share, expires).await?,
                 Next::Nothing => {}
             }
@@ -268,8 +257,8 @@ impl Parent {
 
     async fn next(&mut self, news: &mut HaveNews, expires: Instant) -> Result<Next, LinkEnd> {
         tokio::select! {
-            runs = news.next() => match runs {
-                Ok(runs) => Ok(Next::News(runs)),
+            batch = news.next() => match batch {
+                Ok(batch) => Ok(Next::News(batch)),
                 Err(closed) => Err(LinkEnd::Farewell(closed.0)),
             },
             message = self.inbound.message() => match message?.ok_or(LinkEnd::Ended)?.kind {
@@ -301,9 +290,14 @@ impl Parent {
         Ok(Instant::now() + self.options.grant_expiry)
     }
 
-    async fn announce(&mut self, runs: &[Run], expires: Instant) -> Result<(), LinkEnd> {
-        for runs in runs.chunks(RUNS_PER_MESSAGE_MAX) {
-            self.say(Said::Have(HaveRuns { runs: convert::runs_message(runs) }), expires).await?;
+    async fn announce(&mut self, batch: Batch, expires: Instant) -> Result<(), LinkEnd> {
+        for runs in batch.runs.chunks(RUNS_PER_MESSAGE_MAX) {
+            let runs = convert::runs_message(runs);
+            self.say(Said::Have(HaveRuns { runs, coming: None }), expires).await?;
+        }
+        if let Some(coming) = batch.coming {
+            let coming = Some(Coming { runs: convert::runs_message(&coming.runs), epoch: coming.epoch });
+            self.say(Said::Have(HaveRuns { runs: Vec::new(), coming }), expires).await?;
         }
         Ok(())
     }
@@ -318,7 +312,7 @@ impl Parent {
 
 /// What happens next on a link.
 enum Next {
-    News(Vec<Run>),
+    News(Batch),
     Renewal,
     Nothing,
 }

@@ -11,5 +11,5 @@ mod swarm_state;
 mod tree;
 
 pub use id::{ArtifactId, PeerId};
-pub use plan::{Member, PeerPlan, StripePart, StripeSource};
+pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 pub use planner::{Input, Output, Planner};

@@ -41,6 +41,19 @@ pub struct StripePart {
     /// Others who hold the stripe or soon will. For an entrant: those who already hold pieces of it, to be asked
     /// before the origin is read again.
     pub backups: Vec<PeerId>,
+    /// For an entrant: the live members that were it before, and may have pieces of the stripe on their way. All of
+    /// them are backups too.
+    pub before: Vec<Before>,
+}
+
+/// A member that was the entrant of a stripe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// The member.
+    pub peer: PeerId,
+    /// The epoch that took the stripe from it. Once it acts by that plan, or a later one, it begins no read of the
+    /// stripe, so that what it then says of its reads in flight is the truth.
+    pub epoch: u64,
 }
 
 /// The first choice for one stripe.

@@ -10,7 +10,7 @@ use modelpack::piece_map::PieceMap;
 
 use crate::bound::{Bound, Rates, discrete_optimum};
 use crate::id::PeerId;
-use crate::plan::{Member, PeerPlan, StripePart, StripeSource};
+use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 use crate::planner::Registered;
 use crate::tree::{Budgets, Tree};
 
@@ -23,6 +23,9 @@ const STRIPE_PIECES_MAX: u32 = 4;
 
 /// Backups named for each stripe: with a parent, three sources must fail together before a peer has to look around.
 const BACKUPS: usize = 2;
+
+/// Times a stripe may move from a live entrant: each further one has to be asked which pieces are on their way.
+const BEFORE_MAX: usize = 8;
 
 /// Members named in a plan beyond parents and backups, for the case that those fail.
 const MEMBERS_EXTRA: usize = 64;
@@ -70,8 +73,8 @@ pub(crate) struct SwarmState {
     members: BTreeMap<PeerId, MemberState>,
     /// The member that each stripe enters the swarm through.
     entrants: Vec<Option<PeerId>>,
-    /// Who was the entrant before a stripe moved: it may have pieces of it on their way.
-    moved_from: Vec<Option<PeerId>>,
+    /// Who was the entrant of each stripe before it moved: they may have pieces of it on their way.
+    moved_from: Vec<Vec<Before>>,
     trees: Vec<Tree>,
     sent: BTreeMap<PeerId, Vec<StripePart>>,
 }
@@ -96,7 +99,7 @@ impl SwarmState {
             epoch: 0,
             members: BTreeMap::new(),
             entrants: vec![None; stripes as usize],
-            moved_from: vec![None; stripes as usize],
+            moved_from: vec![Vec::new(); stripes as usize],
             trees: vec![Tree::default(); stripes as usize],
             sent: BTreeMap::new(),
         }
@@ -205,7 +208,8 @@ impl SwarmState {
             let load = counts[&from];
             if self.is_movable(stripe, from) && by_load(weights, (to, count), (from, load)).is_lt() {
                 self.entrants[stripe] = Some(to);
-                self.moved_from[stripe] = Some(from);
+                self.moved_from[stripe].retain(|before| before.peer != from && before.peer != to);
+                self.moved_from[stripe].push(Before { peer: from, epoch: self.epoch });
                 counts.insert(from, load - 1);
                 counts.insert(to, count);
             }
@@ -214,7 +218,8 @@ impl SwarmState {
 
     fn is_movable(&self, stripe: usize, entrant: PeerId) -> bool {
         let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
-        self.members.get(&entrant).is_none_or(|member| member.held[stripe] <= size / 4)
+        let is_begun = self.members.get(&entrant).is_some_and(|member| member.held[stripe] > size / 4);
+        !is_begun && self.before(entrant, stripe).count() < BEFORE_MAX
     }
 
     fn parts_of(&self, peer: PeerId, cast: &Cast) -> Vec<StripePart> {
@@ -227,7 +232,9 @@ impl SwarmState {
                     StripeSource::Origin => self.holding(peer, stripe),
                     _ => self.backups_of(peer, stripe, source, cast),
                 };
-                StripePart { source, backups }
+                let is_entrant = source == StripeSource::Origin;
+                let before = if is_entrant { self.before(peer, stripe).collect() } else { Vec::new() };
+                StripePart { source, backups, before }
             })
             .collect()
     }
@@ -242,6 +249,11 @@ impl SwarmState {
         }
     }
 
+    fn before(&self, peer: PeerId, stripe: usize) -> impl Iterator<Item = Before> + '_ {
+        let is_live = move |before: &&Before| before.peer != peer && self.members.contains_key(&before.peer);
+        self.moved_from[stripe].iter().filter(is_live).copied()
+    }
+
     /// For an entrant: who already holds pieces of the stripe, most first. Seeds are origins too, so they do not count.
     fn holding(&self, peer: PeerId, stripe: usize) -> Vec<PeerId> {
         let mut holding: Vec<(u32, PeerId)> = self
@@ -251,9 +263,10 @@ impl SwarmState {
             .map(|(other, member)| (u32::MAX - member.held[stripe], *other))
             .collect();
         holding.sort_unstable();
-        let before = self.moved_from[stripe].filter(|from| *from != peer && self.members.contains_key(from));
-        let holding = holding.into_iter().map(|(_, other)| other).filter(|other| Some(*other) != before);
-        before.into_iter().chain(holding).take(BACKUPS).collect()
+        let before: Vec<PeerId> = self.before(peer, stripe).map(|before| before.peer).collect();
+        let holding = holding.into_iter().map(|(_, other)| other).filter(|other| !before.contains(other));
+        let count = BACKUPS.max(before.len());
+        before.iter().copied().chain(holding).take(count).collect()
     }
 
     fn backups_of(&self, peer: PeerId, stripe: usize, source: StripeSource, cast: &Cast) -> Vec<PeerId> {

@@ -126,6 +126,7 @@ struct Node {
     jobs: VecDeque<Job>,
     is_sending: bool,
     children: BTreeSet<usize>,
+    coming: (u64, Vec<Run>),
     wake: Option<Duration>,
 }
 
@@ -183,6 +184,7 @@ impl World {
             jobs: VecDeque::new(),
             is_sending: false,
             children: BTreeSet::new(),
+            coming: (0, Vec::new()),
             wake: None,
         };
         let count = options.nodes;
@@ -390,6 +392,13 @@ impl World {
                     runs: vec![run],
                 }));
             }
+            Output::Coming { epoch, ref runs } => {
+                for child in self.nodes[node].children.clone() {
+                    self.later(Event::Input(child, Input::Coming { peer: me, epoch, runs: runs.clone() }));
+                }
+                self.nodes[node].coming = (epoch, runs.clone());
+            }
+            Output::OriginLost => {}
             Output::Blame { peer, .. } => {
                 self.report.blamed.insert(node_of(peer));
             }
@@ -403,10 +412,11 @@ impl World {
         let Some(swarm) = self.nodes[parent].swarm.as_ref().filter(|_| self.nodes[parent].is_alive) else {
             return self.later(Event::Input(node, Input::LinkDown { peer }));
         };
-        let runs = swarm.have().runs();
+        let (runs, (epoch, coming)) = (swarm.have().runs(), self.nodes[parent].coming.clone());
         self.nodes[parent].children.insert(node);
         self.later(Event::Input(node, Input::LinkUp { peer, in_flight_max: 16 }));
         self.later(Event::Input(node, Input::Have { peer, runs }));
+        self.later(Event::Input(node, Input::Coming { peer, epoch, runs: coming }));
     }
 
     fn disconnect(&mut self, node: usize, parent: usize) {

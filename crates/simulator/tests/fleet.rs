@@ -65,11 +65,11 @@ fn clean_fleets_finish_near_the_bound_and_read_the_origin_once() {
 }
 
 #[test]
-#[ignore = "takes more than a minute in debug; its bounds are not measured yet"]
-fn a_clean_fleet_of_64_finishes_near_the_bound() {
-    let options = fleet(64, vec![]);
-    let (report, ratio) = check("clean", &options, &[]);
-    assert!(copies(&report, &options) <= 1.02 && ratio <= 1.3, "{ratio}");
+fn a_fleet_of_64_finishes_and_reads_the_origin_once() {
+    // So few pieces are far from the fluid bound with this many nodes; how near is measured with more of them.
+    let options = Options { pieces: 96, ..fleet(64, vec![]) };
+    let (report, _) = check("64", &options, &[]);
+    assert!(copies(&report, &options) <= 1.02, "the origin sent {}", copies(&report, &options));
 }
 
 #[test]

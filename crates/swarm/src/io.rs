@@ -115,6 +115,15 @@ pub enum Input {
         /// The pieces; what is out of range is ignored.
         runs: Vec<Run>,
     },
+    /// A linked peer says what it is reading from the origin now; this replaces what it said before.
+    Coming {
+        /// The peer.
+        peer: PeerId,
+        /// Of the plan that it acts by; 0 before it has one.
+        epoch: u64,
+        /// The pieces; what is out of range is ignored.
+        runs: Vec<Run>,
+    },
     /// One piece of a read was checked.
     Piece {
         /// The read.
@@ -186,6 +195,16 @@ pub enum Output {
         /// The pieces.
         run: Run,
     },
+    /// Tell children that this peer reads these pieces from the origin now, so that none of them does too. Replaces
+    /// what was said before.
+    Coming {
+        /// Of the plan that this peer acts by.
+        epoch: u64,
+        /// The pieces, ascending.
+        runs: Vec<Run>,
+    },
+    /// Tell the scheduler that this peer cannot read the origin any more.
+    OriginLost,
     /// This peer sent wrong bytes. Its link is closed, and this swarm does not use it again.
     Blame {
         /// The peer.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use modelpack::layout::PieceIndex;
+
 use crate::bits::Bits;
 use crate::io::ReadId;
 
@@ -61,6 +63,8 @@ pub(crate) struct Link {
     pub(crate) state: LinkState,
     pub(crate) in_flight_max: u32,
     pub(crate) has: Bits,
+    /// What the other end reads from the origin, and the epoch of the plan that it acts by.
+    pub(crate) coming: (u64, Bits),
     /// Outstanding reads, those given up on included: they still occupy the link.
     pub(crate) reads: BTreeSet<ReadId>,
     pub(crate) bytes_in_flight: u64,
@@ -79,6 +83,7 @@ impl Link {
             state: LinkState::Connecting,
             in_flight_max: 0,
             has: Bits::empty(piece_count),
+            coming: (0, Bits::empty(piece_count)),
             reads: BTreeSet::new(),
             bytes_in_flight: 0,
             last_byte: Duration::ZERO,
@@ -109,6 +114,12 @@ impl Link {
         self.failures = self.failures.saturating_add(1);
         self.state = LinkState::Down { retry_at: now + wait };
         self.has = Bits::empty(self.has.piece_count());
+        self.coming = (0, self.has.clone());
+    }
+
+    /// Whether the other end has this piece, or will without our doing.
+    pub(crate) fn has_or_will(&self, piece: PieceIndex) -> bool {
+        self.is_usable() && (self.has.contains(piece) || self.coming.1.contains(piece))
     }
 
     pub(crate) fn posted(&mut self, now: Duration, read: ReadId, bytes: u64) {

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use modelpack::layout::{PieceIndex, Run};
-use planner::{PeerId, StripeSource};
+use planner::{Before, PeerId, StripeSource};
 
 use crate::io::{Output, Source};
+use crate::link::LinkState;
 use crate::origin::OriginState;
 use crate::reads::Read;
+use crate::stripes::Stripe;
 use crate::swarm::Swarm;
 
 /// Reads outstanding at the origin from all entrants together: enough to keep it busy between two requests. More
@@ -138,7 +140,7 @@ impl Swarm {
         }
         let mut first: Option<PieceIndex> = None;
         for stripe in 0..self.stripes.all().len() {
-            if self.stripes.all()[stripe].may_read_origin(self.now)
+            if self.may_read_origin(&self.stripes.all()[stripe])
                 && let Some(piece) = self.next_for_origin(stripe, ranges)
             {
                 first = Some(first.map_or(piece, |first| first.min(piece)));
@@ -182,10 +184,29 @@ impl Swarm {
         None
     }
 
+    /// Whether this peer is to read a stripe from the origin: one that changes hands only after whoever had it before
+    /// has said what is on its way, or cannot be asked.
+    fn may_read_origin(&self, stripe: &Stripe) -> bool {
+        stripe.wanted > 0
+            && (stripe.is_last_resort || stripe.source == StripeSource::Origin && self.is_handed_over(stripe))
+    }
+
+    fn is_handed_over(&self, stripe: &Stripe) -> bool {
+        let has_said = |before: &Before| {
+            self.links.get(&before.peer).is_none_or(|link| match link.state {
+                LinkState::Connecting => false,
+                LinkState::Up => link.coming.0 >= before.epoch,
+                LinkState::Down { .. } => true,
+            })
+        };
+        let handover = stripe.handover.as_ref();
+        handover.is_none_or(|handover| self.now >= handover.until || handover.before.iter().all(has_said))
+    }
+
     fn is_for_origin(&self, piece: PieceIndex) -> bool {
         self.wanted.contains(piece)
-            && self.stripes.at(piece).may_read_origin(self.now)
-            && !self.links.values().any(|link| link.is_usable() && link.has.contains(piece))
+            && self.may_read_origin(self.stripes.at(piece))
+            && !self.links.values().any(|link| link.has_or_will(piece))
     }
 
     fn post(&mut self, source: Source, run: Run) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use modelpack::layout::PieceIndex;
-use planner::{PeerId, PeerPlan, StripeSource};
+use planner::{Before, PeerId, PeerPlan, StripeSource};
 
 use crate::bits::Bits;
 
@@ -17,12 +17,20 @@ const PATIENCE_PLANNED: Duration = Duration::from_secs(30);
 /// News of a stripe may be this many times later than usual before it is called quiet.
 const PATIENCE_GAPS: u32 = 4;
 
+/// A stripe that changed hands: whoever read it before says first which pieces are on their way.
+#[derive(Clone, Debug)]
+pub(crate) struct Handover {
+    pub(crate) before: Vec<Before>,
+    /// From then on the origin is read all the same.
+    pub(crate) until: Duration,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Stripe {
     pub(crate) source: StripeSource,
     pub(crate) backups: Vec<PeerId>,
-    /// An entrant reads the origin only from then on: whoever had the stripe before may announce pieces first.
-    pub(crate) origin_from: Duration,
+    /// What an entrant waits for before it reads the origin.
+    pub(crate) handover: Option<Handover>,
     /// How many of its pieces are wanted.
     pub(crate) wanted: u32,
     /// No piece below this one is wanted.
@@ -38,7 +46,7 @@ impl Stripe {
         Self {
             source,
             backups,
-            origin_from: Duration::ZERO,
+            handover: None,
             wanted: 0,
             first_wanted: 0,
             quiet_since: now,
@@ -59,11 +67,6 @@ impl Stripe {
         let usual = self.gap.map_or(PATIENCE_FIRST, |gap| (gap * PATIENCE_GAPS).max(stall_min));
         let patience = if is_planned { PATIENCE_PLANNED } else { usual };
         self.quiet_since + patience * times
-    }
-
-    pub(crate) fn may_read_origin(&self, now: Duration) -> bool {
-        self.wanted > 0
-            && (self.is_last_resort || self.source == StripeSource::Origin && now >= self.origin_from)
     }
 }
 
@@ -93,17 +96,18 @@ impl Stripes {
         before: &Self,
         wanted: &Bits,
         now: Duration,
-        grace: Duration,
+        until: Duration,
     ) -> Self {
         let is_same = before.stripe_pieces == plan.stripe_pieces && before.all.len() == plan.stripes.len();
         let part = |(at, part): (usize, &planner::StripePart)| {
             let mut stripe = Stripe::new(part.source, part.backups.clone(), now);
             let old = before.all.get(at).filter(|_| is_same);
             stripe.gap = old.and_then(|old| old.gap);
-            stripe.origin_from = match old.filter(|old| old.source == StripeSource::Origin) {
-                Some(old) => old.origin_from,
-                None if part.backups.is_empty() => now,
-                None => now + grace,
+            stripe.handover = match old.filter(|old| old.source == StripeSource::Origin) {
+                Some(old) => old.handover.clone(),
+                None => {
+                    Some(Handover { before: part.before.clone(), until }).filter(|_| !part.before.is_empty())
+                }
             };
             stripe
         };

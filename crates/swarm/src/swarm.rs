@@ -17,9 +17,9 @@ use crate::stripes::{Stripes, mix};
 /// How long to wait for a first plan before going on as if there were no scheduler.
 const PLAN_WAIT: Duration = Duration::from_secs(2);
 
-/// A stripe that changes hands is left for this part of `stall_min` to whoever read it before: a fast origin delivers
-/// what is on its way in that time, and a slow one repeats the few pieces of the reads in flight.
-const HANDOVER_PART: u32 = 4;
+/// How long the new entrant of a stripe waits to hear from the old one which pieces are on their way: many times what
+/// opening a link takes. Beyond, the origin is read, at worst for the few pieces of the reads in flight twice.
+const HANDOVER: Duration = Duration::from_secs(1);
 
 /// The first wait after a failed read on a link; it doubles up to `PAUSE_DOUBLINGS` times.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -70,6 +70,8 @@ pub struct Swarm {
     pub(crate) phase: Phase,
     pub(crate) random: u64,
     pub(crate) outputs: VecDeque<Output>,
+    /// The last [`Output::Coming`].
+    said_coming: (u64, Vec<Run>),
 }
 
 impl Swarm {
@@ -106,6 +108,7 @@ impl Swarm {
             last_news: now,
             phase: Phase::Running,
             outputs,
+            said_coming: (0, Vec::new()),
         };
         swarm.pump();
         swarm
@@ -125,6 +128,15 @@ impl Swarm {
             },
             Input::LinkDown { peer } => self.link_down(peer),
             Input::Have { peer, runs } => self.announced(peer, &runs),
+            Input::Coming { peer, epoch, runs } => {
+                if let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) {
+                    let mut coming = Bits::empty(self.layout.piece_count());
+                    for piece in runs.iter().flat_map(|run| link.has.clip(*run).pieces()) {
+                        coming.insert(piece);
+                    }
+                    link.coming = (epoch, coming);
+                }
+            }
             Input::Piece { read, piece, outcome: PieceOutcome::Good } => self.good(read, piece),
             Input::Piece { read, piece, outcome: PieceOutcome::Bad } => self.bad(read, piece),
             Input::ReadEnded { read, outcome } => self.read_ended(read, outcome),
@@ -158,6 +170,7 @@ impl Swarm {
             self.look_around();
             self.open_links();
             self.post_reads();
+            self.say_what_is_coming();
             self.check_end();
         }
     }
@@ -171,6 +184,18 @@ impl Swarm {
         self.timers().chain(plan).filter(|at| *at > self.now).min()
     }
 
+    /// Announces the origin reads in flight, when they have changed. A peer that is alone has nobody to tell.
+    fn say_what_is_coming(&mut self) {
+        let Some(epoch) = self.plan.as_ref().map(|plan| plan.epoch) else { return };
+        let live = self.origin.reads.iter().filter_map(|id| self.reads.get(*id)).filter(|read| read.is_live);
+        let mut runs: Vec<Run> = live.map(|read| read.run).collect();
+        runs.sort_unstable();
+        if self.said_coming.0 != epoch || self.said_coming.1 != runs {
+            self.said_coming = (epoch, runs.clone());
+            self.outputs.push_back(Output::Coming { epoch, runs });
+        }
+    }
+
     fn planned(&mut self, plan: PeerPlan) {
         let is_stale =
             self.plan.as_ref().is_some_and(|old| !self.is_scheduler_lost && plan.epoch < old.epoch);
@@ -178,8 +203,8 @@ impl Swarm {
         if self.config.standalone || is_stale || plan.stripes.is_empty() || plan.stripe_pieces == 0 {
             return;
         }
-        let grace = self.config.stall_min / HANDOVER_PART;
-        self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, grace);
+        let until = self.now + HANDOVER;
+        self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
         self.is_scheduler_lost = false;
         self.plan = Some(plan);
     }
@@ -273,6 +298,9 @@ impl Swarm {
                     ReadOutcome::Ok => {}
                     ReadOutcome::Retry => self.origin.failed(self.now),
                     ReadOutcome::SourceGone => self.origin.state = OriginState::Down,
+                }
+                if self.origin.state == OriginState::Down {
+                    self.outputs.push_back(Output::OriginLost);
                 }
             }
             Source::Peer(peer) => self.peer_read_ended(peer, id, read.bytes_left, outcome),

@@ -151,10 +151,11 @@ impl Swarm {
 
     /// Whether nothing can ever bring the rest.
     pub(crate) fn is_hopeless(&self) -> bool {
-        if self.origin.state != OriginState::Down || self.is_planned() && !self.config.standalone {
+        if self.origin.state != OriginState::Down {
             return false;
         }
-        let can_wait = self.plan.as_ref().is_some_and(|plan| !plan.members.is_empty());
+        let has_scheduler = self.is_planned() && !self.config.standalone;
+        let can_wait = has_scheduler || self.plan.as_ref().is_some_and(|plan| !plan.members.is_empty());
         !can_wait || self.now >= self.last_news + NO_SOURCE_AFTER
     }
 
@@ -173,8 +174,8 @@ impl Swarm {
                 turn(0) + patience * u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1)
             },
         );
-        let origin =
-            self.stripes.all().iter().map(|stripe| stripe.origin_from).chain([self.origin.pause_until]);
+        let handovers = self.stripes.all().iter().filter_map(|stripe| Some(stripe.handover.as_ref()?.until));
+        let origin = handovers.chain([self.origin.pause_until]);
         let end = self.wanted.is_empty().then_some(self.now + self.config.stall_min);
         let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);
         stalls.chain(retries).chain(quiet).chain(origin).chain(end).chain(hopeless)

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use modelpack::layout::{PIECES_MAX, Run};
-use planner::{ArtifactId, Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
 
 use crate::{WireError, control};
 
@@ -127,6 +127,7 @@ pub fn plan_message(artifact: ArtifactId, plan: &PeerPlan) -> control::Plan {
             StripeSource::Origin | StripeSource::None => Vec::new(),
         },
         backups: part.backups.iter().map(|id| id.bytes().to_vec()).collect(),
+        before: part.before.iter().map(control::Before::from).collect(),
     };
     let stripes: Vec<_> = plan.stripes.iter().map(stripe).collect();
     control::Plan {
@@ -165,6 +166,20 @@ impl TryFrom<control::Member> for Member {
     }
 }
 
+impl From<&Before> for control::Before {
+    fn from(before: &Before) -> Self {
+        Self { peer_id: before.peer.bytes().to_vec(), epoch: before.epoch }
+    }
+}
+
+impl TryFrom<control::Before> for Before {
+    type Error = WireError;
+
+    fn try_from(before: control::Before) -> Result<Self, WireError> {
+        Ok(Self { peer: peer_id(&before.peer_id)?, epoch: before.epoch })
+    }
+}
+
 impl TryFrom<control::StripePart> for StripePart {
     type Error = WireError;
 
@@ -178,8 +193,19 @@ impl TryFrom<control::StripePart> for StripePart {
                 return Err(WireError::Invalid { field: "parent", why: "a stripe has one first choice" });
             }
         };
-        let backups = part.backups.iter().map(|id| peer_id(id)).collect::<Result<_, _>>()?;
-        Ok(Self { source, backups })
+        let backups: Vec<PeerId> = part.backups.iter().map(|id| peer_id(id)).collect::<Result<_, _>>()?;
+        bounded("before", part.before.len(), BACKUPS_MAX)?;
+        let before: Vec<Before> = part.before.into_iter().map(Before::try_from).collect::<Result<_, _>>()?;
+        if source != StripeSource::Origin && !before.is_empty() {
+            return Err(WireError::Invalid {
+                field: "before",
+                why: "only an entrant takes over from somebody",
+            });
+        }
+        if !before.iter().all(|before| backups.contains(&before.peer)) {
+            return Err(WireError::Invalid { field: "before", why: "a peer named there is no backup" });
+        }
+        Ok(Self { source, backups, before })
     }
 }
 

@@ -26,7 +26,7 @@ use wire::control::{
 use super::*;
 use crate::{
     describe::{Description, describe},
-    have_feed::HaveFeed,
+    have_feed::{Coming, HaveFeed},
     service::{self, GRANT_EXPIRY, ServiceOptions, Share, Shares},
 };
 
@@ -174,10 +174,10 @@ impl ChildLink {
         }
     }
 
-    async fn coming(&mut self) -> Vec<Run> {
+    async fn coming(&mut self) -> Coming {
         loop {
             match self.event().await {
-                LinkEvent::Coming { peer: PARENT, generation: 5, runs } => return runs,
+                LinkEvent::Coming { peer: PARENT, generation: 5, coming } => return coming,
                 LinkEvent::Have { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 LinkEvent::Coming { .. } | LinkEvent::Up { .. } => panic!("no news"),
@@ -219,11 +219,12 @@ async fn what_is_granted_and_announced_can_be_read() {
     let left = *grant.expires.borrow() - Instant::now();
     assert!(left > GRANT_EXPIRY / 2 && left <= GRANT_EXPIRY, "{left:?}");
     assert_eq!(child.have().await, [Run::new(0, 2)]);
-    assert_eq!(child.coming().await, []);
+    assert_eq!(child.coming().await, Coming::default());
     parent.have.publish(Run::new(1, 4));
     assert_eq!(child.have().await, [Run::new(2, 4)]);
-    parent.have.coming(vec![Run::new(4, 5)]);
-    assert_eq!(child.coming().await, [Run::new(4, 5)]);
+    let coming = Coming { epoch: 9, runs: vec![Run::new(0, 1)] };
+    parent.have.coming(coming.clone());
+    assert_eq!(child.coming().await, coming);
 
     let pool = Pool::new(1, 4096);
     for (blob, window) in &grant.windows {
@@ -347,13 +348,17 @@ impl RawChild {
         message.map(|message| message.kind.expect("a known kind"))
     }
 
+    /// The refusal that ends the stream, after news of what is readable and coming.
     async fn refusal(&mut self) -> String {
-        match self.hear().await {
-            Some(Heard::Refusal(refusal)) => {
-                assert_eq!(self.hear().await, None, "nothing follows a refusal");
-                refusal.reason
+        loop {
+            match self.hear().await {
+                Some(Heard::Refusal(refusal)) => {
+                    assert_eq!(self.hear().await, None, "nothing follows a refusal");
+                    return refusal.reason;
+                }
+                Some(Heard::Have(_)) => {}
+                other => panic!("{other:?} is no refusal"),
             }
-            other => panic!("{other:?} is no refusal"),
         }
     }
 }
@@ -504,7 +509,10 @@ async fn a_data_link_that_ends_takes_the_link_down() {
 #[tokio::test]
 async fn what_a_parent_says_later_is_checked_too() {
     let said = [
-        (Heard::Have(HaveRuns { runs: vec![control::Run { start: 0, end: PIECES + 1 }], coming: None }), "`runs`"),
+        (
+            Heard::Have(HaveRuns { runs: vec![control::Run { start: 0, end: PIECES + 1 }], coming: None }),
+            "`runs`",
+        ),
         (Heard::Refusal(Refusal { reason: "not\nyou".to_owned() }), "the peer refused: notyou"),
         (Heard::Farewell(Farewell { reason: "bye".to_owned() }), "the peer leaves: bye"),
         // A grant that answers no request would move the expiry as often as the parent likes.

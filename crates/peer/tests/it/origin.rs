@@ -126,7 +126,10 @@ impl Origin {
                 Some(blob) if blob.len() > 1 << 20 && seen.path.contains("/blobs/") => {
                     let number = count.fetch_add(1, Ordering::SeqCst);
                     let read = Read { seen, number, blob };
-                    bytes.fetch_add(seen.range().map_or(blob.len(), |range| range.len()) as u64, Ordering::SeqCst);
+                    bytes.fetch_add(
+                        seen.range().map_or(blob.len(), |range| range.len()) as u64,
+                        Ordering::SeqCst,
+                    );
                     fault(&read, reply)
                 }
                 _ => reply,

@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use modelpack::{digest::Sha256Digest, piece_trees::TreesManifest};
@@ -30,7 +33,11 @@ async fn an_artifact_of_a_layout_lands_proved() {
 }
 
 /// Pulls from a registry with this fault, and requires the model and nothing else.
-async fn survives(name: &str, holding: fn(&Model) -> Holding, fault: impl Fn(&Read<'_>, Reply) -> Reply + Send + Sync + 'static) {
+async fn survives(
+    name: &str,
+    holding: fn(&Model) -> Holding,
+    fault: impl Fn(&Read<'_>, Reply) -> Reply + Send + Sync + 'static,
+) {
     let (model, top) = (Model::of(9), tempfile::tempdir().unwrap());
     let origin = Origin::with_fault(holding(&model), fault).await;
     let output = top.path().join("out");
@@ -40,7 +47,12 @@ async fn survives(name: &str, holding: fn(&Model) -> Holding, fault: impl Fn(&Re
 }
 
 /// Pulls from a registry with this fault, and requires an error of this class and no file under its final name.
-async fn refuses(name: &str, class: ErrorClass, holding: Holding, fault: impl Fn(&Read<'_>, Reply) -> Reply + Send + Sync + 'static) -> PeerError {
+async fn refuses(
+    name: &str,
+    class: ErrorClass,
+    holding: Holding,
+    fault: impl Fn(&Read<'_>, Reply) -> Reply + Send + Sync + 'static,
+) -> PeerError {
     let top = tempfile::tempdir().unwrap();
     let origin = Origin::with_fault(holding, fault).await;
     let output = top.path().join("out");
@@ -192,13 +204,16 @@ async fn hostile_artifacts_leave_no_file_anywhere() {
             }
         }
     };
-    for hostile in ["../escaped", "/tmp/escaped", "a/../../escaped", ".modelctl/complete.json", "", "CONFIG.json"] {
+    for hostile in
+        ["../escaped", "/tmp/escaped", "a/../../escaped", ".modelctl/complete.json", "", "MODEL.bin"]
+    {
         let holding = Holding::of(&model).with_manifest(path(hostile));
         refuses(hostile, ErrorClass::Failed, holding, |_, reply| reply).await;
     }
     let size = Holding::of(&model).with_manifest(|manifest| manifest["layers"][0]["size"] = json!(u64::MAX));
     refuses("an enormous size", ErrorClass::Failed, size, |_, reply| reply).await;
-    let digest = Holding::of(&model).with_manifest(|manifest| manifest["layers"][0]["digest"] = json!("md5:00"));
+    let digest =
+        Holding::of(&model).with_manifest(|manifest| manifest["layers"][0]["digest"] = json!("md5:00"));
     refuses("an unknown digest", ErrorClass::Failed, digest, |_, reply| reply).await;
     let no_json = b"not JSON".to_vec();
     let config = Sha256Digest::of(&no_json).to_string();

@@ -21,25 +21,25 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The method.
-    pub method: String,
+    pub(crate) method: String,
     /// Path and query.
-    pub path: String,
+    pub(crate) path: String,
     headers: Vec<(String, String)>,
     /// The body, empty if it was too large to be read.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Seen {
     /// The value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
     /// The bytes that a `Range` header asks for.
-    pub fn range(&self) -> Option<Range<usize>> {
+    pub(crate) fn range(&self) -> Option<Range<usize>> {
         let (start, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some(start.parse().unwrap()..last.parse::<usize>().unwrap() + 1)
     }
@@ -64,7 +64,7 @@ enum End {
 
 /// One answer.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -73,29 +73,29 @@ pub struct Reply {
 
 impl Reply {
     /// An answer without a body.
-    pub fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Vec::new(), end: End::Whole }
     }
 
     /// No answer: the connection is reset.
-    pub fn hang_up() -> Self {
+    pub(crate) fn hang_up() -> Self {
         Self { end: End::HangUp, ..Self::status(0) }
     }
 
     /// An answer with a body.
-    pub fn body(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn body(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { body: body.into(), ..Self::status(status) }
     }
 
     /// What an honest server answers to a GET of `blob`: the range if one was asked for, else all.
-    pub fn blob(seen: &Seen, blob: &[u8]) -> Self {
+    pub(crate) fn blob(seen: &Seen, blob: &[u8]) -> Self {
         let Some(range) = seen.range() else { return Self::body(200, blob) };
         let stated = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.len());
         Self::body(206, &blob[range]).header("Content-Range", &stated)
     }
 
     /// Sets a header in place of what was there.
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -114,33 +114,33 @@ impl Reply {
     }
 
     /// Closes the connection after `bytes` of the body.
-    pub fn short(self, bytes: usize) -> Self {
+    pub(crate) fn short(self, bytes: usize) -> Self {
         self.cut(bytes, End::Close)
     }
 
     /// Resets the connection after `bytes` of the body.
-    pub fn reset(self, bytes: usize) -> Self {
+    pub(crate) fn reset(self, bytes: usize) -> Self {
         self.cut(bytes, End::Reset)
     }
 
     /// Says nothing more after `bytes` of the body.
-    pub fn silent(self, bytes: usize) -> Self {
+    pub(crate) fn silent(self, bytes: usize) -> Self {
         self.cut(bytes, End::Silence)
     }
 
     /// Sends the body again and again, with no length stated.
-    pub fn endless(self) -> Self {
+    pub(crate) fn endless(self) -> Self {
         Self { end: End::Endless, ..self.header("Connection", "close") }
     }
 
     /// States no length: the body ends with the connection.
-    pub fn unframed(self) -> Self {
+    pub(crate) fn unframed(self) -> Self {
         Self { end: End::Close, ..self.header("Connection", "close") }
     }
 }
 
 /// The server; dropping it closes its port.
-pub struct FaultServer {
+pub(crate) struct FaultServer {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     task: JoinHandle<()>,
@@ -148,7 +148,7 @@ pub struct FaultServer {
 
 impl FaultServer {
     /// Answers each request as `script` says.
-    pub async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::default();
@@ -163,7 +163,7 @@ impl FaultServer {
     }
 
     /// Answers one request after another with `replies`, and all that follow with the last.
-    pub async fn replay(replies: impl IntoIterator<Item = Reply>) -> Self {
+    pub(crate) async fn replay(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies = Mutex::new(VecDeque::from_iter(replies));
         Self::start(move |_| {
             let mut replies = replies.lock().unwrap();
@@ -173,12 +173,12 @@ impl FaultServer {
     }
 
     /// `HOST:PORT`.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.address.to_string()
     }
 
     /// All requests so far.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 }

@@ -169,7 +169,7 @@ pub struct Plan {
     pub bound_seconds: f64,
 }
 /// Where a member gets one stripe: from the origin if it is the stripe's entrant, else from `parent`.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StripePart {
     #[prost(bool, tag = "1")]
     pub from_origin: bool,
@@ -178,6 +178,17 @@ pub struct StripePart {
     pub parent: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub backups: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// when from_origin: live members that were the stripe's entrant; all are backups too
+    #[prost(message, repeated, tag = "4")]
+    pub before: ::prost::alloc::vec::Vec<Before>,
+}
+/// A former entrant. Once it acts by the plan of `epoch` or a later one it begins no further read of the stripe.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Before {
+    #[prost(bytes = "vec", tag = "1")]
+    pub peer_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Member {
@@ -301,6 +312,18 @@ pub struct Window {
 pub struct HaveRuns {
     #[prost(message, repeated, tag = "1")]
     pub runs: ::prost::alloc::vec::Vec<Run>,
+    /// if that has changed, and always with the first map
+    #[prost(message, optional, tag = "2")]
+    pub coming: ::core::option::Option<Coming>,
+}
+/// What the parent reads from the origin now, so that no child reads it there too. Replaces what was said before.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Coming {
+    #[prost(message, repeated, tag = "1")]
+    pub runs: ::prost::alloc::vec::Vec<Run>,
+    /// of the plan that the parent acts by
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Farewell {

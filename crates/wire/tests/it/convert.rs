@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
-use planner::{ArtifactId, Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use wire::{FEATURES, PROTOCOL_VERSION, WireError, check_version, control, convert};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
@@ -21,9 +21,13 @@ fn plan() -> PeerPlan {
         epoch: 4,
         stripe_pieces: 2,
         stripes: vec![
-            StripePart { source: StripeSource::Origin, backups: vec![] },
-            StripePart { source: StripeSource::Parent(id(1)), backups: vec![id(2), id(3)] },
-            StripePart { source: StripeSource::None, backups: vec![] },
+            StripePart {
+                source: StripeSource::Origin,
+                backups: vec![id(2)],
+                before: vec![Before { peer: id(2), epoch: 6 }],
+            },
+            StripePart { source: StripeSource::Parent(id(1)), backups: vec![id(2), id(3)], before: vec![] },
+            StripePart { source: StripeSource::None, backups: vec![], before: vec![] },
         ],
         members: vec![member(1), member(2), member(3)],
         finish: Some(Duration::from_millis(1500)),
