@@ -26,6 +26,8 @@ pub enum Reference {
     Layout(LayoutReference),
     /// A directory of plain files: a path that starts with `/`, `./` or `../`.
     Directory(PathBuf),
+    /// With other peers of the fleet, and nowhere else: `fleet:DIGEST`.
+    Fleet(Sha256Digest),
 }
 
 /// An artifact in a registry. At least one of tag and digest is stated; with both, the digest decides.
@@ -99,11 +101,8 @@ impl ReferenceError {
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NotSupported("hf://") => {
-                "download the model to a directory first, then `modelctl build DIR -t REF`".into()
-            }
             Self::NotSupported(_) => {
-                "name the artifact in its registry, as in `registry.example.com/models/llama:v1`".into()
+                "download the model to a directory first, then `modelctl build DIR -t REF`".into()
             }
             Self::Url(url) => match url.split_once("://") {
                 Some((_, rest)) if !rest.is_empty() => format!("write `{rest}`, without the scheme"),
@@ -146,10 +145,11 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        for scheme in ["hf://", "fleet:"] {
-            if text.starts_with(scheme) {
-                return Err(ReferenceError::NotSupported(scheme));
-            }
+        if text.starts_with("hf://") {
+            return Err(ReferenceError::NotSupported("hf://"));
+        }
+        if let Some(digest) = text.strip_prefix("fleet:") {
+            return parse_digest(text, digest).map(Self::Fleet);
         }
         if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || matches!(text, "." | "..") {
             return Ok(Self::Directory(PathBuf::from(text)));
@@ -271,6 +271,7 @@ impl fmt::Display for Reference {
             Self::Registry(reference) => reference.fmt(f),
             Self::Layout(reference) => reference.fmt(f),
             Self::Directory(path) => path.display().fmt(f),
+            Self::Fleet(digest) => write!(f, "fleet:{digest}"),
         }
     }
 }

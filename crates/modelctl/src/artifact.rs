@@ -57,6 +57,11 @@ impl Artifact {
                 let raw = layout.manifest(&digest)?;
                 (Source::Layout(Arc::new(layout)), raw)
             }
+            Reference::Fleet(_) => {
+                return Err(Refusal::usage("it is with other peers only")
+                    .hint("pull it through the local peer, and look at the directory")
+                    .into());
+            }
             Reference::Directory(_) => {
                 return Err(Refusal::usage("it is a plain directory, not an artifact")
                     .hint("build an artifact from it with `modelctl build`, or name the one it came from")

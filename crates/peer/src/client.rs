@@ -163,6 +163,7 @@ fn check_manifest(reference: &Reference, raw: &[u8]) -> Result<Manifest, PeerErr
     let asked: Option<Sha256Digest> = match reference {
         Reference::Registry(at) => at.digest,
         Reference::Layout(at) => at.digest,
+        Reference::Fleet(digest) => Some(*digest),
         Reference::Directory(_) => None,
     };
     match asked.filter(|asked| *asked != manifest.digest()) {

@@ -56,6 +56,10 @@ pub(crate) async fn open(reference: &Reference, access: Access) -> Result<(Origi
             let raw = layout.manifest(&digest)?;
             (Origin::Layout(Arc::new(layout)), raw, Some(digest))
         }
+        Reference::Fleet(_) => {
+            let reason = "it is with other peers only: pull it through the local peer";
+            return Err(PeerError::Reference { reference: name, reason });
+        }
         Reference::Directory(_) => {
             let reason = "a plain directory is no artifact: build one from it with `modelctl build`";
             return Err(PeerError::Reference { reference: name, reason });

@@ -172,6 +172,13 @@ impl Planner {
         self.outputs.pop_front()
     }
 
+    /// HOST:PORT of up to `max` members of a swarm, those that have everything first.
+    pub fn holders(&self, artifact: &ArtifactId, max: usize) -> Vec<String> {
+        let Some(swarm) = self.swarms.get(artifact) else { return Vec::new() };
+        let address = |peer: PeerId| self.peers.get(&peer).map(|registered| registered.address.clone());
+        swarm.fullest_first().filter_map(address).take(max).collect()
+    }
+
     /// How often other peers complained about this one.
     pub fn complaints(&self, peer: PeerId) -> u64 {
         self.peers.get(&peer).map_or(0, |registered| registered.complaints)

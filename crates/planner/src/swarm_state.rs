@@ -130,6 +130,13 @@ impl SwarmState {
         }
     }
 
+    /// All members, those that have everything first.
+    pub(crate) fn fullest_first(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let of =
+            |is_full: bool| self.members.iter().filter(move |(_, member)| member.have.is_full() == is_full);
+        of(true).chain(of(false)).map(|(peer, _)| *peer)
+    }
+
     /// Makes the next plan; returns the parts that changed.
     pub(crate) fn replan(&mut self, peers: &BTreeMap<PeerId, Registered>) -> Vec<(PeerId, PeerPlan)> {
         self.epoch += 1;

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use planner::{Input, Output, PeerId, Planner};
-use tokio::sync::mpsc::Receiver;
+use planner::{ArtifactId, Input, Output, PeerId, Planner};
+use tokio::sync::{mpsc::Receiver, oneshot};
 
 use crate::outbox::Outbox;
 
@@ -12,6 +12,9 @@ const PEERS_MAX: usize = 32_768;
 
 /// Events taken at once before plans are sent: a plan made in between is replaced anyway.
 const BATCH_MAX: usize = 256;
+
+/// Members named to somebody who asks for an artifact: enough that one of them answers.
+const HOLDERS_MAX: usize = 8;
 
 /// The number of a stream. A peer that connects again has another one.
 pub(crate) type StreamId = u64;
@@ -29,6 +32,8 @@ pub(crate) enum Event {
     },
     /// A peer said something else.
     Said { stream: StreamId, peer: PeerId, input: Input },
+    /// Somebody wants to know who can describe an artifact.
+    Asked { artifact: ArtifactId, reply: oneshot::Sender<Vec<String>> },
     /// A stream that was opened has ended.
     Ended { stream: StreamId, peer: PeerId },
 }
@@ -83,6 +88,10 @@ impl Driver {
                     _ => {}
                 }
                 self.tell(input);
+            }
+            Event::Asked { artifact, reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.planner.holders(&artifact, HOLDERS_MAX));
             }
             Event::Ended { stream, peer } => {
                 // A newer stream of the same peer is not touched by the end of an older one.

@@ -12,12 +12,14 @@ use std::{
 use futures_util::Stream;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tonic::{Request, Response, Status, Streaming};
 use wire::{
+    WireError, check_version,
     connection::{self, MESSAGE_BYTES_MAX},
-    control::{PeerToScheduler, SchedulerToPeer, scheduler_server},
+    control::{HoldersReply, HoldersRequest, PeerToScheduler, SchedulerToPeer, scheduler_server},
+    convert,
 };
 
 use crate::{
@@ -107,5 +109,17 @@ impl scheduler_server::Scheduler for Service {
         };
         tokio::spawn(session.run());
         Ok(Response::new(Box::pin(outbox.stream())))
+    }
+
+    async fn holders(&self, request: Request<HoldersRequest>) -> Result<Response<HoldersReply>, Status> {
+        let request = request.into_inner();
+        let refused = |error: WireError| Status::invalid_argument(error.to_string());
+        check_version(request.protocol_version).map_err(refused)?;
+        let artifact = convert::artifact_id(&request.artifact).map_err(refused)?;
+        let stopping = || Status::unavailable("the scheduler stops");
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::Asked { artifact, reply }).await.map_err(|_| stopping())?;
+        let control_addresses = answer.await.map_err(|_| stopping())?;
+        Ok(Response::new(HoldersReply { control_addresses }))
     }
 }

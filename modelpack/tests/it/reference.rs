@@ -118,9 +118,9 @@ fn refusals_say_what_to_do() {
         "download the model to a directory first, then `modelctl build DIR -t REF`",
     );
     refused(
-        &format!("fleet:{DIGEST}"),
-        "references that start with `fleet:` are not supported yet",
-        "name the artifact in its registry, as in `registry.example.com/models/llama:v1`",
+        "fleet:v1",
+        "reference `fleet:v1` has an unusable digest\ndigest `v1` does not use the algorithm `sha256`",
+        "use the artifact's `sha256:` digest",
     );
     refused(
         "oci::v1",

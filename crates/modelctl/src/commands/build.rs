@@ -109,6 +109,10 @@ impl<'a> Target<'a> {
                 reached.with_context(|| format!("cannot publish `{at}`"))?;
                 Ok(Self::Registry(repository, at))
             }
+            Reference::Fleet(_) => {
+                let hint = "build to `oci:DIR:TAG`, and let a peer announce that with `--seed`";
+                Err(Refusal::usage("peers take no artifacts").hint(hint).into())
+            }
             Reference::Directory(_) => {
                 let reference = &args.tag;
                 let message = format!("`{reference}` is a plain directory, and artifacts do not go there");

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
     access::runtime()?.block_on(async {
         let access = match &args.reference {
             Reference::Registry(at) => access::access(&args.registry, &at.registry)?,
-            Reference::Layout(_) | Reference::Directory(_) => Access::default(),
+            Reference::Layout(_) | Reference::Directory(_) | Reference::Fleet(_) => Access::default(),
         };
         let request = PullRequest { reference: args.reference.clone(), access, output: args.output.clone() };
         if args.dry_run {
@@ -114,7 +114,7 @@ async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyho
 
 /// The local peer that the pull goes through. One that was named has to answer.
 async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
-    let is_remote = matches!(args.reference, Reference::Registry(_));
+    let is_remote = matches!(args.reference, Reference::Registry(_) | Reference::Fleet(_));
     match &args.peer {
         Some(PeerChoice::None) => Ok(None),
         Some(PeerChoice::Socket(socket)) => Ok(Some(LocalPeer::connect(socket).await?)),
@@ -226,6 +226,7 @@ fn origin_of(reference: &Reference) -> String {
         Reference::Registry(at) => at.registry.clone(),
         Reference::Layout(at) => at.dir.display().to_string(),
         Reference::Directory(dir) => dir.display().to_string(),
+        Reference::Fleet(_) => "other peers".to_owned(),
     }
 }
 

@@ -62,6 +62,9 @@ fn ends(args: &PushArgs) -> anyhow::Result<(&LayoutReference, &RegistryReference
                 .hint("only layouts on disk can be pushed, as `oci:DIR:TAG`")
                 .into())
         }
+        (Reference::Fleet(_), _) => Err(Refusal::usage("cannot push what only other peers have")
+            .hint("pull it into a directory, and publish that with `modelctl build DIR -t REF`")
+            .into()),
         (_, to) => Err(Refusal::usage(format!("cannot push to `{to}`"))
             .hint("name a repository in a registry, as `HOST/REPO:TAG`")
             .into()),

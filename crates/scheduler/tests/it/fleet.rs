@@ -11,8 +11,9 @@ use wire::{
     FEATURES, PROTOCOL_VERSION,
     connection::endpoint,
     control::{
-        HaveUpdate, Join, Load, PeerHello, PeerToScheduler, Run, SchedulerToPeer, SchedulerWelcome,
-        peer_to_scheduler::Kind as Said, scheduler_client::SchedulerClient, scheduler_to_peer::Kind as Heard,
+        HaveUpdate, HoldersRequest, Join, Load, PeerHello, PeerToScheduler, Run, SchedulerToPeer,
+        SchedulerWelcome, peer_to_scheduler::Kind as Said, scheduler_client::SchedulerClient,
+        scheduler_to_peer::Kind as Heard,
     },
     convert,
 };
@@ -51,6 +52,14 @@ impl Scheduler {
     /// A scheduler whose peers may be silent for longer than any test.
     pub(crate) async fn patient() -> Self {
         Self::start(LONG).await
+    }
+
+    /// Whom it names for [`ARTIFACT`].
+    pub(crate) async fn holders(&self) -> Vec<String> {
+        let endpoint = endpoint(format!("http://{}", self.address)).expect("a URI");
+        let mut client = SchedulerClient::new(in_time(endpoint.connect()).await.expect("it listens"));
+        let request = HoldersRequest { protocol_version: PROTOCOL_VERSION, artifact: ARTIFACT.0.to_vec() };
+        in_time(client.holders(request)).await.expect("an answer").into_inner().control_addresses
     }
 
     pub(crate) async fn stop(self) {

@@ -185,3 +185,19 @@ async fn a_shutdown_ends_streams_without_a_refusal() {
     stream.plan().await;
     let ((), ()) = tokio::join!(scheduler.stop(), stream.end());
 }
+
+#[tokio::test]
+async fn who_can_describe_an_artifact_is_told_whole_holders_first() {
+    let scheduler = Scheduler::patient().await;
+    assert_eq!(scheduler.holders().await, Vec::<String>::new());
+    let mut a = Stream::joined(&scheduler, id(1)).await;
+    a.plan().await;
+    let mut b = Stream::welcomed(&scheduler, id(2)).await;
+    b.say(Said::Join(join(vec![Run { start: 0, end: PIECES }]))).await;
+    b.plan().await;
+    assert_eq!(scheduler.holders().await, ["127.0.0.1:1002", "127.0.0.1:1001"]);
+    drop(b);
+    a.plan_where(|plan| names(plan, &[])).await;
+    assert_eq!(scheduler.holders().await, ["127.0.0.1:1001"]);
+    scheduler.stop().await;
+}

@@ -7,6 +7,19 @@ pub struct Run {
     #[prost(uint32, tag = "2")]
     pub end: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldersRequest {
+    #[prost(uint32, tag = "1")]
+    pub protocol_version: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldersReply {
+    /// of members of its swarm, those that have everything first
+    #[prost(string, repeated, tag = "1")]
+    pub control_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerToScheduler {
     #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6")]
@@ -470,6 +483,28 @@ pub mod scheduler_client {
                 .insert(GrpcMethod::new("modelcast.v1.Scheduler", "Session"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Who can describe an artifact, for a peer that has only its digest.
+        pub async fn holders(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HoldersRequest>,
+        ) -> std::result::Result<tonic::Response<super::HoldersReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/modelcast.v1.Scheduler/Holders",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("modelcast.v1.Scheduler", "Holders"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -496,6 +531,11 @@ pub mod scheduler_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::PeerToScheduler>>,
         ) -> std::result::Result<tonic::Response<Self::SessionStream>, tonic::Status>;
+        /// Who can describe an artifact, for a peer that has only its digest.
+        async fn holders(
+            &self,
+            request: tonic::Request<super::HoldersRequest>,
+        ) -> std::result::Result<tonic::Response<super::HoldersReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct SchedulerServer<T> {
@@ -617,6 +657,49 @@ pub mod scheduler_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/modelcast.v1.Scheduler/Holders" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldersSvc<T: Scheduler>(pub Arc<T>);
+                    impl<T: Scheduler> tonic::server::UnaryService<super::HoldersRequest>
+                    for HoldersSvc<T> {
+                        type Response = super::HoldersReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HoldersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::holders(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
