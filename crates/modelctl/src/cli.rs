@@ -19,6 +19,7 @@ const REFERENCES: &str = "\
 References:
   HOST/REPO[:TAG][@DIGEST]  an artifact in a registry; HOST has a `.` or `:`, or is `localhost`
   oci:DIR[:TAG|@DIGEST]     an artifact in an OCI image layout on disk
+  fleet:DIGEST              an artifact that other peers have, pulled through the local peer
   /DIR, ./DIR, ../DIR       a directory
 
 Exit codes:

@@ -26,6 +26,7 @@ use wire::{
 
 use crate::{
     error::{ErrorClass, PeerError},
+    lookup::lookup,
     node::Node,
     origin,
     progress::Stage,
@@ -45,6 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Clients {
     node: Arc<Node>,
     store: Arc<Store>,
+    scheduler: Option<String>,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
 }
 
@@ -69,8 +71,8 @@ impl From<PeerError> for Ended {
 }
 
 impl Clients {
-    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>) -> Arc<Self> {
-        Arc::new(Self { node, store, transfers: Mutex::default() })
+    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, scheduler: Option<String>) -> Arc<Self> {
+        Arc::new(Self { node, store, scheduler, transfers: Mutex::default() })
     }
 
     /// Serves clients until `stopped`.
@@ -147,11 +149,16 @@ impl Clients {
     /// The transfer of what a client wants: the one that is under way, or a new one.
     async fn transfer(&self, pull: Pull) -> Result<Arc<Transfer>, PeerError> {
         let refused = |reason| PeerError::Reference { reference: pull.reference.clone(), reason };
-        let Ok(reference @ Reference::Registry(_)) = pull.reference.parse() else {
-            return Err(refused("the local peer pulls from registries only"));
+        let (origin, artifact) = match pull.reference.parse() {
+            Ok(reference @ Reference::Registry(_)) => {
+                let (origin, artifact) = origin::open(&reference, access_of(pull)).await?;
+                (Some(origin), artifact)
+            }
+            Ok(Reference::Fleet(digest)) => (None, lookup(self.scheduler.as_deref(), &digest).await?),
+            Ok(Reference::Layout(_) | Reference::Directory(_)) | Err(_) => {
+                return Err(refused("the local peer opens no path: pull with `--peer none`"));
+            }
         };
-        let access = access_of(pull);
-        let (origin, artifact) = origin::open(&reference, access).await?;
         let (id, artifact) = (artifact.id(), Arc::new(artifact));
         let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
         transfers.retain(|_, transfer| transfer.strong_count() > 0);

@@ -5,7 +5,11 @@
 
 use std::{io, net::SocketAddr, os::unix::net::UnixStream, path::PathBuf, sync::Arc};
 
-use modelpack::{digest::Sha256Digest, manifest::Manifest};
+use modelpack::{
+    digest::Sha256Digest,
+    manifest::Manifest,
+    reference::{LayoutReference, Reference},
+};
 use planner::PeerId;
 use rustix::fs::Mode;
 use store::{Store, StoreError};
@@ -22,6 +26,7 @@ use crate::{
     error::PeerError,
     fill::blocking,
     node::Node,
+    seed,
     service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
     session::{Session, SessionOptions},
     transfer::open_blobs,
@@ -43,6 +48,8 @@ pub struct PeerOptions {
     pub nic_rate: Option<u64>,
     /// Its name for people.
     pub name: String,
+    /// A layout whose artifact it announces: its bytes count as the origin's.
+    pub seed: Option<LayoutReference>,
 }
 
 /// A peer that is ready: its sockets are open.
@@ -53,12 +60,13 @@ pub struct Peer {
     control: TcpListener,
     control_addr: SocketAddr,
     data: tcp::Server,
-    exports: Exports,
+    node: Arc<Node>,
     clients: UnixListener,
 }
 
 impl Peer {
-    /// Opens the store and every socket. Nobody is served before [`Peer::run`].
+    /// Opens the store and every socket, and proves what is to be announced, byte by byte. Nobody is served before
+    /// [`Peer::run`].
     pub async fn start(options: PeerOptions) -> Result<Self, PeerError> {
         let dir = options.store.clone();
         let store = Arc::new(blocking(move || Store::open(&dir)).await?);
@@ -70,7 +78,11 @@ impl Peer {
         let data = data.await.map_err(listen)?;
         let clients = listen_locally(&options)?;
         let me = PeerId::new(random_id().map_err(listen)?);
-        Ok(Self { options, me, store, control, control_addr, data, exports, clients })
+        let node = Node::new(me, exports);
+        if let Some(layout) = options.seed.clone() {
+            seed::announce(&node, Reference::Layout(layout)).await?;
+        }
+        Ok(Self { options, me, store, control, control_addr, data, node, clients })
     }
 
     /// Where its control service listens.
@@ -80,7 +92,7 @@ impl Peer {
 
     /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
-        let node = Node::new(self.me, self.exports.clone());
+        let node = Arc::clone(&self.node);
         self.hold_what_is_complete(&node).await?;
         let (stop, stopped) = watch::channel(());
         let stopped = move || {
@@ -115,7 +127,8 @@ impl Peer {
             node.set_session(Session::spawn(session, events));
             tasks.spawn(Arc::clone(&node).follow_session(inbox, self.data.clone()));
         }
-        let clients = Clients::new(Arc::clone(&node), Arc::clone(&self.store));
+        let scheduler = self.options.scheduler.clone();
+        let clients = Clients::new(Arc::clone(&node), Arc::clone(&self.store), scheduler);
         tasks.spawn(clients.serve(self.clients, stopped()));
         shutdown.await;
         node.say_farewell();

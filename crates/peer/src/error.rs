@@ -80,6 +80,15 @@ pub enum PeerError {
         #[source]
         source: Option<Box<Self>>,
     },
+    /// Nobody in the fleet can say what a digest stands for.
+    #[error("cannot learn from the fleet what `{reference}` is")]
+    Lookup {
+        /// What was asked for.
+        reference: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The local peer said that it failed.
     #[error("{message}")]
     Remote {
@@ -153,6 +162,7 @@ impl PeerError {
                 Some("the copy at the origin is damaged: push it again from where it was built".into())
             }
             Self::NoSource { source: Some(source), .. } => source.hint(),
+            Self::Lookup { .. } => Some("announce it with `modelctl peer --seed oci:DIR:TAG`".into()),
             Self::Remote { hint, .. } => hint.clone(),
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
             Self::Listen { .. } => Some("choose another address, or port 0 for a free one".into()),

@@ -74,7 +74,7 @@ pub(crate) async fn resume(ground: &Arc<Ground>) -> Result<PieceMap, PeerError> 
 /// A pull from the origin alone.
 pub(crate) async fn fill_alone(
     ground: &Arc<Ground>,
-    origin: Origin,
+    origin: Option<Origin>,
     mut have: PieceMap,
 ) -> Result<Filled, PeerError> {
     let mut round = 1;
@@ -82,7 +82,7 @@ pub(crate) async fn fill_alone(
         let config = Config { standalone: true, ..Config::new(PeerId::new([0; 16]), 0) };
         let download = Download::new(
             Arc::clone(ground),
-            Some(origin.clone()),
+            origin.clone(),
             (),
             (config, have.clone()),
             mpsc::unbounded_channel(),
@@ -106,12 +106,12 @@ pub(crate) async fn fill_alone(
 /// A pull together with other peers; every piece is proved by itself.
 pub(crate) async fn fill_together<H: Herald>(
     ground: &Arc<Ground>,
-    origin: Origin,
+    origin: Option<Origin>,
     herald: H,
     (config, have): (Config, PieceMap),
     channel: Channel,
 ) -> Result<Filled, PeerError> {
-    let download = Download::new(Arc::clone(ground), Some(origin), herald, (config, have), channel);
+    let download = Download::new(Arc::clone(ground), origin, herald, (config, have), channel);
     match prove(ground, download.run().await?).await? {
         Proved::All(filled) => Ok(filled),
         Proved::Wrong(_, error) => Err(error.into()),

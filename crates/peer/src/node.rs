@@ -19,6 +19,7 @@ use modelpack::{
     piece_map::PieceMap,
 };
 use planner::{ArtifactId, PeerId};
+use store::StoreError;
 use swarm::Config;
 use tokio::sync::mpsc;
 use transport::{Export, Exports, tcp};
@@ -63,6 +64,9 @@ struct Shared {
     bytes: u64,
     piece_count: u32,
     origin_ok: bool,
+    is_seed: bool,
+    /// If it is a seed: its blobs, for pulls on this machine.
+    seeded: Vec<Arc<File>>,
     /// Of its running download.
     events: Option<mpsc::UnboundedSender<Event>>,
 }
@@ -140,13 +144,14 @@ impl Node {
     pub(crate) fn admit(
         self: &Arc<Self>,
         artifact: &Artifact,
-        files: Vec<Arc<File>>,
-        have: PieceMap,
+        (files, have): (Vec<Arc<File>>, PieceMap),
+        origin_ok: bool,
         events: mpsc::UnboundedSender<Event>,
     ) -> Admission {
         let id = artifact.id();
         let feed = HaveFeed::new(have);
-        let shared = Shared { events: Some(events), ..self.share(artifact, files, feed.clone(), true) };
+        let shared = self.share(artifact, files, feed.clone());
+        let shared = Shared { events: Some(events), origin_ok, ..shared };
         self.enter(id, shared);
         let herald = NodeHerald {
             node: Arc::clone(self),
@@ -161,10 +166,29 @@ impl Node {
     /// Shares an artifact that the store holds whole.
     pub(crate) fn hold(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
-        self.enter(artifact.id(), self.share(artifact, files, feed, false));
+        self.enter(artifact.id(), self.share(artifact, files, feed));
     }
 
-    fn share(&self, artifact: &Artifact, files: Vec<Arc<File>>, feed: HaveFeed, origin_ok: bool) -> Shared {
+    /// Announces an artifact of this machine, proved from end to end: its bytes count as the origin's.
+    pub(crate) fn seed(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
+        let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
+        let seeded = files.clone();
+        self.enter(artifact.id(), Shared { seeded, is_seed: true, ..self.share(artifact, files, feed) });
+    }
+
+    /// The blobs of an artifact that this node announces itself.
+    pub(crate) fn seeded(&self, id: &ArtifactId) -> Result<Option<Vec<File>>, StoreError> {
+        let state = self.state();
+        let Some(shared) = state.shared.get(id).filter(|shared| shared.is_seed) else { return Ok(None) };
+        let again = |file: &Arc<File>| {
+            let failed =
+                |source| StoreError::Io { operation: "open again", path: "a seeded blob".into(), source };
+            file.try_clone().map_err(failed)
+        };
+        shared.seeded.iter().map(again).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn share(&self, artifact: &Artifact, files: Vec<Arc<File>>, feed: HaveFeed) -> Shared {
         let layout = artifact.layout();
         let window = |(blob, file)| {
             let bytes = layout.blob_bytes(blob);
@@ -187,7 +211,9 @@ impl Node {
             share: Share { windows, have: feed, description: Arc::new(description) },
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),
-            origin_ok,
+            origin_ok: false,
+            is_seed: false,
+            seeded: Vec::new(),
             events: None,
         }
     }
@@ -314,7 +340,7 @@ impl Shared {
             bytes: self.bytes,
             piece_count: self.piece_count,
             origin_ok: self.origin_ok,
-            is_seed: false,
+            is_seed: self.is_seed,
             have: self.share.have.snapshot().runs(),
         }
     }

@@ -166,7 +166,7 @@ async fn fill_and_publish(
     let threads = (Workers::start(), Buffers::new());
     let ground = Ground::new(Arc::clone(artifact), landing, threads, Arc::clone(counters));
     let have = resume(&ground).await?;
-    let filled = fill_alone(&ground, origin, have).await?;
+    let filled = fill_alone(&ground, Some(origin), have).await?;
     let bounded_by = filled.bounded_by.map(crate::progress::Stage::name);
     let published = blocking(move || output.publish(filled.proofs)).await?;
     Ok(Done { published, bounded_by })

@@ -65,7 +65,7 @@ impl Transfer {
         node: &Arc<Node>,
         store: &Arc<Store>,
         artifact: Arc<Artifact>,
-        origin: Origin,
+        origin: Option<Origin>,
     ) -> Arc<Self> {
         let total = artifact.layout().total_bytes();
         let counters = Counters::new(total, node.received());
@@ -106,13 +106,18 @@ struct Bring {
     node: Arc<Node>,
     store: Arc<Store>,
     artifact: Arc<Artifact>,
-    origin: Origin,
+    /// None if the artifact is with other peers only.
+    origin: Option<Origin>,
     counters: Arc<Counters>,
 }
 
 impl Bring {
     async fn run(self) -> Result<Brought, PeerError> {
         let start = Instant::now();
+        if let Some(blobs) = self.node.seeded(&self.artifact.id())? {
+            self.counters.was_here(self.artifact.layout().total_bytes());
+            return Ok(Brought { blobs, elapsed: start.elapsed(), bound: None, bounded_by: None });
+        }
         let landing = self.open_landing().await?;
         let ground = Ground::new(
             Arc::clone(&self.artifact),
@@ -176,7 +181,8 @@ impl Bring {
         events: mpsc::UnboundedSender<crate::download::Event>,
     ) -> Admission {
         let files = ground.artifact.layout().blobs().map(|blob| ground.landing.file(blob)).collect();
-        self.node.admit(&self.artifact, files, have.clone(), events)
+        let origin_ok = self.origin.is_some();
+        self.node.admit(&self.artifact, (files, have.clone()), origin_ok, events)
     }
 
     /// Gives blobs that their root has proved their SHA-256 name too, once somebody has time to compute it.

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, ValueEnum};
-use modelpack::reference::Reference;
+use modelpack::reference::{LayoutReference, Reference};
 
 use super::{RegistryArgs, reference};
 
@@ -98,7 +98,8 @@ origin alone. It ends at SIGTERM or SIGINT. With --json the first line of stdout
 listens, once it is ready.
 
 Example:
-  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100")]
+  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100
+  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100 --seed oci:out:v1")]
 pub(crate) struct PeerArgs {
     /// The directory of its store; made if it is missing
     #[arg(long, value_name = "DIR", env = "MODELCTL_STORE", hide_env_values = true)]
@@ -127,6 +128,10 @@ pub(crate) struct PeerArgs {
     /// The scheduler that plans with all peers
     #[arg(long, value_name = "URL", env = "MODELCTL_SCHEDULER", hide_env_values = true, value_parser = scheduler_url)]
     pub(crate) scheduler: Option<String>,
+
+    /// Announce the artifact of a layout on disk, as oci:DIR:TAG; others pull it as fleet:DIGEST
+    #[arg(long, value_name = "REF", value_parser = layout)]
+    pub(crate) seed: Option<LayoutReference>,
 
     /// What the network card does in each direction, as in 25gbit or 3GB/s; a bare number is in mbit
     #[arg(long, value_name = "RATE", env = "MODELCTL_NIC_RATE", hide_env_values = true)]
@@ -164,6 +169,14 @@ pub(crate) struct SchedulerArgs {
     /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+fn layout(text: &str) -> Result<LayoutReference, String> {
+    match reference(text) {
+        Ok(Reference::Layout(layout)) => Ok(layout),
+        Ok(_) => Err("it is a layout on disk, as `oci:DIR:TAG`".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn scheduler_url(text: &str) -> Result<String, &'static str> {

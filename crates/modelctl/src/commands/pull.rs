@@ -120,6 +120,9 @@ async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
         Some(PeerChoice::Socket(socket)) => Ok(Some(LocalPeer::connect(socket).await?)),
         // What lies on this machine needs no peer.
         None if !is_remote => Ok(None),
+        None if matches!(args.reference, Reference::Fleet(_)) => {
+            Ok(Some(LocalPeer::connect(&peer::default_socket()).await?))
+        }
         None => Ok(LocalPeer::connect(&peer::default_socket()).await.ok()),
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         scheduler: args.scheduler.clone(),
         nic_rate: args.nic_rate.map(|rate| rate.0),
         name: args.name.clone().unwrap_or_else(host_name),
+        seed: args.seed.clone(),
     };
     access::runtime()?.block_on(async {
         let end = end_signal()?;

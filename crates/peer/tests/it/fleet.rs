@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use peer::{LocalPeer, Peer, PeerOptions, PullReport, PullRequest, PullWatch};
+use modelpack::{
+    digest::Sha256Digest,
+    reference::{LayoutReference, Reference},
+};
+use peer::{ErrorClass, LocalPeer, Peer, PeerOptions, PullReport, PullRequest, PullWatch};
 use registry::Access;
 use store::LinkMode;
 use tokio::{
@@ -40,13 +44,13 @@ impl Fleet {
         let mut fleet =
             Self { top: tempfile::tempdir().unwrap(), scheduler: Some((url, task)), peers: Vec::new() };
         for number in 0..count {
-            let running = fleet.start_peer(number).await;
+            let running = fleet.start_peer(number, None).await;
             fleet.peers.push(running);
         }
         fleet
     }
 
-    async fn start_peer(&self, number: usize) -> Running {
+    async fn start_peer(&self, number: usize, seed: Option<LayoutReference>) -> Running {
         let socket = self.top.path().join(format!("{number}.sock"));
         let options = PeerOptions {
             store: self.top.path().join(format!("store-{number}")),
@@ -55,6 +59,7 @@ impl Fleet {
             scheduler: self.scheduler.as_ref().map(|(url, _)| url.clone()),
             nic_rate: None,
             name: format!("peer-{number}"),
+            seed,
         };
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -70,10 +75,10 @@ impl Fleet {
     fn pull(
         &self,
         number: usize,
-        origin: &Origin,
+        reference: Reference,
     ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
         let access = Access { plain_http: true, ..Access::default() };
-        let request = PullRequest { reference: origin.reference(), access, output: self.output(number) };
+        let request = PullRequest { reference, access, output: self.output(number) };
         let socket = self.peers[number].socket.clone();
         async move {
             let pull = async {
@@ -85,10 +90,10 @@ impl Fleet {
     }
 
     /// Pulls through all peers at once.
-    fn pull_all(&self, origin: &Origin) -> JoinSet<(usize, Result<PullReport, peer::PeerError>)> {
+    fn pull_all(&self, reference: &Reference) -> JoinSet<(usize, Result<PullReport, peer::PeerError>)> {
         let mut pulls = JoinSet::new();
         for number in 0..self.peers.len() {
-            let pull = self.pull(number, origin);
+            let pull = self.pull(number, reference.clone());
             pulls.spawn(async move { (number, pull.await) });
         }
         pulls
@@ -100,7 +105,7 @@ async fn everybody_gets_the_model_and_the_origin_gives_it_once() {
     let model = Model::of(100);
     let origin = Origin::honest(Holding::of(&model)).await;
     let fleet = Fleet::start(4).await;
-    let reports: Vec<_> = fleet.pull_all(&origin).join_all().await;
+    let reports: Vec<_> = fleet.pull_all(&origin.reference()).join_all().await;
     let mut from_origin = 0;
     for (number, report) in reports {
         let report = report.unwrap();
@@ -142,7 +147,7 @@ async fn a_peer_that_dies_does_not_stop_the_others() {
     let model = Model::of(100);
     let (origin, gate) = gated(&model, 12).await;
     let fleet = Fleet::start(4).await;
-    let mut pulls = fleet.pull_all(&origin);
+    let mut pulls = fleet.pull_all(&origin.reference());
     until(|| origin.asked() >= model.bytes() / 2 || origin.seen().len() > 30).await;
     fleet.peers[1].task.abort();
     gate.open();
@@ -162,7 +167,7 @@ async fn a_scheduler_that_dies_does_not_stop_anybody() {
     let model = Model::of(100);
     let (origin, gate) = gated(&model, 12).await;
     let fleet = Fleet::start(4).await;
-    let pulls = fleet.pull_all(&origin);
+    let pulls = fleet.pull_all(&origin.reference());
     until(|| origin.seen().len() > 30).await;
     fleet.scheduler.as_ref().unwrap().1.abort();
     gate.open();
@@ -177,13 +182,13 @@ async fn clients_of_one_peer_share_a_transfer_and_a_later_one_finds_it_here() {
     let model = Arc::new(Model::of(20));
     let origin = Origin::honest(Holding::of(&model)).await;
     let fleet = Fleet::start(1).await;
-    let first = fleet.pull(0, &origin).await.unwrap();
+    let first = fleet.pull(0, origin.reference()).await.unwrap();
     assert_eq!(first.origin_bytes, model.bytes());
     std::fs::remove_dir_all(fleet.output(0)).unwrap();
-    let again = fleet.pull(0, &origin).await.unwrap();
+    let again = fleet.pull(0, origin.reference()).await.unwrap();
     model.assert_in(&fleet.output(0));
     assert_eq!((again.origin_bytes, again.local_bytes), (0, model.bytes()));
-    let third = fleet.pull(0, &origin).await.unwrap();
+    let third = fleet.pull(0, origin.reference()).await.unwrap();
     assert_eq!((third.origin_bytes, third.local_bytes), (0, model.bytes()));
 }
 
@@ -192,8 +197,63 @@ async fn a_foreign_artifact_comes_from_the_origin_alone() {
     let model = Model::of(10);
     let origin = Origin::honest(Holding::foreign(&model)).await;
     let fleet = Fleet::start(2).await;
-    for (number, report) in fleet.pull_all(&origin).join_all().await {
+    for (number, report) in fleet.pull_all(&origin.reference()).join_all().await {
         assert_eq!(report.unwrap().peer_bytes, 0);
         model.assert_in(&fleet.output(number));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_feeds_a_fleet_that_has_no_registry() {
+    let model = Model::of(40);
+    let mut fleet = Fleet::start(3).await;
+    let Reference::Layout(layout) = model.write_layout(&fleet.top.path().join("layout")) else {
+        unreachable!("it is a layout")
+    };
+    let reference = Reference::Fleet(model.digest());
+    let unknown = fleet.pull(0, reference.clone()).await.unwrap_err();
+    assert_eq!(unknown.to_string(), format!("cannot learn from the fleet what `{reference}` is"));
+    let seed = fleet.start_peer(3, Some(layout)).await;
+    fleet.peers.push(seed);
+    // It has joined once the scheduler names it.
+    let report = loop {
+        match fleet.pull(0, reference.clone()).await {
+            Ok(report) => break report,
+            Err(error) => assert_eq!(error.class(), ErrorClass::Failed, "{error:?}"),
+        }
+    };
+    assert_eq!((report.origin_bytes, report.peer_bytes), (model.bytes(), 0), "a seed counts as the origin");
+    std::fs::remove_dir_all(fleet.output(0)).unwrap();
+    let mut from_origin = 0;
+    for (number, report) in fleet.pull_all(&reference).join_all().await {
+        let report = report.unwrap();
+        model.assert_in(&fleet.output(number));
+        from_origin += report.origin_bytes;
+    }
+    assert!(from_origin <= model.bytes(), "those that have it serve it: {from_origin}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_is_not_announced() {
+    let (model, top) = (Model::of(3), tempfile::tempdir().unwrap());
+    let Reference::Layout(layout) = model.write_layout(&top.path().join("layout")) else {
+        unreachable!("it is a layout")
+    };
+    let blob = top.path().join("layout/blobs/sha256").join(Sha256Digest::of(&model.files[1].1).hex());
+    let mut bytes = std::fs::read(&blob).unwrap();
+    bytes[2 << 20] ^= 1;
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, bytes).unwrap();
+    let options = PeerOptions {
+        store: top.path().join("store"),
+        socket: top.path().join("sock"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        scheduler: None,
+        nic_rate: None,
+        name: "seed".into(),
+        seed: Some(layout),
+    };
+    let error = Peer::start(options).await.err().unwrap();
+    assert_eq!(error.class(), ErrorClass::Integrity);
+    assert!(error.to_string().contains("`model.bin`: 1048576 bytes from 2097152"), "{error}");
 }
