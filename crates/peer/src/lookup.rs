@@ -2,7 +2,7 @@
 //!
 //! Owns: asking the scheduler who knows, asking those, and proving what they say. Does not own: the pieces.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use modelpack::{
     config::ModelConfig,
@@ -28,6 +28,12 @@ use crate::{
 
 /// How long one question may take: the largest description at 20 Mbit/s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a scheduler may know no member: a seed that was just started has yet to join.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often it is asked meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Members that are asked, one after another.
 const ASKED_MAX: usize = 8;
@@ -61,7 +67,13 @@ pub(crate) async fn lookup(scheduler: Option<&str>, digest: &Sha256Digest) -> Re
     let failed = |source| PeerError::Lookup { reference: reference.clone(), source: Box::new(source) };
     let scheduler = scheduler.ok_or_else(|| failed(LookupError::Alone))?;
     let mut last = LookupError::Unknown;
-    for address in holders(scheduler, digest).await.map_err(failed)? {
+    let give_up = Instant::now() + PATIENCE;
+    let mut addresses = holders(scheduler, digest).await.map_err(failed)?;
+    while addresses.is_empty() && Instant::now() < give_up {
+        tokio::time::sleep(ASK_AGAIN).await;
+        addresses = holders(scheduler, digest).await.map_err(failed)?;
+    }
+    for address in addresses {
         let described = match describe(&address, digest).await {
             Ok(reply) => prove(&reference, digest, reply)
                 .map_err(|why| LookupError::Invalid { address: address.clone(), why }),

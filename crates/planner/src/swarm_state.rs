@@ -234,12 +234,17 @@ impl SwarmState {
         (0..self.entrants.len())
             .map(|stripe| {
                 let source = if is_wanting { self.source_of(peer, stripe, cast) } else { StripeSource::None };
-                let backups = match source {
-                    _ if !is_wanting => Vec::new(),
-                    StripeSource::Origin => self.holding(peer, stripe),
-                    _ => self.backups_of(peer, stripe, source, cast),
+                // A seed is an origin too: whoever reads it does so for everybody.
+                let is_entrant = match source {
+                    StripeSource::Origin => true,
+                    StripeSource::Parent(parent) => self.members.get(&parent).is_some_and(|at| at.is_seed),
+                    StripeSource::None => false,
                 };
-                let is_entrant = source == StripeSource::Origin;
+                let backups = match is_wanting {
+                    false => Vec::new(),
+                    true if is_entrant => self.holding(peer, stripe),
+                    true => self.backups_of(peer, stripe, source, cast),
+                };
                 let before = if is_entrant { self.before(peer, stripe).collect() } else { Vec::new() };
                 StripePart { source, backups, before }
             })

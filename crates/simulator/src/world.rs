@@ -86,6 +86,8 @@ pub struct Report {
     pub failed: Vec<usize>,
     /// Payload bytes that the origin sent.
     pub origin_bytes: u64,
+    /// Payload bytes that seeds sent.
+    pub seed_bytes: u64,
     /// Pieces each node received, duplicates included.
     pub received: Vec<u64>,
     /// Nodes that were blamed.
@@ -200,6 +202,7 @@ impl World {
                 done: vec![None; count],
                 failed: Vec::new(),
                 origin_bytes: 0,
+                seed_bytes: 0,
                 received: vec![0; count],
                 blamed: BTreeSet::new(),
                 event_hash: options.seed,
@@ -446,6 +449,8 @@ impl World {
         let bytes = self.layout.piece_bytes(piece);
         if from == self.options.nodes {
             self.report.origin_bytes += bytes;
+        } else if self.nodes[from].is_seed {
+            self.report.seed_bytes += bytes;
         }
         let sent = self.now + Self::time(bytes, self.nodes[from].rate);
         let to = &mut self.nodes[job.to];

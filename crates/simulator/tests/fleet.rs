@@ -118,6 +118,8 @@ fn a_seed_serves_without_an_origin() {
     let options = fleet(8, vec![Fault::Seed { node: 0 }, Fault::NoOrigin]);
     let (report, _) = check("seed", &options, &[]);
     assert_eq!(report.origin_bytes, 0);
+    let copies = report.seed_bytes as f64 / (u64::from(options.pieces) * PIECE_BYTES) as f64;
+    assert!(copies <= 1.02, "the seed sent {copies}");
 }
 
 #[test]

@@ -96,6 +96,9 @@ impl Swarm {
     }
 
     fn is_for(&self, peer: PeerId, piece: PieceIndex, pass: Pass, mine: Option<Duration>) -> bool {
+        if self.seeds.contains(&peer) {
+            return self.is_for_seed(peer, piece);
+        }
         let source = self.stripes.at(piece).source;
         let link = &self.links[&peer];
         if link.is_slow {
@@ -117,6 +120,15 @@ impl Swarm {
             }
             None => true,
         }
+    }
+
+    /// A seed is an origin that happens to be a peer: only a stripe's entrant asks it, and only for what nobody has.
+    fn is_for_seed(&self, seed: PeerId, piece: PieceIndex) -> bool {
+        let stripe = self.stripes.at(piece);
+        let is_mine = stripe.source == StripeSource::Parent(seed) && self.is_handed_over(stripe);
+        let others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
+        (is_mine || stripe.is_last_resort)
+            && !others.map(|(_, link)| link).any(|link| link.has_or_will(piece))
     }
 
     fn mean_rate(&self) -> Option<f64> {

@@ -11,7 +11,7 @@ use crate::bits::Bits;
 use crate::io::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
 use crate::link::{Link, LinkState};
 use crate::origin::{Origin, OriginState};
-use crate::reads::Reads;
+use crate::reads::{Read, Reads};
 use crate::stripes::{Stripes, mix};
 
 /// How long to wait for a first plan before going on as if there were no scheduler.
@@ -61,6 +61,8 @@ pub struct Swarm {
     pub(crate) wanted: Bits,
     pub(crate) plan: Option<PeerPlan>,
     pub(crate) is_scheduler_lost: bool,
+    /// Members that are origins: each piece is asked of them once, by the entrant of its stripe.
+    pub(crate) seeds: BTreeSet<PeerId>,
     pub(crate) stripes: Stripes,
     pub(crate) origin: Origin,
     pub(crate) links: BTreeMap<PeerId, Link>,
@@ -100,6 +102,7 @@ impl Swarm {
             wanted,
             plan: None,
             is_scheduler_lost: false,
+            seeds: BTreeSet::new(),
             stripes,
             origin: Origin::new(),
             links: BTreeMap::new(),
@@ -184,10 +187,14 @@ impl Swarm {
         self.timers().chain(plan).filter(|at| *at > self.now).min()
     }
 
-    /// Announces the origin reads in flight, when they have changed. A peer that is alone has nobody to tell.
+    /// Announces the reads in flight at the origin and at seeds, when they have changed. A peer that is alone has nobody to tell.
     fn say_what_is_coming(&mut self) {
         let Some(epoch) = self.plan.as_ref().map(|plan| plan.epoch) else { return };
-        let live = self.origin.reads.iter().filter_map(|id| self.reads.get(*id)).filter(|read| read.is_live);
+        let is_first_hand = |read: &&Read| match read.source {
+            Source::Origin => true,
+            Source::Peer(peer) => self.seeds.contains(&peer),
+        };
+        let live = self.reads.iter().map(|(_, read)| read).filter(|read| read.is_live).filter(is_first_hand);
         let mut runs: Vec<Run> = live.map(|read| read.run).collect();
         runs.sort_unstable();
         if self.said_coming.0 != epoch || self.said_coming.1 != runs {
@@ -206,6 +213,7 @@ impl Swarm {
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
         self.is_scheduler_lost = false;
+        self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
         self.plan = Some(plan);
     }
 

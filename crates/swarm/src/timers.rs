@@ -56,8 +56,8 @@ impl Swarm {
         {
             return Vec::new();
         }
-        let idle: Vec<&Link> =
-            self.links.values().filter(|link| link.is_usable() && link.reads.is_empty()).collect();
+        let peers = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer)).map(|(_, link)| link);
+        let idle: Vec<&Link> = peers.filter(|link| link.is_usable() && link.reads.is_empty()).collect();
         let is_late = |link: &Link| {
             link.reads.iter().filter_map(|id| self.reads.get(*id)).filter(|read| read.is_live).any(|read| {
                 let missing = read.run.pieces().find(|piece| !self.have.contains(*piece));

@@ -196,7 +196,7 @@ impl TryFrom<control::StripePart> for StripePart {
         let backups: Vec<PeerId> = part.backups.iter().map(|id| peer_id(id)).collect::<Result<_, _>>()?;
         bounded("before", part.before.len(), BACKUPS_MAX)?;
         let before: Vec<Before> = part.before.into_iter().map(Before::try_from).collect::<Result<_, _>>()?;
-        if source != StripeSource::Origin && !before.is_empty() {
+        if source == StripeSource::None && !before.is_empty() {
             return Err(WireError::Invalid {
                 field: "before",
                 why: "only an entrant takes over from somebody",
