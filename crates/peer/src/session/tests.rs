@@ -9,7 +9,7 @@ use tonic::{Request, Response};
 use wire::{
     connection,
     control::{
-        Refusal,
+        HoldersReply, HoldersRequest, Refusal,
         scheduler_server::{Scheduler, SchedulerServer},
     },
 };
@@ -63,6 +63,10 @@ impl Scheduler for ByHand {
         let (outgoing, messages) = mpsc::unbounded_channel();
         self.0.send(Accepted { inbound: request.into_inner(), outgoing }).expect("the test listens");
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(messages))))
+    }
+
+    async fn holders(&self, _: Request<HoldersRequest>) -> Result<Response<HoldersReply>, Status> {
+        Err(Status::unimplemented("no session asks"))
     }
 }
 
