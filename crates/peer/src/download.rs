@@ -358,7 +358,8 @@ impl<H: Herald> Download<H> {
         let (cancel, cancelled) = oneshot::channel();
         self.reads.insert(read, OpenRead::new(Source::Origin, 1, Some(cancel)));
         let (ground, events) = (Arc::clone(&self.ground), self.events.clone());
-        let fetch = Fetch { ground, origin, read, run, may_skip: !self.has_ranges, deadline, events };
+        let (have, may_skip) = (self.swarm.have().clone(), !self.has_ranges);
+        let fetch = Fetch { ground, origin, read, run, have, may_skip, deadline, events };
         self.tasks.spawn(fetch.run(cancelled));
     }
 

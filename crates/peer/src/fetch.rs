@@ -12,7 +12,10 @@ use std::{
 };
 
 use memory::Lease;
-use modelpack::layout::{PieceIndex, Run};
+use modelpack::{
+    layout::{PieceIndex, Run},
+    piece_map::PieceMap,
+};
 use store::{Landing, StoreError};
 use swarm::{ReadId, ReadOutcome};
 use tokio::sync::{mpsc, oneshot};
@@ -97,6 +100,9 @@ pub(crate) struct Fetch<E> {
     pub(crate) origin: Origin,
     pub(crate) read: ReadId,
     pub(crate) run: Run,
+    /// What is here already. An origin without ranges sends it again; it is not written again, because bytes that
+    /// were hashed must stay what they were.
+    pub(crate) have: PieceMap,
     /// Whether the origin is known to serve no ranges, so that what comes before the run is skipped.
     pub(crate) may_skip: bool,
     pub(crate) deadline: Instant,
@@ -159,11 +165,11 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
                 };
                 let count = current.take(&bytes);
                 let _ = bytes.split_to(count);
-                if current.is_full() {
-                    self.send_on(current);
-                    progress.sent += 1;
-                } else {
+                if current.left > 0 {
                     filling = Some(current);
+                } else if let Some(buffer) = current.buffer {
+                    self.send_on(current.piece, buffer);
+                    progress.sent += 1;
                 }
             }
         }
@@ -176,12 +182,12 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
 
     async fn begin(&self, piece: PieceIndex) -> Filling {
         let len = self.ground.artifact.layout().span(piece).len;
-        let (lease, permit) = self.ground.buffers.lease(len).await;
-        Filling { piece, lease, permit, filled: 0 }
+        let is_here = self.have.contains(piece);
+        let buffer = if is_here { None } else { Some(self.ground.buffers.lease(len).await) };
+        Filling { piece, left: len as usize, buffer }
     }
 
-    fn send_on(&self, full: Filling) {
-        let Filling { piece, lease, permit, .. } = full;
+    fn send_on(&self, piece: PieceIndex, (lease, permit): (Lease, Permit)) {
         let events = self.events.clone();
         let bytes = Piece { bytes: lease.filled(), permit };
         self.ground.land((self.read, piece), bytes, move |checked| {
@@ -200,21 +206,21 @@ struct FetchProgress {
 /// The piece that arrives now.
 struct Filling {
     piece: PieceIndex,
-    lease: Lease,
-    permit: Permit,
-    filled: usize,
+    left: usize,
+    /// None if the piece is here, so that its bytes are only passed over.
+    buffer: Option<(Lease, Permit)>,
 }
 
 impl Filling {
+    /// Takes what it can of `bytes`; says how much.
     fn take(&mut self, bytes: &[u8]) -> usize {
-        let rest = &mut self.lease.as_mut_slice()[self.filled..];
-        let count = rest.len().min(bytes.len());
-        rest[..count].copy_from_slice(&bytes[..count]);
-        self.filled += count;
+        let count = self.left.min(bytes.len());
+        if let Some((lease, _)) = &mut self.buffer {
+            let target = lease.as_mut_slice();
+            let at = target.len() - self.left;
+            target[at..at + count].copy_from_slice(&bytes[..count]);
+        }
+        self.left -= count;
         count
-    }
-
-    fn is_full(&self) -> bool {
-        self.filled == self.lease.len()
     }
 }

@@ -5,10 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use modelpack::{
-    layout::{BlobIndex, PieceIndex},
-    piece_map::PieceMap,
-};
+use modelpack::{layout::BlobIndex, piece_map::PieceMap};
 use planner::PeerId;
 use store::{BlobProof, Claim, StoreError};
 use swarm::Config;
@@ -90,13 +87,13 @@ pub(crate) async fn fill_alone(
         let downloaded = download.run().await?;
         match prove(ground, downloaded).await? {
             Proved::All(filled) => return Ok(filled),
-            Proved::Wrong(blob, error) => {
+            Proved::Wrong(blobs, error) => {
                 // Also after the last round: a later run must not resume from bytes that are known to be wrong.
-                have = forget(ground, blob)?;
+                have = forget(ground, &blobs)?;
                 if round == ROUNDS_MAX {
-                    return Err(error.into());
+                    return Err(wrong_bytes(ground, blobs[0], error));
                 }
-                tracing::warn!(%error, "a file is not what its digest says and is fetched again");
+                tracing::warn!(%error, files = blobs.len(), "not what the digest says: fetched again");
                 round += 1;
             }
         }
@@ -114,14 +111,14 @@ pub(crate) async fn fill_together<H: Herald>(
     let download = Download::new(Arc::clone(ground), origin, herald, (config, have), channel);
     match prove(ground, download.run().await?).await? {
         Proved::All(filled) => Ok(filled),
-        Proved::Wrong(_, error) => Err(error.into()),
+        Proved::Wrong(blobs, error) => Err(wrong_bytes(ground, blobs[0], error)),
     }
 }
 
 enum Proved {
     All(Filled),
-    /// This blob is wrong as a whole, though nobody can say where.
-    Wrong(BlobIndex, StoreError),
+    /// These blobs are wrong as a whole, though nobody can say where; and how the first is.
+    Wrong(Vec<BlobIndex>, StoreError),
 }
 
 async fn prove(ground: &Arc<Ground>, downloaded: Downloaded) -> Result<Proved, PeerError> {
@@ -129,7 +126,7 @@ async fn prove(ground: &Arc<Ground>, downloaded: Downloaded) -> Result<Proved, P
     blocking(move || {
         let Downloaded { mut hashers, bounded_by, bound } = downloaded;
         let (artifact, landing) = (&ground.artifact, &ground.landing);
-        let mut proofs = Vec::new();
+        let (mut proofs, mut wrong, mut first_error) = (Vec::new(), Vec::new(), None);
         for blob in artifact.layout().blobs() {
             let proof = match hashers.remove(&blob) {
                 Some(hasher) => landing.prove_streamed(blob, hasher, &artifact.blob(blob).digest),
@@ -138,25 +135,37 @@ async fn prove(ground: &Arc<Ground>, downloaded: Downloaded) -> Result<Proved, P
             match proof {
                 Ok(proof) => proofs.push(proof),
                 Err(error) if error.class() == store::ErrorClass::Integrity => {
-                    return Ok(Proved::Wrong(blob, error));
+                    wrong.push(blob);
+                    first_error.get_or_insert(error);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Proved::All(Filled { proofs, bounded_by, bound }))
+        Ok(match first_error {
+            Some(error) => Proved::Wrong(wrong, error),
+            None => Proved::All(Filled { proofs, bounded_by, bound }),
+        })
     })
     .await
 }
 
-/// Forgets a blob that is wrong; says what is left.
-fn forget(ground: &Ground, blob: BlobIndex) -> Result<PieceMap, StoreError> {
-    ground.landing.forget_blob(blob)?;
+/// In the user's words: the name of a file instead of where it was landing.
+fn wrong_bytes(ground: &Ground, blob: BlobIndex, error: StoreError) -> PeerError {
+    let StoreError::Digest { expected, found, .. } = error else { return error.into() };
+    let what = format!("it is {found}, not {expected}");
+    PeerError::WrongBytes { path: ground.artifact.path_of(blob), what }
+}
+
+/// Forgets blobs that are wrong; says what is left.
+fn forget(ground: &Ground, blobs: &[BlobIndex]) -> Result<PieceMap, StoreError> {
     let layout = ground.artifact.layout();
-    ground.counters.undone(layout.blob_bytes(blob));
-    let mut have = PieceMap::empty(layout.piece_count());
-    let is_kept = |piece: &PieceIndex| !layout.pieces_of(blob).contains(*piece);
-    for piece in layout.all().pieces().filter(is_kept) {
-        have.insert(piece);
+    let mut have = PieceMap::full(layout.piece_count());
+    for blob in blobs {
+        ground.landing.forget_blob(*blob)?;
+        ground.counters.undone(layout.blob_bytes(*blob));
+        for piece in layout.pieces_of(*blob).pieces() {
+            have.remove(piece);
+        }
     }
     Ok(have)
 }

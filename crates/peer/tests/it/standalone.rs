@@ -1,20 +1,23 @@
 //! Pulls without scheduler, daemon or store.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use modelpack::{digest::Sha256Digest, piece_trees::TreesManifest};
-use peer::{ErrorClass, PeerError};
+use modelpack::{digest::Sha256Digest, piece_trees::TreesManifest, reference::Reference};
+use peer::{ErrorClass, PeerError, PullRequest, PullWatch};
+use registry::Access;
 use serde_json::json;
 
 use crate::{
     origin::{FaultServer, Gate, Holding, Origin, Read, Reply},
-    support::{Model, names, pull},
+    support::{Model, PATIENCE, names, pattern, pull},
 };
 
 const PIECE: u64 = 1 << 20;
@@ -85,7 +88,10 @@ async fn bytes_that_stay_wrong_are_refused() {
     let model = Model::of(3);
     for holding in [Holding::of(&model), Holding::without_trees(&model), Holding::foreign(&model)] {
         let error = refuses("wrong bytes", ErrorClass::Integrity, holding, |read, _| read.flipped()).await;
-        println!("{error}");
+        assert!(
+            error.to_string().starts_with("the origin delivers wrong bytes for `model.bin`: "),
+            "{error}"
+        );
     }
 }
 
@@ -232,4 +238,69 @@ async fn a_registry_that_is_not_there_is_said() {
     let error = pull(reference, &top.path().join("out")).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Failed);
     assert_eq!(names(top.path()), Vec::<std::path::PathBuf>::new());
+}
+
+/// Pulls until all but `missing` bytes are done, and is cut off.
+async fn pull_all_but(missing: u64, reference: Reference, output: &Path) {
+    let access = Access { plain_http: true, ..Access::default() };
+    let request = PullRequest { reference, access, output: output.to_path_buf() };
+    let watch = PullWatch::new();
+    let pulling = tokio::spawn({
+        let watch = watch.clone();
+        async move { peer::pull(request, &watch).await }
+    });
+    let is_near = async {
+        loop {
+            let progress = watch.progress();
+            if progress.total > 0 && progress.done + missing >= progress.total {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_near).await.expect("it comes so far in time");
+    pulling.abort();
+    let _ = pulling.await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn bytes_that_were_hashed_are_not_written_again() {
+    let (model, top) = (Model::of(24), tempfile::tempdir().unwrap());
+    let output = top.path().join("out");
+    let gate = Gate::default();
+    let held = gate.clone();
+    let first = Origin::with_fault(Holding::foreign(&model), move |read, reply| {
+        if read.seen.range().is_some_and(|range| range.start == 4 << 20) {
+            held.pass();
+        }
+        reply
+    })
+    .await;
+    pull_all_but(4 * PIECE, first.reference(), &output).await;
+    gate.open();
+    // The other registry serves no ranges: what is missing comes with what is here behind it, and that is damaged.
+    let second = Origin::with_fault(Holding::foreign(&model), |read, _| {
+        let mut blob = read.blob.to_vec();
+        blob[8 << 20..].fill(0);
+        Reply::body(200, blob)
+    })
+    .await;
+    let report = pull_when_free(&second, &output).await;
+    model.assert_in(&output);
+    assert_eq!(report.local_bytes, model.bytes() - 4 * PIECE, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_file_may_be_wrong_as_a_whole_once() {
+    let files = ["a.bin", "b.bin", "c.bin"];
+    let files = (1..).zip(files).map(|(seed, name)| (name.to_owned(), pattern(seed * 99, 3 << 20))).collect();
+    let (model, top) = (Model::new(files), tempfile::tempdir().unwrap());
+    let seen = Mutex::new(BTreeSet::new());
+    let origin = Origin::with_fault(Holding::foreign(&model), move |read, reply| {
+        let is_first = seen.lock().unwrap().insert(read.seen.path.clone());
+        if is_first { read.flipped() } else { reply }
+    })
+    .await;
+    pull(origin.reference(), &top.path().join("out")).await.unwrap();
+    model.assert_in(&top.path().join("out"));
 }
