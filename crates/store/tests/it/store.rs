@@ -1,6 +1,11 @@
 //! The content store: what may be reused, and what may not.
 
-use std::{fs, io::Read as _, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::Path,
+};
 
 use ::store::{BlobIdentity, ErrorClass, Store, StoreError};
 use modelpack::{digest::Sha256Digest, layout::BlobIndex};
@@ -83,13 +88,36 @@ fn the_sha256_name_is_given_only_to_what_was_hashed_here() {
 }
 
 #[test]
+fn a_sha256_that_is_known_is_not_computed_again() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let store = Store::open(dir.path()).unwrap();
+    fill(&store, &artifact);
+    let blob = artifact.contents.blobs[0];
+    store.note_sha256(&blob, &store.hash_blob(&blob).unwrap()).unwrap();
+    // Other bytes behind the store's back: whoever reads them computes another hash.
+    let path = path_of(dir.path(), "sha256", &blob.digest.hex());
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"other", 0).unwrap();
+    file.set_modified(modified).unwrap();
+    assert_eq!(store.hash_blob(&blob).unwrap(), blob.digest);
+}
+
+#[test]
 fn a_manifest_that_pairs_a_foreign_sha256_with_its_root_poisons_nobody() {
     let (mut liar, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
     let honest = Artifact::small();
     let victim = Artifact::new(vec![pattern(7, TWO_PIECES)], &[("w", 0)]);
     liar.contents.blobs[0].digest = victim.contents.blobs[0].digest;
     let store = Store::open(dir.path()).unwrap();
+    // The victim's own blob is here, hashed and named; then the lie arrives.
+    fill(&store, &victim);
+    let owned = victim.contents.blobs[0];
+    store.note_sha256(&owned, &store.hash_blob(&owned).unwrap()).unwrap();
     fill(&store, &liar);
+    assert_ne!(store.hash_blob(&liar.contents.blobs[0]).unwrap(), owned.digest, "only bytes say a hash");
+    fs::remove_file(path_of(dir.path(), "sha256", &owned.digest.hex())).unwrap();
     let claimed = BlobIdentity { root: None, ..victim.contents.blobs[0] };
     assert!(store.blob_file(&claimed).unwrap().is_none());
     assert!(store.blob_file(&victim.contents.blobs[0]).unwrap().is_none());
