@@ -25,6 +25,10 @@ const DEPTH_MIN: u64 = 4 << 20;
 const RECONNECT: Duration = Duration::from_millis(500);
 const RECONNECT_DOUBLINGS: u32 = 5;
 
+/// Failures in a row after which nobody waits for a link any more. The first waits to open it again take 1.5 s: longer
+/// than a scheduler needs to see that a peer is gone.
+const FAILING: u32 = 3;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkState {
     Connecting,
@@ -66,6 +70,8 @@ pub(crate) struct Link {
     /// What the other end reads from the origin, and the epoch of the plan that it acts by.
     pub(crate) coming: (u64, Bits),
     /// Outstanding reads, those given up on included: they still occupy the link.
+    /// Every piece that it ever announced: what it says again on a new link is no news.
+    pub(crate) heard: Bits,
     pub(crate) reads: BTreeSet<ReadId>,
     pub(crate) bytes_in_flight: u64,
     pub(crate) last_byte: Duration,
@@ -84,6 +90,7 @@ impl Link {
             in_flight_max: 0,
             has: Bits::empty(piece_count),
             coming: (0, Bits::empty(piece_count)),
+            heard: Bits::empty(piece_count),
             reads: BTreeSet::new(),
             bytes_in_flight: 0,
             last_byte: Duration::ZERO,
@@ -117,9 +124,14 @@ impl Link {
         self.coming = (0, self.has.clone());
     }
 
+    /// Whether it has failed again and again since its last good piece, whatever it announces.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failures >= FAILING
+    }
+
     /// Whether the other end has this piece, or will without our doing.
     pub(crate) fn has_or_will(&self, piece: PieceIndex) -> bool {
-        self.is_usable() && (self.has.contains(piece) || self.coming.1.contains(piece))
+        self.is_usable() && !self.is_failing() && (self.has.contains(piece) || self.coming.1.contains(piece))
     }
 
     pub(crate) fn posted(&mut self, now: Duration, read: ReadId, bytes: u64) {

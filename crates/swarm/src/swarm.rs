@@ -228,7 +228,7 @@ impl Swarm {
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) else { return };
         for run in runs {
             for piece in link.has.clip(*run).pieces() {
-                if link.has.insert(piece) && !self.have.contains(piece) {
+                if link.has.insert(piece) && link.heard.insert(piece) && !self.have.contains(piece) {
                     let stripe = self.stripes.at_mut(piece);
                     stripe.news(self.now);
                     stripe.is_last_resort = false;

@@ -8,7 +8,7 @@ use planner::{PeerId, StripeSource};
 use crate::io::Output;
 use crate::link::{Link, LinkState};
 use crate::origin::OriginState;
-use crate::stripes::rendezvous;
+use crate::stripes::{Stripe, rendezvous};
 use crate::swarm::{LINKS_MAX, Swarm};
 
 /// A link is stalled when no byte came for this many times what its oldest read should have taken.
@@ -77,6 +77,14 @@ impl Swarm {
         !self.is_scheduler_lost
     }
 
+    /// Whether a stripe that is quiet gets another source from the scheduler: if that is there and can see why. A
+    /// peer that serves wrong bytes, or none, is alive to it.
+    fn is_schedulers_business(&self, stripe: &Stripe) -> bool {
+        let is_useless =
+            |peer| self.blamed.contains(peer) || self.links.get(peer).is_some_and(Link::is_failing);
+        self.is_planned() && !matches!(&stripe.source, StripeSource::Parent(parent) if is_useless(parent))
+    }
+
     /// Quiet stripes: first link those who would read them from the origin before us, then read it ourselves.
     pub(crate) fn look_around(&mut self) {
         if self.plan.is_none() {
@@ -84,15 +92,15 @@ impl Swarm {
         }
         for number in 0..self.stripes.all().len() {
             let stripe = &self.stripes.all()[number];
-            if stripe.wanted == 0 || stripe.quiet_at(1, self.config.stall_min, self.is_planned()) > self.now {
+            let quiet_at =
+                |times| stripe.quiet_at(times, self.config.stall_min, self.is_schedulers_business(stripe));
+            if stripe.wanted == 0 || quiet_at(1) > self.now {
                 continue;
             }
             let order = self.rendezvous_order(number);
             let rank = order.iter().position(|peer| *peer == self.config.me).unwrap_or(order.len());
             let turns = u32::try_from(rank + 1).unwrap_or(u32::MAX);
-            let is_my_turn =
-                self.stripes.all()[number].quiet_at(turns, self.config.stall_min, self.is_planned())
-                    <= self.now;
+            let is_my_turn = quiet_at(turns) <= self.now;
             for peer in order.into_iter().take(LOOK_AROUND) {
                 self.connect(peer);
             }
@@ -168,7 +176,8 @@ impl Swarm {
         });
         let quiet = self.stripes.all().iter().filter(|stripe| stripe.wanted > 0 && self.plan.is_some()).map(
             |stripe| {
-                let turn = |turns| stripe.quiet_at(turns, self.config.stall_min, self.is_planned());
+                let is_planned = self.is_schedulers_business(stripe);
+                let turn = |turns| stripe.quiet_at(turns, self.config.stall_min, is_planned);
                 let patience = turn(1).saturating_sub(turn(0)).max(self.config.stall_min);
                 let passed = self.now.saturating_sub(turn(0)).as_nanos() / patience.as_nanos().max(1);
                 turn(0) + patience * u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1)

@@ -1,0 +1,94 @@
+//! A swarm whose only other source is of no use, though the scheduler takes it for alive.
+
+use std::{collections::VecDeque, time::Duration};
+
+use modelpack::{
+    layout::{PIECE_BYTES, PieceLayout, Run},
+    piece_map::PieceMap,
+};
+use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use swarm::{Config, Failure, Input, Output, PieceOutcome, ReadOutcome, Source, Swarm};
+
+const PIECES: u32 = 8;
+const ME: PeerId = PeerId::new([1; 16]);
+const PARENT: PeerId = PeerId::new([2; 16]);
+
+/// A plan in which the parent gives everything.
+fn plan() -> PeerPlan {
+    let source = StripeSource::Parent(PARENT);
+    let parent = Member { id: PARENT, address: "parent:1".to_owned(), name: String::new(), is_seed: false };
+    PeerPlan {
+        epoch: 1,
+        stripe_pieces: 4,
+        stripes: vec![StripePart { source, backups: Vec::new(), before: Vec::new() }; 2],
+        members: vec![parent],
+        finish: None,
+        bound: None,
+    }
+}
+
+/// Runs a swarm beside a parent that announces everything each time it is linked, and then does as told with each
+/// read. Says when, on the swarm's clock, the end came, and which.
+fn run(has_origin: bool, parent: impl Fn(&mut VecDeque<Input>, swarm::ReadId, Run)) -> (Duration, Output) {
+    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+    let origin = if has_origin { Input::OriginUp { ranges: true } } else { Input::OriginDown };
+    let mut inputs = VecDeque::from([origin, Input::Plan(plan())]);
+    let mut now = Duration::ZERO;
+    for _ in 0..10_000 {
+        while let Some(output) = swarm.poll() {
+            match output {
+                Output::Connect { peer, .. } => {
+                    inputs.push_back(Input::LinkUp { peer, in_flight_max: 16 });
+                    inputs.push_back(Input::Have { peer, runs: vec![Run::new(0, PIECES)] });
+                }
+                Output::Read { read, source: Source::Peer(_), run, .. } => parent(&mut inputs, read, run),
+                Output::Read { read, source: Source::Origin, run, .. } => {
+                    let good = |piece| Input::Piece { read, piece, outcome: PieceOutcome::Good };
+                    inputs.extend(run.pieces().map(good));
+                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+                }
+                end @ (Output::Complete | Output::Failed { .. }) => return (now, end),
+                _ => {}
+            }
+        }
+        let input = inputs.pop_front().unwrap_or_else(|| {
+            now = swarm.next_wake().expect("a swarm that runs has something to wait for");
+            Input::Tick
+        });
+        swarm.handle(now, input);
+    }
+    panic!("it never ends; the clock shows {now:?}");
+}
+
+fn hang_up(inputs: &mut VecDeque<Input>, read: swarm::ReadId, _: Run) {
+    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
+}
+
+fn lie(inputs: &mut VecDeque<Input>, read: swarm::ReadId, run: Run) {
+    inputs.push_back(Input::Piece { read, piece: run.start, outcome: PieceOutcome::Bad });
+    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+}
+
+#[test]
+fn the_origin_is_read_instead_of_a_parent_that_announces_and_never_gives() {
+    let (at, end) = run(true, hang_up);
+    assert_eq!(end, Output::Complete);
+    assert!(at < Duration::from_secs(10), "{at:?}");
+}
+
+#[test]
+fn the_origin_is_read_instead_of_a_parent_that_was_blamed() {
+    let (at, end) = run(true, lie);
+    assert_eq!(end, Output::Complete);
+    assert!(at < Duration::from_secs(10), "{at:?}");
+}
+
+#[test]
+fn what_a_parent_announces_again_and_never_gives_is_no_hope() {
+    for parent in [hang_up, lie] {
+        let (at, end) = run(false, parent);
+        assert_eq!(end, Output::Failed { reason: Failure::NoSource });
+        assert!(at < Duration::from_mins(1), "{at:?}");
+    }
+}
