@@ -3,13 +3,19 @@
 //! Owns: resume, the rounds of a blob that is only checked as a whole, the proofs. Does not own: where the landing
 //! lies, or what its blobs become.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use modelpack::{layout::BlobIndex, piece_map::PieceMap};
 use planner::PeerId;
-use store::{BlobProof, Claim, StoreError};
+use store::{BlobProof, StoreError};
 use swarm::Config;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     download::{Download, Downloaded, Event, Herald},
@@ -33,32 +39,54 @@ pub(crate) struct Filled {
 /// The two ends of a download's own channel.
 pub(crate) type Channel = (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>);
 
-/// Does a piece of blocking work off the runtime's threads.
+/// Does a piece of blocking work off the runtime's threads. Once it has begun it goes on, also if nobody waits any
+/// more.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    let (done, result) = oneshot::channel();
+    let work = AssertUnwindSafe(work);
+    let started = detach(move || {
+        // A caller that was cancelled needs no answer.
+        let _ = done.send(panic::catch_unwind(work));
+    });
+    started.expect("a process that cannot start a thread is of no use");
+    match result.await.expect("the thread answers, or its panic does") {
         Ok(value) => value,
-        // It was not cancelled, since nobody holds its handle: it panicked, and so do we.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(panicked) => panic::resume_unwind(panicked),
     }
+}
+
+/// Runs `work` on a thread that nobody waits for. Not one of the runtime's own: a runtime does not end before those,
+/// and hashing a model takes minutes.
+pub(crate) fn detach(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name("blocking".into()).spawn(work).map(drop)
 }
 
 /// What is here already: finished blobs of a store, and what the journal claims and is still so.
 pub(crate) async fn resume(ground: &Arc<Ground>) -> Result<PieceMap, PeerError> {
     let mut have = ground.landing.verified();
-    let claims: Vec<Claim> =
-        ground.landing.claims().into_iter().filter(|claim| !have.contains(claim.piece)).collect();
+    let mut claims = ground.landing.claims();
+    claims.retain(|claim| !have.contains(claim.piece));
+    let mut claims = claims.into_iter();
     let (report, mut results) = mpsc::unbounded_channel();
-    let count = claims.len();
-    for claim in claims {
-        let (ground, report) = (Arc::clone(ground), report.clone());
-        let again = Arc::clone(&ground);
-        ground.workers.run(move || {
-            // A pull that was given up needs no answer.
-            let _ = report.send((claim.piece, again.artifact.recheck(&again.landing, &claim)));
-        });
-    }
-    for _ in 0..count {
+    let mut waiting = 0;
+    loop {
+        // Few at a time: those that were begun hold the landing, also when the pull is given up.
+        for claim in claims.by_ref().take(ground.workers.count() * 2 - waiting) {
+            let (ground, report) = (Arc::clone(ground), report.clone());
+            waiting += 1;
+            ground.clone().workers.run(move || {
+                let result = ground.artifact.recheck(&ground.landing, &claim);
+                // The landing is free before anybody hears that the last claim was looked at.
+                drop(ground);
+                // A pull that was given up needs no answer.
+                let _ = report.send((claim.piece, result));
+            });
+        }
+        if waiting == 0 {
+            break;
+        }
         let Some((piece, is_good)) = results.recv().await else { break };
+        waiting -= 1;
         if is_good? {
             have.insert(piece);
         }
@@ -168,4 +196,62 @@ fn forget(ground: &Ground, blobs: &[BlobIndex]) -> Result<PieceMap, StoreError> 
         }
     }
     Ok(have)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+    use crate::{buffers::Buffers, progress::Counters, testing::Landed, workers::Workers};
+
+    #[test]
+    fn a_runtime_ends_while_blocking_work_goes_on() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (go, wait) = std_mpsc::channel::<()>();
+        let (ended, end) = std_mpsc::channel();
+        let work = blocking(move || {
+            wait.recv_timeout(Duration::from_secs(10)).unwrap();
+            ended.send(()).unwrap();
+        });
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = work => panic!("it waits"),
+                () = std::future::ready(()) => {}
+            }
+        });
+        drop(runtime);
+        go.send(()).unwrap();
+        end.recv_timeout(Duration::from_secs(30)).expect("what was begun goes on to its end");
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a bug")]
+    async fn a_panic_of_blocking_work_is_its_callers() {
+        blocking(|| panic!("a bug")).await;
+    }
+
+    #[tokio::test]
+    async fn a_resume_that_is_given_up_leaves_little_work_behind() {
+        let landed = Landed::of(200);
+        let (artifact, landing) = landed.reopened();
+        let total = artifact.layout().total_bytes();
+        let threads = (Workers::start(), Buffers::new());
+        let ground = Ground::new(artifact, landing, threads, Counters::new(total, Arc::default()));
+        let begun = 2 * ground.workers.count();
+        {
+            let resume = resume(&ground);
+            tokio::pin!(resume);
+            tokio::select! {
+                biased;
+                _ = &mut resume => panic!("there is work to wait for"),
+                () = std::future::ready(()) => {}
+            }
+            assert!(Arc::strong_count(&ground) <= 1 + begun);
+        }
+        let have = tokio::time::timeout(Duration::from_secs(30), resume(&ground)).await.unwrap().unwrap();
+        assert!(have.is_full());
+        assert_eq!(ground.counters.progress().local, total);
+    }
 }

@@ -34,6 +34,8 @@ mod pull;
 mod seed;
 mod service;
 mod session;
+#[cfg(test)]
+mod testing;
 mod transfer;
 mod workers;
 

@@ -21,14 +21,15 @@ use crate::{
     artifact::Artifact,
     error::PeerError,
     fetch::Ground,
-    fill::{Filled, blocking, fill_alone, fill_together, resume},
+    fill::{Filled, blocking, detach, fill_alone, fill_together, resume},
     node::{Admission, Node},
     origin::Origin,
     progress::{Counters, Stage},
 };
 
-/// How long a landing may still be held by the last checks of a transfer that was given up.
-const LANDING_WAIT: Duration = Duration::from_secs(5);
+/// How long a landing may still be held by a transfer that was given up: some last checks, or one blob that is being
+/// hashed or synced as a whole.
+const LANDING_WAIT: Duration = Duration::from_mins(1);
 const LANDING_RETRY: Duration = Duration::from_millis(20);
 
 /// What a finished transfer has.
@@ -189,7 +190,7 @@ impl Bring {
     fn hash_in_background(&self) {
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
         // Not awaited: what it finds is for later pulls, and the process may end before.
-        drop(tokio::task::spawn_blocking(move || {
+        let started = detach(move || {
             for blob in artifact.manifest.blobs() {
                 let identity = BlobIdentity::from(blob);
                 let noted = store.hash_blob(&identity).and_then(|found| store.note_sha256(&identity, &found));
@@ -198,7 +199,10 @@ impl Bring {
                     tracing::warn!(blob = %blob.digest, error, "a blob keeps only its BLAKE3 name");
                 }
             }
-        }));
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "blobs keep only their BLAKE3 names");
+        }
     }
 }
 

@@ -1,6 +1,12 @@
 //! Schedulers and peers of one process each, as tasks of this one: clients pull through their own peer's socket.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::{File, Permissions},
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use modelpack::{
     digest::Sha256Digest,
@@ -256,4 +262,41 @@ async fn what_is_damaged_is_not_announced() {
     let error = Peer::start(options).await.err().unwrap();
     assert_eq!(error.class(), ErrorClass::Integrity);
     assert!(error.to_string().contains("`model.bin`: 1048576 bytes from 2097152"), "{error}");
+}
+
+/// Damages every blob of a peer's store behind its back.
+fn damage(store: &Path, change: impl Fn(&File)) {
+    for algorithm in ["sha256", "blake3"] {
+        for entry in std::fs::read_dir(store.join("blobs").join(algorithm)).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            if file.metadata().unwrap().len() > 1 << 20 {
+                change(&file);
+            }
+        }
+    }
+}
+
+/// One peer has the model, which is damaged then; the other pulls.
+async fn pull_beside_damage(change: impl Fn(&File)) {
+    let model = Model::of(20);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    let fleet = Fleet::start(2).await;
+    fleet.pull(0, origin.reference()).await.unwrap();
+    damage(&fleet.top.path().join("store-0"), change);
+    let report = fleet.pull(1, origin.reference()).await.unwrap();
+    model.assert_in(&fleet.output(1));
+    assert!(report.origin_bytes > 0, "what the parent cannot give comes from the origin: {report:?}");
+    assert!(report.elapsed < Duration::from_secs(20), "without waiting for the scheduler: {report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_whose_file_was_damaged_is_blamed_and_left() {
+    pull_beside_damage(|file| file.write_all_at(&[0; 9], 5 << 20).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_whose_file_was_cut_is_left() {
+    pull_beside_damage(|file| file.set_len(0).unwrap()).await;
 }

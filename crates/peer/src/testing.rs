@@ -1,0 +1,60 @@
+//! Small artifacts for tests within the crate.
+
+use std::sync::Arc;
+
+use modelpack::{
+    build::{self, SourceFile},
+    digest::{Blake3Root, Sha256Digest},
+    manifest::{Blob, Manifest},
+    piece_tree::PieceTree,
+};
+use store::Landing;
+
+use crate::artifact::{Artifact, Check};
+
+/// A directory in which every piece of an artifact of one-piece blobs has landed.
+pub(crate) struct Landed {
+    dir: tempfile::TempDir,
+    artifact: Arc<Artifact>,
+}
+
+impl Landed {
+    pub(crate) fn of(files: u32) -> Self {
+        let contents: Vec<Vec<u8>> = (0..files).map(|number| number.to_le_bytes().to_vec()).collect();
+        let artifact = Arc::new(artifact(&contents));
+        let dir = tempfile::tempdir().unwrap();
+        let landing = open(&dir, &artifact);
+        for (piece, bytes) in artifact.layout().all().pieces().zip(&contents) {
+            artifact.land(&landing, piece, bytes).unwrap();
+        }
+        Self { dir, artifact }
+    }
+
+    /// The same after a restart: the journal's claims are all that is known.
+    pub(crate) fn reopened(&self) -> (Arc<Artifact>, Arc<Landing>) {
+        (Arc::clone(&self.artifact), Arc::new(open(&self.dir, &self.artifact)))
+    }
+}
+
+fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {
+    Landing::open(&dir.path().join("landing"), artifact.layout(), &artifact.manifest.digest()).unwrap()
+}
+
+/// Files of at most one piece each, so that their roots are their trees.
+pub(crate) fn artifact(contents: &[Vec<u8>]) -> Artifact {
+    let source = |(number, bytes): (usize, &Vec<u8>)| SourceFile {
+        path: format!("{number:06}"),
+        size: bytes.len() as u64,
+        digest: Sha256Digest::of(bytes),
+        root: Blake3Root::new(*blake3::hash(bytes).as_bytes()),
+        tree: Vec::new(),
+        is_executable: false,
+        safetensors: None,
+    };
+    let sources = contents.iter().enumerate().map(source).collect();
+    let built = build::build(sources, &build::Options::default()).unwrap();
+    let manifest = Manifest::parse(&built.manifest).unwrap();
+    let check = |blob: &Blob| Check::Tree(PieceTree::single(blob.size, blob.root.unwrap()).unwrap());
+    let checks = manifest.blobs().iter().map(check).collect();
+    Artifact { reference: "test".into(), manifest, config: built.config, checks }
+}
