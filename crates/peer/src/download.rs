@@ -20,7 +20,7 @@ use store::StoreError;
 use swarm::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use transport::{Completion, FaultClass, ReadRequest};
 
@@ -55,6 +55,8 @@ enum Next {
     Link(LinkEvent),
     /// The swarm asked to be woken now.
     Woken,
+    /// A task of this download has ended, and said before what came of it.
+    TaskEnded(Result<(), JoinError>),
 }
 
 impl From<PieceChecked> for Event {
@@ -220,6 +222,9 @@ impl<H: Herald> Download<H> {
                 Next::Event(event) => self.handle(event)?,
                 Next::Link(event) => self.link_event(event),
                 Next::Woken => self.inputs.push_back(Input::Tick),
+                Next::TaskEnded(Ok(())) => {}
+                // The swarm would wait for ever for what it has not said.
+                Next::TaskEnded(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             }
         }
     }
@@ -237,6 +242,7 @@ impl<H: Herald> Download<H> {
         let next = tokio::select! {
             Some(event) = self.inbox.recv() => Next::Event(event),
             Some(event) = self.link_inbox.recv() => Next::Link(event),
+            Some(ended) = self.tasks.join_next() => Next::TaskEnded(ended),
             () = woken => Next::Woken,
         };
         self.stages.waited(load, since.elapsed());
@@ -364,8 +370,6 @@ impl<H: Herald> Download<H> {
     }
 
     fn fetched(&mut self, ended: FetchEnded) {
-        // Finished tasks leave their result behind; nobody needs it.
-        while self.tasks.try_join_next().is_some() {}
         let FetchEnded { read, sent, outcome, ignores_ranges, error } = ended;
         if ignores_ranges && self.has_ranges {
             tracing::info!("the origin serves no ranges: each file is read in one stream");
@@ -503,12 +507,16 @@ impl<H: Herald> Download<H> {
         let posted = window.map(|(granted, window)| {
             // Beyond the grant's end the parent may do with the window what it likes.
             let deadline = transfer.deadline.min((*granted.expires.borrow()).into_std());
+            if deadline <= Instant::now() {
+                // It waited too long for its buffer, which is not the link's fault: a late read would close it.
+                return Err(false);
+            }
             let request = ReadRequest { id, window, offset: span.offset, lease, deadline };
             granted.link.post(request).map_err(|_| granted.link.is_closed())
         });
         match posted {
             Some(Ok(())) => {}
-            // The grant is smaller than the reads that are being given up; the swarm pauses the link.
+            // Or the grant is smaller than the reads that are being given up. The swarm pauses the link.
             Some(Err(false)) => self.transfer_ended(id, Err(ReadOutcome::Retry)),
             None | Some(Err(true)) => self.transfer_ended(id, Err(ReadOutcome::SourceGone)),
         }
@@ -543,3 +551,6 @@ impl<H: Herald> Download<H> {
         self.end_read(read);
     }
 }
+
+#[cfg(test)]
+mod tests;

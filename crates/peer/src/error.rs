@@ -42,6 +42,12 @@ pub enum PeerError {
         #[source]
         source: Box<RegistryError>,
     },
+    /// The origin delivers next to nothing.
+    #[error("`{reference}` takes too long to deliver anything")]
+    Slow {
+        /// What was asked for.
+        reference: String,
+    },
     /// The manifest is not one that can be pulled.
     #[error("the manifest of `{reference}` is not usable")]
     Manifest {
@@ -79,6 +85,12 @@ pub enum PeerError {
         /// The last failure at the origin.
         #[source]
         source: Option<Box<Self>>,
+    },
+    /// The peer stopped working on it, for a reason that only its log tells.
+    #[error("the pull of `{reference}` was cut off")]
+    CutOff {
+        /// What was asked for.
+        reference: String,
     },
     /// Nobody in the fleet can say what a digest stands for.
     #[error("cannot learn from the fleet what `{reference}` is")]
@@ -162,6 +174,11 @@ impl PeerError {
                 Some("the copy at the origin is damaged: push it again from where it was built".into())
             }
             Self::NoSource { source: Some(source), .. } => source.hint(),
+            Self::NoSource { source: None, .. } => {
+                Some("start a peer that has it, or pull it from a registry that has it".into())
+            }
+            Self::Slow { .. } => Some("look at the network on the way; what has landed is kept".into()),
+            Self::CutOff { .. } => Some("pull again: what has landed is kept".into()),
             Self::Lookup { .. } => Some("announce it with `modelctl peer --seed oci:DIR:TAG`".into()),
             Self::Remote { hint, .. } => hint.clone(),
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),

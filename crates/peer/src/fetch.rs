@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use memory::Lease;
@@ -28,6 +28,10 @@ use crate::{
     progress::Counters,
     workers::Workers,
 };
+
+/// Bytes per second that keep a read alive beyond its deadline: on a slow line every piece takes long, and to begin
+/// again would never end.
+const SLOWEST: u64 = 16 << 10;
 
 /// What landing one artifact needs, wherever its bytes come from.
 #[derive(Debug)]
@@ -105,12 +109,13 @@ pub(crate) struct Fetch<E> {
     pub(crate) have: PieceMap,
     /// Whether the origin is known to serve no ranges, so that what comes before the run is skipped.
     pub(crate) may_skip: bool,
+    /// When it is late, but for what [`SLOWEST`] allows.
     pub(crate) deadline: Instant,
     pub(crate) events: mpsc::UnboundedSender<E>,
 }
 
 impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
-    /// Reads until the run is there, something fails, the deadline comes or `cancelled` is dropped; says so once.
+    /// Reads until the run is there, something fails or is late, or `cancelled` is dropped; says so once.
     pub(crate) async fn run(self, cancelled: oneshot::Receiver<()>) {
         let mut progress = FetchProgress::default();
         let (outcome, error) = tokio::select! {
@@ -119,7 +124,6 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
                 Err(error) if is_transient(&error) => (ReadOutcome::Retry, Some(error)),
                 Err(error) => (ReadOutcome::SourceGone, Some(error)),
             },
-            () = tokio::time::sleep_until(self.deadline.into()) => (ReadOutcome::Retry, None),
             _ = cancelled => (ReadOutcome::Ok, None),
         };
         let FetchProgress { sent, ignores_ranges } = progress;
@@ -131,7 +135,8 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
     async fn body(&self, progress: &mut FetchProgress) -> Result<(), PeerError> {
         let layout = self.ground.artifact.layout();
         let (blob, range) = layout.bytes_of(self.run);
-        let mut stream = self.origin.read(&self.ground.artifact, blob, range.clone()).await?;
+        let opening = self.origin.read(&self.ground.artifact, blob, range.clone());
+        let mut stream = self.in_time(0, opening).await?;
         progress.ignores_ranges = stream.ignores_ranges();
         if stream.start() < range.start && !self.may_skip {
             // The swarm plans differently without ranges; reading on would fetch the blob once for each read.
@@ -146,11 +151,12 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
         range: std::ops::Range<u64>,
         progress: &mut FetchProgress,
     ) -> Result<(), PeerError> {
-        let mut at = stream.start();
+        let (mut at, mut received) = (stream.start(), 0);
         let mut pieces = self.run.pieces();
         let mut filling: Option<Filling> = None;
         while at < range.end {
-            let Some(mut bytes) = stream.next().await? else { break };
+            let Some(mut bytes) = self.in_time(received, stream.next()).await? else { break };
+            received += bytes.len() as u64;
             self.ground.counters.came_from_origin(bytes.len() as u64);
             let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
             at += bytes.len() as u64;
@@ -175,9 +181,20 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
         }
         if !progress.ignores_ranges {
             // Nothing may follow; and only a body that was read to its end gives its connection back.
-            stream.next().await?;
+            self.in_time(received, stream.next()).await?;
         }
         Ok(())
+    }
+
+    /// Waits for `step`, of a read that has brought `received` bytes.
+    async fn in_time<T>(
+        &self,
+        received: u64,
+        step: impl Future<Output = Result<T, PeerError>>,
+    ) -> Result<T, PeerError> {
+        let late_at = self.deadline + Duration::from_secs(received / SLOWEST);
+        let late = |_| PeerError::Slow { reference: self.ground.artifact.reference.clone() };
+        tokio::time::timeout_at(late_at.into(), step).await.map_err(late)?
     }
 
     async fn begin(&self, piece: PieceIndex) -> Filling {
@@ -222,5 +239,107 @@ impl Filling {
         }
         self.left -= count;
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        thread,
+    };
+
+    use modelpack::reference::Reference;
+    use registry::{Access, Repository};
+
+    use super::*;
+    use crate::testing;
+
+    const PIECE: usize = 1 << 20;
+    const LONG: Duration = Duration::from_secs(30);
+
+    enum Said {
+        Checked,
+        Ended(FetchEnded),
+    }
+
+    impl From<PieceChecked> for Said {
+        fn from(_: PieceChecked) -> Self {
+            Self::Checked
+        }
+    }
+
+    impl From<FetchEnded> for Said {
+        fn from(ended: FetchEnded) -> Self {
+            Self::Ended(ended)
+        }
+    }
+
+    /// A registry that answers one read of a piece: `chunk` bytes at a time, one every 50 ms, `chunks` in all. Then it
+    /// says nothing more.
+    fn slow_registry(chunk: usize, chunks: usize) -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let reference = format!("{}/models/test:v1", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let answer = format!(
+                "HTTP/1.1 206 Partial Content\r\nContent-Length: {PIECE}\r\n\
+                 Content-Range: bytes 0-{}/{PIECE}\r\n\r\n",
+                PIECE - 1
+            );
+            socket.write_all(answer.as_bytes()).unwrap();
+            for _ in 0..chunks {
+                thread::sleep(Duration::from_millis(50));
+                socket.write_all(&vec![7; chunk]).unwrap();
+            }
+            // Until the other side hangs up.
+            let _ = socket.read(&mut [0]);
+        });
+        let Ok(Reference::Registry(at)) = reference.parse() else { panic!("a registry") };
+        let access = Access { plain_http: true, ..Access::default() };
+        Origin::Registry(Repository::open(&at, access).unwrap())
+    }
+
+    /// One read with a deadline that is over at once.
+    async fn read(origin: Origin) -> FetchEnded {
+        let (_dir, ground) = testing::ground(testing::artifact(&[vec![7; PIECE]]));
+        let (events, mut said) = mpsc::unbounded_channel::<Said>();
+        let fetch = Fetch {
+            have: PieceMap::empty(1),
+            run: Run::new(0, 1),
+            read: ReadId(0),
+            may_skip: false,
+            deadline: Instant::now() + Duration::from_millis(300),
+            ground,
+            origin,
+            events,
+        };
+        let (_cancel, cancelled) = oneshot::channel();
+        tokio::time::timeout(LONG, fetch.run(cancelled)).await.expect("it ends in time");
+        loop {
+            if let Said::Ended(ended) = said.recv().await.expect("said once") {
+                return ended;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_read_goes_on_as_long_as_bytes_come() {
+        let ended = read(slow_registry(PIECE / 16, 16)).await;
+        assert_eq!((ended.sent, ended.outcome), (1, ReadOutcome::Ok), "{:?}", ended.error);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_brings_next_to_nothing_is_late_and_says_so() {
+        let ended = read(slow_registry(100, 20)).await;
+        assert_eq!((ended.sent, ended.outcome), (0, ReadOutcome::Retry));
+        assert!(matches!(ended.error, Some(PeerError::Slow { .. })), "{:?}", ended.error);
     }
 }

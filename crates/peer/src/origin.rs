@@ -253,6 +253,7 @@ impl OriginStream {
 pub(crate) fn is_transient(error: &PeerError) -> bool {
     match error {
         PeerError::Registry { source, .. } => source.class() == registry::Class::Retry,
+        PeerError::Slow { .. } => true,
         _ => false,
     }
 }

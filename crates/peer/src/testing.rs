@@ -10,7 +10,13 @@ use modelpack::{
 };
 use store::Landing;
 
-use crate::artifact::{Artifact, Check};
+use crate::{
+    artifact::{Artifact, Check},
+    buffers::Buffers,
+    fetch::Ground,
+    progress::Counters,
+    workers::Workers,
+};
 
 /// A directory in which every piece of an artifact of one-piece blobs has landed.
 pub(crate) struct Landed {
@@ -34,6 +40,14 @@ impl Landed {
     pub(crate) fn reopened(&self) -> (Arc<Artifact>, Arc<Landing>) {
         (Arc::clone(&self.artifact), Arc::new(open(&self.dir, &self.artifact)))
     }
+}
+
+/// What a download of `artifact` needs, with nothing landed yet.
+pub(crate) fn ground(artifact: Artifact) -> (tempfile::TempDir, Arc<Ground>) {
+    let dir = tempfile::tempdir().unwrap();
+    let landing = Arc::new(open(&dir, &artifact));
+    let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
+    (dir, Ground::new(Arc::new(artifact), landing, (Workers::start(), Buffers::new()), counters))
 }
 
 fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {

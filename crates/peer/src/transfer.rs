@@ -97,7 +97,9 @@ impl Transfer {
         match result.as_deref() {
             Ok(Some(result)) => result.clone(),
             // The task ended without a word: it panicked, or the process is being shut down.
-            Ok(None) | Err(_) => Err(Arc::new(PeerError::no_source(&self.artifact.reference, None))),
+            Ok(None) | Err(_) => {
+                Err(Arc::new(PeerError::CutOff { reference: self.artifact.reference.clone() }))
+            }
         }
     }
 }

@@ -1,0 +1,182 @@
+//! A download whose only parent is a link within this process, stepped by hand.
+
+use std::{fs::File, io::Write as _, ops::Range, sync::Mutex};
+
+use planner::{Member, StripePart, StripeSource};
+use tokio::sync::watch;
+use transport::{Export, Exports, Link, Window, memory::MemoryLink};
+
+use super::*;
+use crate::{artifact::Artifact, testing};
+
+const ME: PeerId = PeerId::new([1; 16]);
+const PARENT: PeerId = PeerId::new([2; 16]);
+const LONG: Duration = Duration::from_secs(30);
+const IN_FLIGHT_MAX: u32 = 4;
+
+struct Whole(File);
+
+impl Export for Whole {
+    fn file(&self) -> &File {
+        &self.0
+    }
+
+    fn is_readable(&self, _: Range<u64>) -> bool {
+        true
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.metadata().expect("an open file").len()
+    }
+}
+
+/// What the node would have heard.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<(Vec<Run>, Vec<PieceIndex>)>>);
+
+impl Herald for Heard {
+    fn announce(&self, run: Run) {
+        self.0.lock().unwrap().0.push(run);
+    }
+
+    fn coming(&self, _: Coming) {}
+
+    fn origin_lost(&self) {}
+
+    fn complain(&self, about: PeerId, piece: PieceIndex) {
+        assert_eq!(about, PARENT);
+        self.0.lock().unwrap().1.push(piece);
+    }
+}
+
+struct Scene {
+    download: Download<Heard>,
+    heard: Heard,
+    link: Arc<MemoryLink>,
+    _dir: tempfile::TempDir,
+}
+
+fn files() -> Vec<Vec<u8>> {
+    (1..=8_u8).map(|number| vec![number; 1000 + usize::from(number)]).collect()
+}
+
+fn plan() -> PeerPlan {
+    let part = StripePart { source: StripeSource::Parent(PARENT), backups: Vec::new(), before: Vec::new() };
+    // Nobody listens there: the link is made by hand.
+    let address = "127.0.0.1:1".to_owned();
+    PeerPlan {
+        epoch: 1,
+        stripe_pieces: 1,
+        stripes: vec![part],
+        members: vec![Member { id: PARENT, address, name: "parent".to_owned(), is_seed: false }],
+        finish: None,
+        bound: None,
+    }
+}
+
+/// The parent's files, of which `change` may make something else, as windows by number.
+fn export(artifact: &Artifact, change: impl Fn(&mut Vec<u8>)) -> (Exports, BTreeMap<BlobIndex, Window>) {
+    let (exports, files) = (Exports::new(), files());
+    let window = |blob| {
+        let size = artifact.blob(blob).size;
+        let mut bytes = files.iter().find(|file| file.len() as u64 == size).expect("sizes differ").clone();
+        change(&mut bytes);
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&bytes).expect("space");
+        (blob, Window { handle: exports.register(Arc::new(Whole(file))), bytes: size })
+    };
+    let windows = artifact.layout().blobs().map(window).collect();
+    (exports, windows)
+}
+
+/// A download whose parent is linked and has everything; its reads wait in the link.
+fn scene(change: impl Fn(&mut Vec<u8>), expires: Duration) -> Scene {
+    let artifact = testing::artifact(&files());
+    let (exports, windows) = export(&artifact, change);
+    let pieces = artifact.layout().piece_count();
+    let (dir, ground) = testing::ground(artifact);
+    let (events, inbox) = mpsc::unbounded_channel();
+    let sink = events.clone();
+    let sink = Arc::new(move |completion| drop(sink.send(Event::Transferred(completion))));
+    let link = MemoryLink::new(exports, IN_FLIGHT_MAX as usize, sink);
+    let heard = Heard::default();
+    let config = (Config::new(ME, 3), PieceMap::empty(pieces));
+    let mut download = Download::new(ground, None, heard.clone(), config, (events, inbox));
+    download.settle();
+    download.handle(Event::Plan(plan())).unwrap();
+    // Within a runtime, which the link that nobody answers needs.
+    download.settle();
+    let generation = download.links[&PARENT].generation;
+    let (_, expires) = watch::channel(tokio::time::Instant::now() + expires);
+    let grant = GrantedLink {
+        link: Arc::clone(&link) as Arc<dyn Link>,
+        windows,
+        in_flight_max: IN_FLIGHT_MAX,
+        expires,
+    };
+    download.link_event(LinkEvent::Up { peer: PARENT, generation, grant });
+    let runs = vec![Run::new(0, pieces)];
+    download.link_event(LinkEvent::Have { peer: PARENT, generation, runs });
+    download.settle();
+    Scene { download, heard, link, _dir: dir }
+}
+
+impl Scene {
+    /// Ends the link's oldest read, and handles what comes of it until a check or a failure is through.
+    async fn step(&mut self) {
+        assert!(self.link.step(Instant::now()), "a read is out");
+        loop {
+            let event = tokio::time::timeout(LONG, self.download.inbox.recv()).await;
+            let event = event.expect("in time").expect("its sender is the download's own");
+            let is_last = !matches!(event, Event::Transferred(Completion { result: Ok(_), .. }));
+            self.download.handle(event).unwrap();
+            self.download.settle();
+            if is_last {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_parent_has_is_read_checked_announced_and_counted() {
+    let mut scene = scene(|_| {}, LONG);
+    assert_eq!(scene.download.transfers.len(), IN_FLIGHT_MAX as usize, "as many as are granted");
+    while scene.download.end.is_none() {
+        scene.step().await;
+    }
+    assert!(matches!(scene.download.end, Some(Ok(()))));
+    let (announced, blamed) = &*scene.heard.0.lock().unwrap();
+    assert_eq!(announced.iter().map(Run::len).sum::<u32>(), 8, "{announced:?}");
+    assert!(blamed.is_empty());
+    let progress = scene.download.ground.counters.progress();
+    assert_eq!((progress.done, progress.peer, progress.origin), (progress.total, progress.total, 0));
+    assert!(scene.download.reads.is_empty() && scene.download.transfers.is_empty());
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_blamed_once_and_neither_kept_nor_announced() {
+    let mut scene = scene(|bytes| bytes[0] ^= 1, LONG);
+    scene.step().await;
+    let (announced, blamed) = scene.heard.0.lock().unwrap().clone();
+    assert_eq!((announced, blamed.len()), (Vec::new(), 1));
+    assert!(scene.download.links.is_empty(), "its link is closed");
+    let progress = scene.download.ground.counters.progress();
+    assert!(progress.done == 0 && progress.peer > 1000, "what is discarded counts as read: {progress:?}");
+}
+
+#[tokio::test]
+async fn a_lease_that_comes_too_late_does_not_close_the_link() {
+    let scene = scene(|_| {}, Duration::ZERO);
+    assert!(scene.download.transfers.is_empty(), "nothing was posted beyond the grant");
+    assert!(!scene.link.step(Instant::now()) && !scene.link.is_closed());
+    assert_eq!(scene.download.links.len(), 1);
+}
+
+#[tokio::test]
+#[should_panic(expected = "a bug")]
+async fn a_task_that_panics_takes_its_download_along() {
+    let mut scene = scene(|_| {}, LONG);
+    scene.download.tasks.spawn(async { panic!("a bug") });
+    let _ = tokio::time::timeout(LONG, scene.download.run()).await.expect("in time");
+}
