@@ -25,10 +25,11 @@ use wire::{
 };
 
 use crate::{
+    artifact::Artifact,
     error::{ErrorClass, PeerError},
     lookup::lookup,
     node::Node,
-    origin,
+    origin::{self, Origin},
     progress::Stage,
     transfer::{Brought, Transfer},
 };
@@ -39,6 +40,9 @@ const CLIENTS_MAX: usize = 256;
 /// How often a client hears how far its pull is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a client may take to say what it wants. A silent one would keep its place for ever.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long accepting pauses after it failed: such failures (no descriptors left) pass only with time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,6 +52,13 @@ pub(crate) struct Clients {
     store: Arc<Store>,
     scheduler: Option<String>,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
+}
+
+/// An artifact that a client may have: it has opened it with its own credentials.
+struct Wanted {
+    artifact: Arc<Artifact>,
+    /// None if the artifact is with other peers only.
+    origin: Option<Origin>,
 }
 
 /// Why a conversation ended early.
@@ -136,18 +147,24 @@ impl Clients {
             return Err(WireError::Invalid { field: "kind", why: "the second frame is a pull" }.into());
         };
         tracing::info!(reference = %pull.reference, "a client pulls");
-        let transfer = self.transfer(pull).await?;
-        let (manifest, config) =
-            (transfer.artifact.manifest.raw().to_vec(), transfer.artifact.config.clone());
+        let wanted = self.open(pull).await?;
+        let (manifest, config) = (wanted.artifact.manifest.raw().to_vec(), wanted.artifact.config.clone());
         stream.send(&told(Told::Accepted(Accepted { manifest, config }))).await?;
-        let brought = self.watch(stream, &transfer).await?;
+        let (mut transfer, is_joined) = self.join(&wanted);
+        let brought = match self.watch(stream, &transfer).await {
+            // Whoever began it may have had credentials or an origin of less use than this client's own.
+            Err(Ended::Failed(_)) if is_joined => {
+                transfer = self.join(&wanted).0;
+                self.watch(stream, &transfer).await?
+            }
+            brought => brought?,
+        };
         hand_over(stream, &brought).await?;
         stream.send(&told(Told::Done(done(&transfer, &brought)))).await?;
         Ok(())
     }
 
-    /// The transfer of what a client wants: the one that is under way, or a new one.
-    async fn transfer(&self, pull: Pull) -> Result<Arc<Transfer>, PeerError> {
+    async fn open(&self, pull: Pull) -> Result<Wanted, PeerError> {
         let refused = |reason| PeerError::Reference { reference: pull.reference.clone(), reason };
         let (origin, artifact) = match pull.reference.parse() {
             Ok(reference @ Reference::Registry(_)) => {
@@ -159,15 +176,22 @@ impl Clients {
                 return Err(refused("the local peer opens no path: pull with `--peer none`"));
             }
         };
-        let (id, artifact) = (artifact.id(), Arc::new(artifact));
+        Ok(Wanted { artifact: Arc::new(artifact), origin })
+    }
+
+    /// The transfer of what a client wants: the one that is under way, or a new one. Says whether it was under way.
+    fn join(&self, wanted: &Wanted) -> (Arc<Transfer>, bool) {
         let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
         transfers.retain(|_, transfer| transfer.strong_count() > 0);
+        let id = wanted.artifact.id();
         let running = transfers.get(&id).and_then(Weak::upgrade).filter(|running| !running.has_failed());
-        Ok(running.unwrap_or_else(|| {
-            let started = Transfer::start(&self.node, &self.store, artifact, origin);
-            transfers.insert(id, Arc::downgrade(&started));
-            started
-        }))
+        if let Some(running) = running {
+            return (running, true);
+        }
+        let (artifact, origin) = (Arc::clone(&wanted.artifact), wanted.origin.clone());
+        let started = Transfer::start(&self.node, &self.store, artifact, origin);
+        transfers.insert(id, Arc::downgrade(&started));
+        (started, false)
     }
 
     /// Tells the client how far the transfer is until it has ended. A client that goes away ends it for itself.
@@ -194,10 +218,10 @@ impl Clients {
 }
 
 async fn receive(stream: &mut LocalStream) -> Result<Said, WireError> {
-    let (frame, _descriptors) = stream
-        .recv::<ClientFrame>()
-        .await?
-        .ok_or_else(|| WireError::Io(std::io::ErrorKind::UnexpectedEof.into()))?;
+    let frame = tokio::time::timeout(REQUEST_TIMEOUT, stream.recv::<ClientFrame>()).await;
+    let frame = frame.map_err(|_| WireError::Io(std::io::ErrorKind::TimedOut.into()))??;
+    let (frame, _descriptors) =
+        frame.ok_or_else(|| WireError::Io(std::io::ErrorKind::UnexpectedEof.into()))?;
     frame.kind.ok_or(WireError::Invalid { field: "kind", why: "a frame of an unknown kind" })
 }
 

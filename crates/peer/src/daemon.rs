@@ -3,7 +3,14 @@
 //! Owns: its sockets, its start and end, and the artifacts it holds from before. Does not own: one client's
 //! conversation (`clients`), or a transfer (`transfer`).
 
-use std::{io, net::SocketAddr, os::unix::net::UnixStream, path::PathBuf, sync::Arc};
+use std::{
+    fs::Permissions,
+    io,
+    net::SocketAddr,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use modelpack::{
     digest::Sha256Digest,
@@ -11,10 +18,9 @@ use modelpack::{
     reference::{LayoutReference, Reference},
 };
 use planner::PeerId;
-use rustix::fs::Mode;
 use store::{Store, StoreError};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, UnixListener, UnixSocket},
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -31,6 +37,9 @@ use crate::{
     session::{Session, SessionOptions},
     transfer::open_blobs,
 };
+
+/// Clients that wait to be accepted.
+const BACKLOG: u32 = 128;
 
 /// How a peer is set up.
 #[derive(Clone, Debug)]
@@ -195,11 +204,11 @@ fn listen_locally(options: &PeerOptions) -> Result<UnixListener, PeerError> {
     if let Some(parent) = socket.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
-    // Set before the socket exists, so that there is no moment in which others may connect.
-    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(socket);
-    rustix::process::umask(before);
-    listener.map_err(failed)
+    let bound = UnixSocket::new_stream().map_err(failed)?;
+    bound.bind(socket).map_err(failed)?;
+    // Before it listens nobody can connect, so that there is no moment in which others may.
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(failed)?;
+    bound.listen(BACKLOG).map_err(failed)
 }
 
 fn remove_socket(socket: &std::path::Path) {

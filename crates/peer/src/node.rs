@@ -53,8 +53,18 @@ pub(crate) struct Node {
 #[derive(Debug, Default)]
 struct State {
     session: Option<Session>,
-    is_connected: bool,
+    reach: Reach,
     shared: BTreeMap<ArtifactId, Shared>,
+}
+
+/// Whether the scheduler is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reach {
+    /// The first attempt to connect is under way. Whoever begins now waits for a plan as if it were there.
+    #[default]
+    Unknown,
+    Connected,
+    Lost,
 }
 
 /// One artifact that others may read here.
@@ -220,7 +230,7 @@ impl Node {
 
     fn enter(&self, id: ArtifactId, shared: Shared) {
         let mut state = self.state();
-        if state.session.is_some() && !state.is_connected {
+        if state.reach == Reach::Lost {
             shared.tell(|| Event::NoScheduler);
         }
         state.say(shared.join(id));
@@ -300,7 +310,7 @@ impl Node {
 
     fn connected(&self) {
         let mut state = self.state();
-        state.is_connected = true;
+        state.reach = Reach::Connected;
         for (id, shared) in &state.shared {
             state.say(shared.join(*id));
         }
@@ -309,7 +319,7 @@ impl Node {
 
     fn lost(&self, reason: &str) {
         let mut state = self.state();
-        state.is_connected = false;
+        state.reach = Reach::Lost;
         for shared in state.shared.values() {
             shared.tell(|| Event::NoScheduler);
         }
@@ -320,7 +330,7 @@ impl Node {
 impl State {
     /// Tells the scheduler, if it is there; a new connection says everything again.
     fn say(&self, command: SessionCommand) {
-        if let Some(session) = self.session.as_ref().filter(|_| self.is_connected) {
+        if let Some(session) = self.session.as_ref().filter(|_| self.reach == Reach::Connected) {
             session.send(command);
         }
     }
@@ -447,5 +457,54 @@ impl Meter {
         let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / millis;
         SessionCommand::Load { sent: rate(self.last.1, sent), received: rate(self.last.2, received) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn only_a_scheduler_that_is_known_to_be_lost_is_gone_on_without() {
+        let node = Node::new(PeerId::new([1; 16]), Exports::new());
+        let artifact = testing::artifact(&[b"one".to_vec()]);
+        let admitted = || {
+            let (events, mut inbox) = mpsc::unbounded_channel();
+            let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));
+            let admission = node.admit(&artifact, shared, true, events);
+            (inbox.try_recv().is_ok_and(|event| matches!(event, Event::NoScheduler)), admission, inbox)
+        };
+        let (is_told, _admission, mut inbox) = admitted();
+        assert!(!is_told, "the first attempt to connect may succeed");
+        node.lost("it is not there");
+        assert!(matches!(inbox.try_recv(), Ok(Event::NoScheduler)));
+        assert!(admitted().0, "also who begins later is told");
+        node.connected();
+        assert!(!admitted().0);
+    }
+
+    #[test]
+    fn a_download_that_is_given_up_leaves_nothing_and_one_that_is_complete_stays() {
+        let node = Node::new(PeerId::new([1; 16]), Exports::new());
+        let artifact = testing::artifact(&[b"one".to_vec()]);
+        let admit = || {
+            let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));
+            node.admit(&artifact, shared, true, mpsc::unbounded_channel().0).herald
+        };
+        let handle = |node: &Node| Shares::share(node, &artifact.id()).expect("shared").windows[0].1;
+        let older = admit();
+        let first = handle(&node);
+        assert!(!node.exports.get(first).unwrap().is_readable(0..3), "nothing is proved yet");
+        let newer = admit();
+        assert!(node.exports.get(first).is_none(), "the older share is withdrawn");
+        drop(older);
+        let second = handle(&node);
+        newer.announce(Run::new(0, 1));
+        assert!(node.exports.get(second).unwrap().is_readable(0..3));
+        drop(newer);
+        assert!(node.is_shared(&artifact.id()) && node.exports.get(second).is_some());
+        drop(admit());
+        assert!(!node.is_shared(&artifact.id()) && node.exports.get(second).is_none());
     }
 }
