@@ -21,6 +21,7 @@ use wire::{
 };
 
 use crate::{
+    descriptors,
     error::{ErrorClass, PeerError, RemoteCause},
     fill::blocking,
     progress::Progress,
@@ -64,6 +65,7 @@ impl LocalPeer {
         link: LinkMode,
         watch: &PullWatch,
     ) -> Result<PullReport, PeerError> {
+        descriptors::allow_many();
         let start = Instant::now();
         let Credentials::Basic { username, password } = &request.access.credentials else {
             return self.converse(&request, (link, watch), start, Pull::default()).await;

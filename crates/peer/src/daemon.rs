@@ -29,6 +29,7 @@ use transport::{Exports, tcp};
 use crate::{
     artifact::{Artifact, Check},
     clients::Clients,
+    descriptors,
     error::PeerError,
     fill::blocking,
     node::Node,
@@ -77,6 +78,7 @@ impl Peer {
     /// Opens the store and every socket, and proves what is to be announced, byte by byte. Nobody is served before
     /// [`Peer::run`].
     pub async fn start(options: PeerOptions) -> Result<Self, PeerError> {
+        descriptors::allow_many();
         let dir = options.store.clone();
         let store = Arc::new(blocking(move || Store::open(&dir)).await?);
         let listen = |source| PeerError::Listen { address: options.listen.to_string(), source };

@@ -19,6 +19,7 @@ mod client;
 mod clients;
 mod daemon;
 mod describe;
+mod descriptors;
 mod download;
 mod error;
 mod fetch;

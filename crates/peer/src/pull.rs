@@ -19,6 +19,7 @@ use store::{CompleteRecord, Contents, OpenedOutput, Output, OutputDir, Published
 use crate::{
     artifact::Artifact,
     buffers::Buffers,
+    descriptors,
     error::PeerError,
     fetch::Ground,
     fill::{blocking, fill_alone, resume},
@@ -128,6 +129,7 @@ impl PullWatch {
 
 /// Pulls from the origin alone. Cancelled at any point, it resumes when it is called again.
 pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport, PeerError> {
+    descriptors::allow_many();
     let start = Instant::now();
     let (origin, artifact) = origin::open(&request.reference, request.access).await?;
     let artifact = Arc::new(artifact);

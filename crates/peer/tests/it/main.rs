@@ -6,6 +6,7 @@
     reason = "clippy lets tests unwrap and print, but not the helpers that they share"
 )]
 
+mod clients;
 #[allow(dead_code, reason = "shared with the registry's tests, which use more of it")]
 #[path = "../../../registry/tests/it/fault_server.rs"]
 mod fault_server;

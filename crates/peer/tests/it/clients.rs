@@ -1,0 +1,279 @@
+//! Conversations over a peer's local socket: who may have them, and how they go wrong.
+
+use std::{
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use modelpack::reference::Reference;
+use peer::{ErrorClass, LocalPeer, Peer, PeerError, PeerOptions, PullReport, PullRequest, PullWatch};
+use registry::{Access, Credentials};
+use store::LinkMode;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+use wire::local::{
+    ClientFrame, DaemonFrame, Hello, LocalStream, Pull, client_frame::Kind as Said,
+    daemon_frame::Kind as Told,
+};
+
+use crate::{
+    origin::{Gate, Holding, Origin, Reply},
+    support::{Model, PATIENCE, pattern},
+};
+
+/// A peer without a fleet.
+struct Alone {
+    top: tempfile::TempDir,
+    socket: PathBuf,
+    task: JoinHandle<()>,
+    end: oneshot::Sender<()>,
+}
+
+impl Alone {
+    async fn start() -> Self {
+        let top = tempfile::tempdir().unwrap();
+        let socket = top.path().join("run/peer.sock");
+        let options = PeerOptions {
+            store: top.path().join("store"),
+            socket: socket.clone(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            scheduler: None,
+            nic_rate: None,
+            name: "alone".into(),
+            seed: None,
+        };
+        let peer = Peer::start(options).await.unwrap();
+        let (end, ended) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move { peer.run(async { drop(ended.await) }).await.unwrap() });
+        Self { top, socket, task, end }
+    }
+
+    fn output(&self, name: &str) -> PathBuf {
+        self.top.path().join(name)
+    }
+
+    async fn pull(
+        &self,
+        (reference, credentials): (Reference, Credentials),
+        output: &str,
+        (link, watch): (LinkMode, &PullWatch),
+    ) -> Result<PullReport, PeerError> {
+        let access = Access { plain_http: true, credentials, ..Access::default() };
+        let request = PullRequest { reference, access, output: self.output(output) };
+        let local = LocalPeer::connect(&self.socket).await?;
+        timeout(PATIENCE, local.pull(request, link, watch)).await.expect("the pull ends in time")
+    }
+
+    async fn pull_simply(&self, reference: Reference, output: &str) -> Result<PullReport, PeerError> {
+        let as_nobody = (reference, Credentials::Anonymous);
+        self.pull(as_nobody, output, (LinkMode::Auto, &PullWatch::new())).await
+    }
+
+    /// Ends it, which no client may hold up.
+    async fn end(self) {
+        self.end.send(()).unwrap();
+        timeout(PATIENCE, self.task).await.expect("it ends in time").unwrap();
+        assert!(!self.socket.exists(), "the socket is removed");
+    }
+}
+
+fn said(kind: Said) -> ClientFrame {
+    ClientFrame { kind: Some(kind) }
+}
+
+fn hello(protocol_version: u32) -> ClientFrame {
+    said(Said::Hello(Hello { protocol_version, features: 0 }))
+}
+
+async fn hears(stream: &mut LocalStream) -> Option<Told> {
+    let frame = timeout(PATIENCE, stream.recv::<DaemonFrame>()).await.expect("in time");
+    frame.unwrap().map(|(frame, _)| frame.kind.unwrap())
+}
+
+/// Writes these bytes, and requires that the peer hangs up.
+async fn hangs_up_after(peer: &Alone, bytes: &[u8]) {
+    let mut socket = UnixStream::connect(&peer.socket).await.unwrap();
+    socket.write_all(bytes).await.unwrap();
+    let mut rest = Vec::new();
+    // A reset is an end too.
+    let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("it hangs up in time");
+    assert_eq!(rest, b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_may_speak_to_a_peer() {
+    let peer = Alone::start().await;
+    let mode = std::fs::metadata(&peer.socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+    let second = PeerOptions {
+        store: peer.top.path().join("other-store"),
+        socket: peer.socket.clone(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        scheduler: None,
+        nic_rate: None,
+        name: "second".into(),
+        seed: None,
+    };
+    let error = Peer::start(second.clone()).await.err().unwrap();
+    assert!(matches!(error, PeerError::Listen { .. }), "{error:?}");
+    peer.task.abort();
+    let _ = peer.task.await;
+    assert!(peer.socket.exists(), "a peer that died leaves its socket");
+    Peer::start(second).await.map(drop).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_break_the_rules_are_left_and_others_served() {
+    let (model, peer) = (Model::of(3), Alone::start().await);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    hangs_up_after(&peer, &[8, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]).await;
+    hangs_up_after(&peer, &[255, 255, 255, 255, 1]).await;
+    hangs_up_after(&peer, &[0, 0, 0, 0]).await;
+    drop(UnixStream::connect(&peer.socket).await.unwrap());
+
+    let mut twice = LocalStream::connect(&peer.socket).await.unwrap();
+    twice.send(&hello(1)).await.unwrap();
+    assert!(matches!(hears(&mut twice).await, Some(Told::Hello(_))));
+    twice.send(&hello(1)).await.unwrap();
+    assert!(hears(&mut twice).await.is_none(), "a second hello ends it");
+
+    let mut later = LocalStream::connect(&peer.socket).await.unwrap();
+    later.send(&hello(99)).await.unwrap();
+    let Some(Told::Failure(failure)) = hears(&mut later).await else { panic!("a failure") };
+    assert!(failure.message.contains("99") && failure.exit_code == 1, "{failure:?}");
+
+    for nonsense in ["no reference", "/etc/passwd", "oci:/etc:v1", ""] {
+        let mut stream = LocalStream::connect(&peer.socket).await.unwrap();
+        stream.send(&hello(1)).await.unwrap();
+        hears(&mut stream).await;
+        stream.send(&said(Said::Pull(Pull { reference: nonsense.into(), ..Pull::default() }))).await.unwrap();
+        let Some(Told::Failure(failure)) = hears(&mut stream).await else { panic!("a failure") };
+        assert_eq!(failure.exit_code, 2, "{failure:?}");
+    }
+    peer.pull_simply(origin.reference(), "out").await.unwrap();
+    model.assert_in(&peer.output("out"));
+    peer.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_loses_its_place() {
+    let peer = Alone::start().await;
+    hangs_up_after(&peer, &[]).await;
+    hangs_up_after(&peer, &[8, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_reads_holds_nobody_up() {
+    let (model, peer) = (Model::of(3), Alone::start().await);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    let mut deaf = LocalStream::connect(&peer.socket).await.unwrap();
+    deaf.send(&hello(1)).await.unwrap();
+    let reference = origin.reference().to_string();
+    let pull = Pull { reference, plain_http: true, ..Pull::default() };
+    deaf.send(&said(Said::Pull(pull))).await.unwrap();
+    peer.pull_simply(origin.reference(), "out").await.unwrap();
+    model.assert_in(&peer.output("out"));
+    peer.end().await;
+}
+
+fn basic(username: &str) -> Credentials {
+    Credentials::Basic { username: username.into(), password: "secret".into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
+async fn credentials_are_each_clients_own() {
+    let (model, peer) = (Model::of(8), Alone::start().await);
+    let gate = Gate::default();
+    let (held, poor) = (gate.clone(), "Basic cG9vcjpzZWNyZXQ="); // poor:secret
+    let origin =
+        Origin::with_fault(Holding::of(&model), move |read, reply| match read.seen.header("authorization") {
+            None => Reply::status(401).header("WWW-Authenticate", "Basic realm=\"models\""),
+            Some(who) if who == poor => {
+                held.pass();
+                Reply::status(403)
+            }
+            Some(_) => reply,
+        })
+        .await;
+    let (first, second) = (PullWatch::new(), PullWatch::new());
+    let joined = async {
+        while second.progress().total == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        gate.open();
+    };
+    let as_poor = (origin.reference(), basic("poor"));
+    let as_rich = (origin.reference(), basic("rich"));
+    let second = async {
+        while first.progress().total == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        peer.pull(as_rich, "rich", (LinkMode::Auto, &second)).await
+    };
+    let first = peer.pull(as_poor, "poor", (LinkMode::Auto, &first));
+    let (first, second, ()) = tokio::join!(first, second, joined);
+    let error = first.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Failed);
+    assert!(std::error::Error::source(&error).is_some(), "it says why: {error:?}");
+    second.unwrap();
+    model.assert_in(&peer.output("rich"));
+    assert!(!peer.output("poor").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_come_as_the_link_mode_says() {
+    let (model, peer) = (Model::of(3), Alone::start().await);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    let weights = |output: &str| std::fs::metadata(peer.output(output).join("model.bin")).unwrap();
+    let pull = |output, link| {
+        let as_nobody = (origin.reference(), Credentials::Anonymous);
+        peer.pull(as_nobody, output, (link, Box::leak(Box::new(PullWatch::new()))))
+    };
+    let copied = pull("copy", LinkMode::Copy).await.unwrap();
+    assert_eq!((copied.copied, weights("copy").nlink()), (4, 1));
+    model.assert_in(&peer.output("copy"));
+    // What the file system of the test can do decides between a link and a clear refusal.
+    match pull("hard", LinkMode::Hard).await {
+        Ok(report) => {
+            assert_eq!((report.copied, weights("hard").nlink()), (0, 2));
+            model.assert_in(&peer.output("hard"));
+        }
+        Err(error) => assert!(error.to_string().starts_with("cannot hard-link "), "{error}"),
+    }
+    match pull("reflink", LinkMode::Reflink).await {
+        Ok(report) => {
+            assert_eq!(report.copied, 0);
+            model.assert_in(&peer.output("reflink"));
+        }
+        Err(error) => assert!(error.to_string().starts_with("cannot reflink to "), "{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by the next test, with few descriptors"]
+async fn many_files() {
+    let file = |number: u32| (format!("{number:04}.bin"), pattern(number, 100));
+    let (model, peer) = (Model::new((0..400).map(file).collect()), Alone::start().await);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    for output in ["out", "again"] {
+        peer.pull_simply(origin.reference(), output).await.unwrap();
+        model.assert_in(&peer.output(output));
+    }
+    crate::support::pull(origin.reference(), &peer.output("alone")).await.unwrap();
+}
+
+#[test]
+fn an_artifact_may_have_more_files_than_the_usual_limit_of_descriptors() {
+    let this: &Path = &std::env::current_exe().unwrap();
+    let script = "ulimit -Sn 256 && exec \"$0\" --ignored --exact clients::many_files";
+    let output = Command::new("sh").arg("-c").arg(script).arg(this).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
