@@ -56,17 +56,21 @@ impl Fleet {
         fleet
     }
 
-    async fn start_peer(&self, number: usize, seed: Option<LayoutReference>) -> Running {
-        let socket = self.top.path().join(format!("{number}.sock"));
-        let options = PeerOptions {
+    fn options(&self, number: usize, seed: Option<LayoutReference>) -> PeerOptions {
+        PeerOptions {
             store: self.top.path().join(format!("store-{number}")),
-            socket: socket.clone(),
+            socket: self.top.path().join(format!("{number}.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
             scheduler: self.scheduler.as_ref().map(|(url, _)| url.clone()),
             nic_rate: None,
             name: format!("peer-{number}"),
             seed,
-        };
+        }
+    }
+
+    async fn start_peer(&self, number: usize, seed: Option<LayoutReference>) -> Running {
+        let options = self.options(number, seed);
+        let socket = options.socket.clone();
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
         let task = tokio::spawn(async move { peer.run(async { drop(ended.await) }).await.unwrap() });
@@ -83,13 +87,22 @@ impl Fleet {
         number: usize,
         reference: Reference,
     ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
+        self.pull_watched(number, reference, PullWatch::new())
+    }
+
+    fn pull_watched(
+        &self,
+        number: usize,
+        reference: Reference,
+        watch: PullWatch,
+    ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
         let access = Access { plain_http: true, ..Access::default() };
         let request = PullRequest { reference, access, output: self.output(number) };
         let socket = self.peers[number].socket.clone();
         async move {
             let pull = async {
                 let local = LocalPeer::connect(&socket).await?;
-                local.pull(request, LinkMode::Auto, &PullWatch::new()).await
+                local.pull(request, LinkMode::Auto, &watch).await
             };
             tokio::time::timeout(PATIENCE, pull).await.expect("the pull ends in time")
         }
@@ -116,7 +129,6 @@ async fn everybody_gets_the_model_and_the_origin_gives_it_once() {
     for (number, report) in reports {
         let report = report.unwrap();
         model.assert_in(&fleet.output(number));
-        println!("{number}: {report:?}");
         // A piece that was late from one peer may have been asked of another too.
         assert!(report.origin_bytes + report.peer_bytes >= model.bytes(), "{report:?}");
         from_origin += report.origin_bytes;
@@ -299,4 +311,57 @@ async fn a_parent_whose_file_was_damaged_is_blamed_and_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_whose_file_was_cut_is_left() {
     pull_beside_damage(|file| file.set_len(0).unwrap()).await;
+}
+
+/// A peer with a thread of its own, which stops it like a SIGSTOP: the kernel accepts for it, and nobody answers.
+struct Stoppable {
+    stop: oneshot::Sender<()>,
+    /// Dropped to let it end.
+    _stopped: std::sync::mpsc::Sender<()>,
+}
+
+impl Stoppable {
+    async fn start(options: PeerOptions) -> Self {
+        let (ready, is_ready) = oneshot::channel();
+        let (stop, is_stopped) = oneshot::channel::<()>();
+        let (stopped, wait) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let peer = Peer::start(options).await.unwrap();
+                ready.send(()).unwrap();
+                let stopping = async move {
+                    if is_stopped.await.is_ok() {
+                        // Blocks the only thread of the runtime.
+                        let _ = { wait }.recv();
+                    }
+                };
+                peer.run(stopping).await.unwrap();
+            });
+        });
+        is_ready.await.unwrap();
+        Self { stop, _stopped: stopped }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_stops_answering_is_left() {
+    let model = Model::of(100);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    let mut fleet = Fleet::start(2).await;
+    let options = fleet.options(2, None);
+    let (socket, (end, _)) = (options.socket.clone(), oneshot::channel());
+    let parent = Stoppable::start(options).await;
+    fleet.peers.push(Running { socket, task: tokio::spawn(std::future::pending()), _end: end });
+    fleet.pull(2, origin.reference()).await.unwrap();
+    let watch = PullWatch::new();
+    let pulling = tokio::spawn(fleet.pull_watched(0, origin.reference(), watch.clone()));
+    until(|| watch.progress().peer > 10 << 20).await;
+    parent.stop.send(()).unwrap();
+    let late = tokio::spawn(fleet.pull(1, origin.reference()));
+    for (number, pull) in [pulling, late].into_iter().enumerate() {
+        let report = pull.await.unwrap().unwrap();
+        model.assert_in(&fleet.output(number));
+        assert!(report.elapsed < Duration::from_secs(30), "{report:?}");
+    }
 }
