@@ -1,12 +1,19 @@
 //! `modelctl` from outside: exit codes, what it prints, and what it leaves on disk and in registries.
 
-#![allow(clippy::unwrap_used, reason = "clippy lets tests unwrap, but not the helpers that they share")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "clippy lets tests unwrap and print, but not the helpers that they share"
+)]
 
 mod build;
 mod doctor;
+mod fleet;
 mod help;
 mod inspect;
+mod interrupted;
 mod pull;
 mod registry;
+mod running;
 mod support;
 mod verify;

@@ -30,12 +30,7 @@ fn what_is_pulled_is_the_model_and_the_second_pull_moves_nothing() {
         lines.iter().map(|args| format!("$ modelctl {}\n{}", args.join(" "), scratch.run(args))).collect();
     assert_said!(said.join("\n"));
     assert_eq!(scratch.json(&["verify", &reference, "there", "--plain-http"])["verified"], true);
-    let mut found = contents(&scratch.path("there"));
-    found.retain(|(path, _)| !path.starts_with(".modelctl"));
-    let mut expected = contents(&scratch.path("model"));
-    expected
-        .retain(|(path, _)| [".git", ".modelctl", ".cache"].iter().all(|skipped| !path.starts_with(skipped)));
-    assert_eq!(found, expected);
+    scratch.assert_pulled("model", "there");
     assert_said!("inspect_pulled_directory", scratch.run(&["inspect", "./there"]));
 }
 

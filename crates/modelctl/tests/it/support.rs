@@ -8,11 +8,11 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long anything that is waited for may take: far more than it does.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A directory of its own for one test.
 pub(crate) struct Scratch {
@@ -61,6 +61,26 @@ impl Scratch {
         write(".git/HEAD", b"ref: refs/heads/main\n");
         write(".modelctl/complete.tmp", b"");
         write(".cache/huggingface/download.lock", b"");
+    }
+
+    /// A model large enough that something can happen while it moves, but cheap to make: noise.
+    pub(crate) fn write_large_model(&self, dir: &str, bytes: usize) {
+        let mut weights = vec![0; bytes];
+        blake3::Hasher::new().finalize_xof().fill(&mut weights);
+        self.write(&format!("{dir}/model.bin"), weights);
+        self.write(&format!("{dir}/config.json"), "{}");
+    }
+
+    /// Compares what was pulled with the model, byte for byte.
+    pub(crate) fn assert_pulled(&self, model: &str, dir: &str) {
+        let of_others = [".git", ".modelctl", ".cache"];
+        let [expected, found] = [model, dir].map(|dir| {
+            let mut contents = contents(&self.path(dir));
+            contents.retain(|(path, _)| of_others.iter().all(|name| !path.starts_with(name)));
+            contents
+        });
+        // Not by `assert_eq`, which would print the bytes.
+        assert!(found == expected, "{dir} is not {model}");
     }
 
     /// `modelctl` in this directory, with nobody's settings but these.
@@ -114,6 +134,8 @@ macro_rules! assert_said {
         settings.add_filter(r#""seconds":[0-9.e-]+"#, r#""seconds":"[TIME]""#);
         settings.add_filter(r"\d+\.\d [KMGT]B free", "[SIZE] free");
         settings.add_filter(r"bounded by \w+", "bounded by [STAGE]");
+        settings.add_filter(r"has \d+ bytes free", "has [FREE] bytes free");
+        settings.add_filter(r"bytes \d+ to \d+ of blob", "bytes [FROM] to [TO] of blob");
         settings.add_filter(r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]");
         settings.add_filter(concat!(r"\b", env!("CARGO_PKG_VERSION"), r"\b"), "[VERSION]");
         settings.set_omit_expression(true);
@@ -132,11 +154,14 @@ pub(crate) fn safetensors() -> Vec<u8> {
     file
 }
 
+/// Where the registry writes one line a request, in a directory of its own.
+const ACCESS_LOG: &str = "access.log";
+
 /// Debian's registry, on a free port of loopback, stopped at the end.
 pub(crate) struct Registry {
     process: Child,
     address: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Registry {
@@ -153,12 +178,12 @@ impl Registry {
             .arg("serve")
             .arg(&config)
             .env_remove("OTEL_TRACES_EXPORTER")
-            .stdout(Stdio::null())
+            .stdout(fs::File::create(dir.path().join(ACCESS_LOG)).unwrap())
             .stderr(Stdio::piped())
             .spawn()
             .expect("docker-registry is not installed: run scripts/setup");
         let address = listening(&mut process);
-        Self { process, address, _dir: dir }
+        Self { process, address, dir }
     }
 
     /// A reference in it.
@@ -174,6 +199,29 @@ impl Registry {
             Command::new("curl").args(["-sSfH", accept, "--noproxy", "*", &url]).output().expect("curl");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
+    }
+
+    /// How many bytes of blobs it says it has sent.
+    pub(crate) fn sent(&self) -> u64 {
+        let log = fs::read_to_string(self.dir.path().join(ACCESS_LOG)).unwrap();
+        let sent = |line: &str| {
+            // ADDRESS - - [TIME] "GET PATH HTTP/1.1" STATUS BYTES "" "AGENT"
+            let mut parts = line.split('"').skip(1);
+            let (request, answer) = (parts.next()?, parts.next()?);
+            let is_read = request.starts_with("GET ") && request.contains("/blobs/");
+            answer.split_whitespace().nth(1).filter(|_| is_read)?.parse::<u64>().ok()
+        };
+        log.lines().filter_map(sent).sum()
+    }
+
+    /// Flips a bit in the middle of its copy of the blob of that SHA-256, as a disk may.
+    pub(crate) fn damage(&self, hex: &str) {
+        let blobs = self.dir.path().join("storage/docker/registry/v2/blobs/sha256");
+        let path = blobs.join(&hex[..2]).join(hex).join("data");
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
     }
 }
 
@@ -215,4 +263,51 @@ pub(crate) fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
+}
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A tmpfs of its own, unmounted at the end.
+pub(crate) struct Mount {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Mount {
+    /// `None`, and says why, where this process may not mount.
+    pub(crate) fn tmpfs(options: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).output();
+        match mount {
+            Ok(output) if output.status.success() => Some(Self { dir }),
+            other => {
+                eprintln!("skipped: cannot mount a tmpfs here: {other:?}");
+                None
+            }
+        }
+    }
+
+    /// The path of something in it, as an argument.
+    pub(crate) fn path(&self, rel: &str) -> String {
+        self.dir.path().join(rel).to_str().unwrap().to_owned()
+    }
+
+    /// A text without its path, which is another in each run.
+    pub(crate) fn hidden_in(&self, text: &str) -> String {
+        text.replace(self.dir.path().to_str().unwrap(), "[DISK]")
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let done = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+        assert!(done.is_ok_and(|status| status.success()), "{} stays mounted", self.dir.path().display());
+    }
 }

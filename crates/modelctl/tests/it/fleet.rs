@@ -1,0 +1,258 @@
+//! A registry, a scheduler, peers and pulls, each a process of its own, and what happens when some of them die.
+
+use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    running::{Running, Signal},
+    support::{Registry, Scratch, assert_said, until},
+};
+
+/// So much that a pull through a peer takes a second or so, and several of its progress lines.
+const LARGE: usize = (96 << 20) + 12_345;
+
+/// How long a peer that is told to end may take: children are told, nothing is waited for.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+struct Fleet {
+    scheduler: Option<Running>,
+    scheduler_url: String,
+    peers: Vec<Option<Running>>,
+    registry: Registry,
+    reference: String,
+    scratch: Scratch,
+}
+
+impl Fleet {
+    /// A large model in a registry, and `count` peers that are ready.
+    fn start(count: usize) -> Self {
+        let scratch = Scratch::new();
+        scratch.write_large_model("model", LARGE);
+        Self::around(scratch, count)
+    }
+
+    /// The model of a directory in a registry, and `count` peers that are ready.
+    fn around(scratch: Scratch, count: usize) -> Self {
+        let registry = Registry::start();
+        let reference = registry.reference("models/drill:v1");
+        scratch.stdout(&["build", "model", "-t", &reference, "--plain-http"]);
+        let mut scheduler =
+            Running::start(scratch.modelctl(&["scheduler", "--listen", "127.0.0.1:0", "--json"]));
+        let scheduler_url = format!("http://{}", scheduler.line()["listening"].as_str().unwrap());
+        let scheduler = Some(scheduler);
+        let mut fleet = Self { scheduler, scheduler_url, peers: Vec::new(), registry, reference, scratch };
+        for number in 0..count {
+            let peer = fleet.start_peer(number);
+            fleet.peers.push(Some(peer));
+        }
+        fleet
+    }
+
+    /// Starts the peer of that number, or starts it again, and waits until it is ready.
+    fn start_peer(&self, number: usize) -> Running {
+        let (store, socket) = (store(number), socket(number));
+        let args = ["--store", &store, "--socket", &socket, "--scheduler", &self.scheduler_url, "--json"];
+        let mut peer = Running::start(self.scratch.modelctl(&[&["peer"], &args[..]].concat()));
+        assert_eq!(peer.line()["socket"], socket);
+        peer
+    }
+
+    fn kill_peer(&mut self, number: usize) {
+        self.peers[number].take().unwrap().kill();
+    }
+
+    /// Starts a pull through the peer of that number.
+    fn pull(&self, number: usize) -> Running {
+        self.pull_into(number, &output(number), &[])
+    }
+
+    fn pull_into(&self, number: usize, dir: &str, more: &[&str]) -> Running {
+        let peer = format!("unix:{}", socket(number));
+        let args = ["pull", &self.reference, "--plain-http", "--peer", &peer, "-o", dir, "--json"];
+        Running::start(self.scratch.modelctl(&[&args, more].concat()))
+    }
+
+    /// Starts one pull a peer.
+    fn pull_all(&self) -> Vec<Running> {
+        (0..self.peers.len()).map(|number| self.pull(number)).collect()
+    }
+
+    /// Waits for the pull of the peer of that number, which has to bring the model.
+    fn pulled(&self, number: usize, pull: Running) -> Value {
+        let result = pull.result();
+        assert_eq!(result["verified"], true, "{result}");
+        self.scratch.assert_pulled("model", &output(number));
+        result
+    }
+}
+
+fn store(number: usize) -> String {
+    format!("store-{number}")
+}
+
+fn socket(number: usize) -> String {
+    format!("{number}.sock")
+}
+
+fn output(number: usize) -> String {
+    format!("out-{number}")
+}
+
+fn number(result: &Value, name: &str) -> u64 {
+    result[name].as_u64().unwrap()
+}
+
+#[test]
+fn everybody_gets_the_model_and_the_registry_gives_it_once() {
+    let fleet = Fleet::start(4);
+    let (mut model, mut from_origin) = (0, 0);
+    for (peer, pull) in fleet.pull_all().into_iter().enumerate() {
+        let result = fleet.pulled(peer, pull);
+        model = number(&result, "bytes");
+        from_origin += number(&result, "origin_bytes");
+        assert!(number(&result, "peer_bytes") > 0, "{result}");
+    }
+    // The registry writes its line a moment after it has sent the last byte.
+    until("the registry has logged what it sent", || fleet.registry.sent() >= from_origin);
+    for sent in [from_origin, fleet.registry.sent()] {
+        assert!(sent * 100 <= model * 102, "{sent} bytes of {model} came from the registry");
+    }
+}
+
+#[test]
+fn a_peer_that_is_killed_stops_nobody_else_and_goes_on_where_it_was() {
+    let mut fleet = Fleet::start(4);
+    let mut pulls = fleet.pull_all();
+    pulls[1].wait_for_percent(20);
+    fleet.kill_peer(1);
+    for (peer, pull) in pulls.into_iter().enumerate() {
+        if peer == 1 {
+            assert_said!(pull.failure());
+            assert!(!fleet.scratch.path(&output(peer)).exists());
+        } else {
+            fleet.pulled(peer, pull);
+        }
+    }
+    // Its socket is still there, and its store is half full.
+    fleet.peers[1] = Some(fleet.start_peer(1));
+    let result = fleet.pulled(1, fleet.pull(1));
+    assert!(number(&result, "local_bytes") * 10 > number(&result, "bytes"), "{result}");
+}
+
+#[test]
+fn a_scheduler_that_is_killed_stops_nobody() {
+    let mut fleet = Fleet::start(3);
+    let mut pulls = fleet.pull_all();
+    pulls[0].wait_for_percent(20);
+    fleet.scheduler.take().unwrap().kill();
+    for (peer, pull) in pulls.into_iter().enumerate() {
+        fleet.pulled(peer, pull);
+    }
+}
+
+#[test]
+fn a_scheduler_that_hangs_stops_nobody() {
+    let fleet = Fleet::start(3);
+    let mut pulls = fleet.pull_all();
+    pulls[0].wait_for_percent(20);
+    fleet.scheduler.as_ref().unwrap().signal(Signal::STOP);
+    for (peer, pull) in pulls.into_iter().enumerate() {
+        fleet.pulled(peer, pull);
+    }
+}
+
+#[test]
+fn without_a_scheduler_the_registry_gives_everything() {
+    let mut fleet = Fleet::around(Scratch::with_model(), 0);
+    fleet.scheduler.take().unwrap().kill();
+    let peer = fleet.start_peer(0);
+    fleet.peers.push(Some(peer));
+    let result = fleet.pulled(0, fleet.pull(0));
+    assert_eq!(result["origin_bytes"], result["bytes"]);
+}
+
+#[test]
+fn a_client_that_is_killed_leaves_its_peer_at_work() {
+    let mut fleet = Fleet::start(1);
+    let mut pull = fleet.pull(0);
+    pull.wait_for_percent(20);
+    pull.kill();
+    assert!(!fleet.scratch.path(&output(0)).exists());
+    let result = fleet.pulled(0, fleet.pull(0));
+    // What it had brought for the first is there for the second.
+    assert!(number(&result, "local_bytes") * 10 > number(&result, "bytes"), "{result}");
+    assert!(fleet.peers[0].take().unwrap().ends_well());
+}
+
+#[test]
+fn a_peer_that_is_told_to_end_does_so_at_once() {
+    let mut fleet = Fleet::start(1);
+    let mut pull = fleet.pull(0);
+    pull.wait_for_percent(20);
+    assert!(fleet.peers[0].take().unwrap().ends_well());
+    assert!(!fleet.scratch.path(&socket(0)).exists(), "the socket is removed");
+    assert_said!(pull.failure());
+    assert!(!fleet.scratch.path(&output(0)).exists());
+}
+
+impl Running {
+    /// Tells a peer to end; says whether it did and called that a success.
+    fn ends_well(self) -> bool {
+        self.signal(Signal::TERM);
+        self.end_within(GOODBYE).status.success()
+    }
+}
+
+#[test]
+fn a_store_and_a_socket_belong_to_one_peer() {
+    let scratch = Scratch::new();
+    let start = |store: &str, socket: &str| {
+        Running::start(scratch.modelctl(&["peer", "--store", store, "--socket", socket]))
+    };
+    let mut first =
+        Running::start(scratch.modelctl(&["peer", "--store", "a", "--socket", "a.sock", "--json"]));
+    first.line();
+    let refused = [("a", "b.sock"), ("b", "a.sock")].map(|(store, socket)| {
+        format!("$ modelctl peer --store {store} --socket {socket}\n{}", start(store, socket).failure())
+    });
+    assert_said!(refused.join("\n"));
+    assert!(scratch.path("a.sock").exists());
+
+    first.kill();
+    assert!(scratch.path("a.sock").exists(), "nobody was left to remove it");
+    let mut second =
+        Running::start(scratch.modelctl(&["peer", "--store", "a", "--socket", "a.sock", "--json"]));
+    assert_eq!(second.line()["socket"], "a.sock");
+    assert!(second.ends_well());
+}
+
+#[test]
+fn files_come_from_the_local_peer_as_asked() {
+    let scratch = Scratch::with_model();
+    // A file of a store is never executable, so that a script cannot be a second name of one.
+    fs::remove_dir_all(scratch.path("model/tools")).unwrap();
+    let fleet = Fleet::around(scratch, 1);
+    fleet.pulled(0, fleet.pull(0));
+    let names_of_weights = |dir: &str| {
+        fleet.scratch.assert_pulled("model", dir);
+        fs::metadata(fleet.scratch.path(dir).join("model.safetensors")).unwrap().nlink()
+    };
+    let copy = fleet.pull_into(0, "copy", &["--link", "copy"]).end();
+    assert!(copy.status.success());
+    assert_said!("a_copy_is_told", String::from_utf8(copy.stderr).unwrap());
+    assert_eq!(names_of_weights("copy"), 1);
+    fleet.pull_into(0, "hard", &["--link", "hard"]).result();
+    assert!(names_of_weights("hard") > 1);
+
+    // Nothing of another file system can be linked or shared.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let outside = memory.path().join("model");
+    let refused = ["hard", "reflink"].map(|link| {
+        let pull = fleet.pull_into(0, outside.to_str().unwrap(), &["--link", link]);
+        let said = pull.failure().replace(memory.path().to_str().unwrap(), "[MEMORY]");
+        format!("$ modelctl pull --link {link}\n{said}")
+    });
+    assert_said!("links_that_are_refused", refused.join("\n"));
+    assert!(!outside.exists());
+}
