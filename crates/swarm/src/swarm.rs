@@ -210,6 +210,10 @@ impl Swarm {
         if self.config.standalone || is_stale || plan.stripes.is_empty() || plan.stripe_pieces == 0 {
             return;
         }
+        if self.is_scheduler_lost {
+            // Said again, also under the number that the old scheduler's plan had.
+            self.said_coming = (0, Vec::new());
+        }
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
         self.is_scheduler_lost = false;
@@ -219,6 +223,10 @@ impl Swarm {
 
     fn no_scheduler(&mut self) {
         self.is_scheduler_lost = true;
+        for link in self.links.values_mut() {
+            // The next scheduler counts its plans from 1 again: it was said by none of those.
+            link.coming.0 = 0;
+        }
         if self.plan.is_none() {
             self.stripes = Stripes::single(StripeSource::Origin, &self.wanted, self.now);
         }

@@ -1,0 +1,82 @@
+//! A scheduler that was lost and starts anew: its epochs begin at 1 again.
+
+use std::time::Duration;
+
+use modelpack::{
+    layout::{PIECE_BYTES, PieceLayout, Run},
+    piece_map::PieceMap,
+};
+use planner::{Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
+use swarm::{Config, Input, Output, Source, Swarm};
+
+const PIECES: u32 = 8;
+const ME: PeerId = PeerId::new([1; 16]);
+const OTHER: PeerId = PeerId::new([2; 16]);
+const NOW: Duration = Duration::from_millis(1);
+
+/// A plan of one stripe.
+fn plan(epoch: u64, source: StripeSource, before: Vec<Before>) -> PeerPlan {
+    let member = Member { id: OTHER, address: "other:1".to_owned(), name: String::new(), is_seed: false };
+    PeerPlan {
+        epoch,
+        stripe_pieces: PIECES,
+        stripes: vec![StripePart { source, backups: Vec::new(), before }],
+        members: vec![member],
+        finish: None,
+        bound: None,
+    }
+}
+
+fn swarm() -> Swarm {
+    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+    Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO)
+}
+
+fn tell(swarm: &mut Swarm, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    for input in inputs {
+        swarm.handle(NOW, input);
+        outputs.extend(std::iter::from_fn(|| swarm.poll()));
+    }
+    outputs
+}
+
+fn reads_of_the_origin(outputs: &[Output]) -> Vec<Run> {
+    let run = |output: &Output| match output {
+        Output::Read { source: Source::Origin, run, .. } => Some(*run),
+        _ => None,
+    };
+    outputs.iter().filter_map(run).collect()
+}
+
+#[test]
+fn what_was_said_under_the_old_scheduler_hands_nothing_over_under_the_new() {
+    let mut swarm = swarm();
+    let coming = |epoch, runs| Input::Coming { peer: OTHER, epoch, runs };
+    let before = vec![Before { peer: OTHER, epoch: 2 }];
+    let outputs = tell(
+        &mut swarm,
+        [
+            Input::OriginUp { ranges: true },
+            Input::Plan(plan(57, StripeSource::Parent(OTHER), Vec::new())),
+            Input::LinkUp { peer: OTHER, in_flight_max: 16 },
+            coming(57, vec![Run::new(0, 4)]),
+            Input::NoScheduler,
+            Input::Plan(plan(2, StripeSource::Origin, before)),
+        ],
+    );
+    assert_eq!(reads_of_the_origin(&outputs), [], "the other goes on by its old plan as far as is known");
+    let outputs = tell(&mut swarm, [coming(2, vec![Run::new(0, 6)])]);
+    assert_eq!(reads_of_the_origin(&outputs), [Run::new(6, 8)]);
+}
+
+#[test]
+fn what_is_coming_is_said_again_under_a_new_scheduler() {
+    let mut swarm = swarm();
+    let by_plan = || Input::Plan(plan(1, StripeSource::Origin, Vec::new()));
+    let said =
+        |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Coming { epoch: 1, .. }));
+    assert!(said(&tell(&mut swarm, [Input::OriginUp { ranges: true }, by_plan()])));
+    assert!(!said(&tell(&mut swarm, [by_plan()])), "nothing has changed");
+    assert!(said(&tell(&mut swarm, [Input::NoScheduler, by_plan()])), "the same number, another plan");
+}
