@@ -165,8 +165,7 @@ async fn clients_that_break_the_rules_are_left_and_others_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_says_nothing_loses_its_place() {
     let peer = Alone::start().await;
-    hangs_up_after(&peer, &[]).await;
-    hangs_up_after(&peer, &[8, 0]).await;
+    tokio::join!(hangs_up_after(&peer, &[]), hangs_up_after(&peer, &[8, 0]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
