@@ -12,7 +12,9 @@ use clap::{
 };
 use modelpack::reference::{Reference, ReferenceError};
 
-pub(crate) use self::fleet::{PeerArgs, PeerChoice, PullArgs, SchedulerArgs};
+pub(crate) use self::fleet::{
+    FleetKeyAction, FleetKeyArgs, PeerArgs, PeerChoice, PullArgs, SchedulerArgs, TrustArgs,
+};
 use crate::report::Refusal;
 
 const REFERENCES: &str = "\
@@ -53,6 +55,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Peer(PeerArgs),
     Scheduler(SchedulerArgs),
+    FleetKey(FleetKeyArgs),
     Doctor(DoctorArgs),
 }
 

@@ -29,6 +29,7 @@ pub(crate) fn run(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(args, printer),
         Command::Peer(args) => serve::peer(args, printer),
         Command::Scheduler(args) => serve::scheduler(args, printer),
+        Command::FleetKey(args) => serve::fleet_key(args, printer),
         Command::Doctor(args) => doctor::run(args, printer),
     }
 }

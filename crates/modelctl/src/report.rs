@@ -3,6 +3,7 @@
 //! Owns: the mapping from the crates' errors to exit codes and hints (DESIGN §8), and the errors that only the
 //! command line has. Does not own: printing.
 
+use identity::KeyError;
 use modelpack::{build::BuildError, config::ConfigError, manifest::ManifestError, reference::ReferenceError};
 use peer::PeerError;
 use registry::RegistryError;
@@ -99,6 +100,9 @@ fn judge(error: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<Stri
             _ => Exit::Failed,
         };
         return Some((exit, error.hint()));
+    }
+    if let Some(error) = error.downcast_ref::<KeyError>() {
+        return Some((Exit::Usage, error.hint()));
     }
     if let Some(error) = error.downcast_ref::<ReferenceError>() {
         return Some((Exit::Usage, error.hint()));

@@ -171,7 +171,9 @@ impl Clients {
                 let (origin, artifact) = origin::open(&reference, access_of(pull)).await?;
                 (Some(origin), artifact)
             }
-            Ok(Reference::Fleet(digest)) => (None, lookup(self.scheduler.as_deref(), &digest).await?),
+            Ok(Reference::Fleet(digest)) => {
+                (None, lookup(self.scheduler.as_deref(), &self.node.security().control, &digest).await?)
+            }
             Ok(Reference::Layout(_) | Reference::Directory(_)) | Err(_) => {
                 return Err(refused("the local peer opens no path: pull with `--peer none`"));
             }

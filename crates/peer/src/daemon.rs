@@ -33,6 +33,7 @@ use crate::{
     error::PeerError,
     fill::blocking,
     node::Node,
+    security::PeerSecurity,
     seed,
     service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
     session::{Session, SessionOptions},
@@ -52,6 +53,8 @@ pub struct PeerOptions {
     /// Where its control service listens; port 0 takes a free one. The data server takes a free port of the same
     /// address.
     pub listen: SocketAddr,
+    /// The host by which others reach it, where that is not the address that it listens on.
+    pub advertise: Option<String>,
     /// `http://HOST:PORT` of the scheduler.
     pub scheduler: Option<String>,
     /// What its network card does in each direction, in bytes per second, if known.
@@ -60,6 +63,8 @@ pub struct PeerOptions {
     pub name: String,
     /// A layout whose artifact it announces: its bytes count as the origin's.
     pub seed: Option<LayoutReference>,
+    /// How its connections to other processes are secured.
+    pub security: PeerSecurity,
 }
 
 /// A peer that is ready: its sockets are open.
@@ -85,11 +90,15 @@ impl Peer {
         let control = TcpListener::bind(options.listen).await.map_err(listen)?;
         let control_addr = control.local_addr().map_err(listen)?;
         let exports = Exports::new();
-        let data = tcp::Server::bind(SocketAddr::new(options.listen.ip(), 0), exports.clone());
+        let data = tcp::Server::bind(
+            SocketAddr::new(options.listen.ip(), 0),
+            exports.clone(),
+            options.security.data.clone(),
+        );
         let data = data.await.map_err(listen)?;
         let clients = listen_locally(&options)?;
         let me = PeerId::new(random_id().map_err(listen)?);
-        let node = Node::new(me, exports);
+        let node = Node::new(me, options.security.clone(), exports);
         if let Some(layout) = options.seed.clone() {
             seed::announce(&node, Reference::Layout(layout)).await?;
         }
@@ -104,6 +113,7 @@ impl Peer {
     /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
         let node = Arc::clone(&self.node);
+        let control_address = self.advertised();
         self.hold_what_is_complete(&node).await?;
         let (stop, stopped) = watch::channel(());
         let stopped = move || {
@@ -116,6 +126,7 @@ impl Peer {
         tasks.spawn(async move { data.run(until).await });
         let options = ServiceOptions {
             me: self.me,
+            security: self.options.security.clone(),
             tcp: self.data.clone(),
             data_address: self.data.local_addr().to_string(),
             grant_expiry: GRANT_EXPIRY,
@@ -131,9 +142,10 @@ impl Peer {
             let session = SessionOptions {
                 scheduler,
                 me: self.me,
-                control_address: self.control_addr.to_string(),
+                control_address,
                 name: self.options.name.clone(),
                 nic_rate: self.options.nic_rate,
+                security: self.options.security.control.clone(),
             };
             node.set_session(Session::spawn(session, events));
             tasks.spawn(Arc::clone(&node).follow_session(inbox, self.data.clone()));
@@ -147,6 +159,18 @@ impl Peer {
         drop(stop);
         tasks.shutdown().await;
         Ok(())
+    }
+
+    /// HOST:PORT of the control service, as others reach it.
+    fn advertised(&self) -> String {
+        match &self.options.advertise {
+            // As in a URI, an IPv6 address stands in brackets.
+            Some(host) if host.contains(':') && !host.starts_with('[') => {
+                format!("[{host}]:{}", self.control_addr.port())
+            }
+            Some(host) => format!("{host}:{}", self.control_addr.port()),
+            None => self.control_addr.to_string(),
+        }
     }
 
     /// Offers what the store has from earlier runs.

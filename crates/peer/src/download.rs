@@ -435,7 +435,8 @@ impl<H: Herald> Download<H> {
         let generation = self.last_generation;
         let artifact = self.ground.artifact.id();
         let layout = self.ground.artifact.layout().clone();
-        let request = LinkRequest { me: self.me, peer, address, artifact, layout, generation };
+        let security = self.ground.security.clone();
+        let request = LinkRequest { me: self.me, peer, address, artifact, layout, generation, security };
         let events = self.events.clone();
         // A driver that is gone needs no answer.
         let sink = Arc::new(move |completion| {

@@ -26,6 +26,7 @@ use crate::{
     error::PeerError,
     origin::{Origin, OriginStream, is_transient},
     progress::Counters,
+    security::PeerSecurity,
     workers::Workers,
 };
 
@@ -41,6 +42,8 @@ pub(crate) struct Ground {
     pub(crate) workers: Workers,
     pub(crate) buffers: Buffers,
     pub(crate) counters: Arc<Counters>,
+    /// How links to other peers are secured.
+    pub(crate) security: PeerSecurity,
     checks: AtomicUsize,
 }
 
@@ -58,8 +61,17 @@ impl Ground {
         landing: Arc<Landing>,
         (workers, buffers): (Workers, Buffers),
         counters: Arc<Counters>,
+        security: PeerSecurity,
     ) -> Arc<Self> {
-        Arc::new(Self { artifact, landing, workers, buffers, counters, checks: AtomicUsize::new(0) })
+        Arc::new(Self {
+            artifact,
+            landing,
+            workers,
+            buffers,
+            counters,
+            security,
+            checks: AtomicUsize::new(0),
+        })
     }
 
     /// Pieces that landed and whose check has not ended.

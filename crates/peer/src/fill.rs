@@ -203,6 +203,7 @@ mod tests {
     use std::sync::mpsc as std_mpsc;
 
     use super::*;
+    use crate::security::PeerSecurity;
     use crate::{buffers::Buffers, progress::Counters, testing::Landed, workers::Workers};
 
     #[test]
@@ -238,7 +239,8 @@ mod tests {
         let (artifact, landing) = landed.reopened();
         let total = artifact.layout().total_bytes();
         let threads = (Workers::start(), Buffers::new());
-        let ground = Ground::new(artifact, landing, threads, Counters::new(total, Arc::default()));
+        let counters = Counters::new(total, Arc::default());
+        let ground = Ground::new(artifact, landing, threads, counters, PeerSecurity::default());
         let begun = 2 * ground.workers.count();
         {
             let resume = resume(&ground);

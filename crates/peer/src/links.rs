@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use identity::Security;
 use modelpack::{
     layout::{BlobIndex, PieceLayout, Run},
     piece_map::PieceMap,
@@ -17,10 +18,13 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use transport::{CompletionSink, Link, Window, tcp};
+use transport::{
+    CompletionSink, Link, Window,
+    tcp::{self, Target},
+};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
-    connection::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, endpoint, explain, reason},
+    connection::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, dial, explain, reason},
     control::{
         self, ChildToParent, GrantRenewal, LinkHello, LinkWelcome, ParentToChild, TcpEndpoint,
         child_to_parent::Kind as Said, parent_to_child::Kind as Heard, peer_client::PeerClient,
@@ -28,7 +32,7 @@ use wire::{
     convert,
 };
 
-use crate::have_feed::Coming;
+use crate::{have_feed::Coming, security::PeerSecurity};
 
 /// The name of the only transport so far, in [`LinkHello`].
 pub(crate) const TCP: &str = "tcp";
@@ -115,6 +119,8 @@ pub(crate) struct LinkRequest {
     pub(crate) layout: PieceLayout,
     /// The caller's name for this attempt: events of an earlier one may still be on their way.
     pub(crate) generation: u64,
+    /// How both connections are secured.
+    pub(crate) security: PeerSecurity,
 }
 
 /// A link, open or opening. Dropping it ends the control stream and closes the data link, without an event.
@@ -270,13 +276,15 @@ impl Child {
         let address = self.data_address(convert::address(tcp.address)?);
         let secret = convert::secret(&tcp.secret)?;
         let in_flight_max = terms.in_flight_max as usize;
-        let link = tcp::connect(&address, tcp.link, secret, in_flight_max, sink).await;
+        let security = self.data_security(tcp.encrypted)?;
+        let target = Target { address: &address, link: tcp.link, secret: &secret, security };
+        let link = tcp::connect(target, in_flight_max, sink).await;
         Ok(Open { control, terms, data: DataLink(link.map_err(LinkEnd::Data)?), expires })
     }
 
     async fn open_control(&self) -> Result<Control, LinkEnd> {
-        let endpoint = endpoint(format!("http://{}", self.request.address)).map_err(LinkEnd::Connect)?;
-        let channel = endpoint.connect().await.map_err(LinkEnd::Connect)?;
+        let channel = dial(format!("http://{}", self.request.address), &self.request.security.control);
+        let channel = channel.await.map_err(LinkEnd::Connect)?;
         let mut client = PeerClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -325,6 +333,19 @@ impl Child {
             return Err(invalid("grant", "it grants nothing, or for ever"));
         }
         Ok(Terms { windows, in_flight_max: grant.in_flight_max.min(IN_FLIGHT_MAX), lasts })
+    }
+
+    /// The parent says how it sends; whether that is enough is this peer's to say.
+    fn data_security(&self, is_encrypted: bool) -> Result<&Security, LinkEnd> {
+        let PeerSecurity { control, data } = &self.request.security;
+        match (is_encrypted, control, data) {
+            (true, Security::Plain, _) => Err(invalid("encrypted", "this peer has no fleet key")),
+            (true, Security::Fleet(_), _) => Ok(control),
+            (false, _, Security::Plain) => Ok(data),
+            (false, _, Security::Fleet(_)) => {
+                Err(invalid("encrypted", "it sends in plain text, which needs `--data-plain` here too"))
+            }
+        }
     }
 
     /// A parent that listens on every address is reached at the one that its control service has.

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use identity::Security;
 use modelpack::{
     config::ModelConfig,
     digest::Sha256Digest,
@@ -14,7 +15,7 @@ use modelpack::{
 use tonic::Status;
 use wire::{
     PROTOCOL_VERSION,
-    connection::{DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, endpoint, explain},
+    connection::{DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, dial, explain},
     control::{
         DescribeReply, DescribeRequest, HoldersRequest, peer_client::PeerClient,
         scheduler_client::SchedulerClient,
@@ -62,19 +63,23 @@ pub(crate) enum LookupError {
 }
 
 /// Learns what the artifact of `digest` is.
-pub(crate) async fn lookup(scheduler: Option<&str>, digest: &Sha256Digest) -> Result<Artifact, PeerError> {
+pub(crate) async fn lookup(
+    scheduler: Option<&str>,
+    security: &Security,
+    digest: &Sha256Digest,
+) -> Result<Artifact, PeerError> {
     let reference = format!("fleet:{digest}");
     let failed = |source| PeerError::Lookup { reference: reference.clone(), source: Box::new(source) };
     let scheduler = scheduler.ok_or_else(|| failed(LookupError::Alone))?;
     let mut last = LookupError::Unknown;
     let give_up = Instant::now() + PATIENCE;
-    let mut addresses = holders(scheduler, digest).await.map_err(failed)?;
+    let mut addresses = holders(scheduler, security, digest).await.map_err(failed)?;
     while addresses.is_empty() && Instant::now() < give_up {
         tokio::time::sleep(ASK_AGAIN).await;
-        addresses = holders(scheduler, digest).await.map_err(failed)?;
+        addresses = holders(scheduler, security, digest).await.map_err(failed)?;
     }
     for address in addresses {
-        let described = match describe(&address, digest).await {
+        let described = match describe(&address, security, digest).await {
             Ok(reply) => prove(&reference, digest, reply)
                 .map_err(|why| LookupError::Invalid { address: address.clone(), why }),
             Err(error) => Err(error),
@@ -90,9 +95,13 @@ pub(crate) async fn lookup(scheduler: Option<&str>, digest: &Sha256Digest) -> Re
     Err(failed(last))
 }
 
-async fn holders(scheduler: &str, digest: &Sha256Digest) -> Result<Vec<String>, LookupError> {
+async fn holders(
+    scheduler: &str,
+    security: &Security,
+    digest: &Sha256Digest,
+) -> Result<Vec<String>, LookupError> {
     let ask = async {
-        let channel = connect(scheduler.to_owned(), scheduler).await?;
+        let channel = connect(scheduler.to_owned(), scheduler, security).await?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let request =
             HoldersRequest { protocol_version: PROTOCOL_VERSION, artifact: digest.bytes().to_vec() };
@@ -103,9 +112,13 @@ async fn holders(scheduler: &str, digest: &Sha256Digest) -> Result<Vec<String>, 
     Ok(addresses)
 }
 
-async fn describe(address: &str, digest: &Sha256Digest) -> Result<DescribeReply, LookupError> {
+async fn describe(
+    address: &str,
+    security: &Security,
+    digest: &Sha256Digest,
+) -> Result<DescribeReply, LookupError> {
     let ask = async {
-        let channel = connect(format!("http://{address}"), address).await?;
+        let channel = connect(format!("http://{address}"), address, security).await?;
         let mut client = PeerClient::new(channel).max_decoding_message_size(DESCRIPTION_BYTES_MAX);
         let request =
             DescribeRequest { protocol_version: PROTOCOL_VERSION, artifact: digest.bytes().to_vec() };
@@ -114,12 +127,16 @@ async fn describe(address: &str, digest: &Sha256Digest) -> Result<DescribeReply,
     Ok(in_time(address, ask).await?.into_inner())
 }
 
-async fn connect(uri: String, address: &str) -> Result<tonic::transport::Channel, LookupError> {
+async fn connect(
+    uri: String,
+    address: &str,
+    security: &Security,
+) -> Result<tonic::transport::Channel, LookupError> {
     let unreachable = |error: tonic::transport::Error| LookupError::Connect {
         address: address.to_owned(),
         reason: explain(&error),
     };
-    endpoint(uri).map_err(unreachable)?.connect().await.map_err(unreachable)
+    dial(uri, security).await.map_err(unreachable)
 }
 
 fn refused(address: &str, status: &Status) -> LookupError {

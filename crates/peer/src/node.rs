@@ -30,6 +30,7 @@ use crate::{
     describe::Description,
     download::{Event, Herald},
     have_feed::{Coming, HaveFeed},
+    security::PeerSecurity,
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
     workers::Workers,
@@ -45,6 +46,7 @@ const HAVE_PIECES: u32 = 64;
 pub(crate) struct Node {
     me: PeerId,
     threads: (Workers, Buffers),
+    security: PeerSecurity,
     exports: Exports,
     received: Arc<AtomicU64>,
     state: Mutex<State>,
@@ -115,10 +117,11 @@ pub(crate) struct Admission {
 }
 
 impl Node {
-    pub(crate) fn new(me: PeerId, exports: Exports) -> Arc<Self> {
+    pub(crate) fn new(me: PeerId, security: PeerSecurity, exports: Exports) -> Arc<Self> {
         Arc::new(Self {
             me,
             threads: (Workers::start(), Buffers::new()),
+            security,
             exports,
             received: Arc::default(),
             state: Mutex::default(),
@@ -127,6 +130,11 @@ impl Node {
 
     pub(crate) fn threads(&self) -> (Workers, Buffers) {
         self.threads.clone()
+    }
+
+    /// How connections to other processes are secured.
+    pub(crate) fn security(&self) -> &PeerSecurity {
+        &self.security
     }
 
     /// The counter of all bytes that this process received.
@@ -467,7 +475,7 @@ mod tests {
 
     #[test]
     fn only_a_scheduler_that_is_known_to_be_lost_is_gone_on_without() {
-        let node = Node::new(PeerId::new([1; 16]), Exports::new());
+        let node = Node::new(PeerId::new([1; 16]), PeerSecurity::default(), Exports::new());
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admitted = || {
             let (events, mut inbox) = mpsc::unbounded_channel();
@@ -486,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_download_that_is_given_up_leaves_nothing_and_one_that_is_complete_stays() {
-        let node = Node::new(PeerId::new([1; 16]), Exports::new());
+        let node = Node::new(PeerId::new([1; 16]), PeerSecurity::default(), Exports::new());
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admit = || {
             let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use identity::Security;
 use modelpack::layout::BlobIndex;
 use planner::{ArtifactId, PeerId};
 use tokio::{
@@ -32,6 +33,7 @@ use crate::{
     describe::Description,
     have_feed::{Batch, HaveFeed, HaveNews},
     links::TCP,
+    security::PeerSecurity,
 };
 
 /// How long a grant lasts: a child that dies without a word holds a window no longer.
@@ -70,6 +72,8 @@ pub(crate) struct ServiceOptions {
     pub(crate) me: PeerId,
     /// The data plane, which somebody else runs.
     pub(crate) tcp: tcp::Server,
+    /// How both connections are secured.
+    pub(crate) security: PeerSecurity,
     /// HOST:PORT where others reach it; an unspecified host stands for that of the control service.
     pub(crate) data_address: String,
     /// How long a grant lasts without renewal.
@@ -84,6 +88,7 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let (stop, stopped) = watch::channel(());
+    let security = options.security.control.clone();
     let service = Service { shares, options, links: Arc::new(Semaphore::new(LINKS_MAX)), stopped };
     let service = peer_server::PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -92,7 +97,7 @@ pub(crate) async fn serve(
         shutdown.await;
         drop(stop);
     };
-    connection::serve(listener, service, shutdown).await
+    connection::serve(listener, &security, service, shutdown).await
 }
 
 struct Service {
@@ -222,6 +227,7 @@ impl Parent {
                 address: self.options.data_address.clone(),
                 link,
                 secret: secret.to_vec(),
+                encrypted: matches!(self.options.security.data, Security::Fleet(_)),
             }),
         };
         let mut expires = Instant::now() + self.options.grant_expiry;

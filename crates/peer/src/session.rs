@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use identity::Security;
 use modelpack::layout::{PieceIndex, Run};
 use planner::{ArtifactId, PeerId, PeerPlan};
 use tokio::{
@@ -19,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
-    connection::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, RUNS_PER_MESSAGE_MAX, endpoint, explain, reason},
+    connection::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, RUNS_PER_MESSAGE_MAX, dial, explain, reason},
     control::{
         self, PeerHello, PeerToScheduler, SchedulerToPeer, SchedulerWelcome, peer_to_scheduler::Kind as Said,
         scheduler_client::SchedulerClient, scheduler_to_peer::Kind as Heard,
@@ -56,6 +57,8 @@ pub(crate) struct SessionOptions {
     pub(crate) name: String,
     /// What its network card does in each direction, in bytes per second, if known.
     pub(crate) nic_rate: Option<u64>,
+    /// How the stream is secured.
+    pub(crate) security: Security,
 }
 
 /// What happens on the stream.
@@ -265,8 +268,8 @@ impl Keeper {
     }
 
     async fn open(&self) -> Result<Welcomed, Loss> {
-        let endpoint = endpoint(self.options.scheduler.clone()).map_err(Loss::Connect)?;
-        let channel = endpoint.connect().await.map_err(Loss::Connect)?;
+        let channel = dial(self.options.scheduler.clone(), &self.options.security);
+        let channel = channel.await.map_err(Loss::Connect)?;
         let mut client = SchedulerClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

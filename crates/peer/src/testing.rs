@@ -15,6 +15,7 @@ use crate::{
     buffers::Buffers,
     fetch::Ground,
     progress::Counters,
+    security::PeerSecurity,
     workers::Workers,
 };
 
@@ -47,7 +48,8 @@ pub(crate) fn ground(artifact: Artifact) -> (tempfile::TempDir, Arc<Ground>) {
     let dir = tempfile::tempdir().unwrap();
     let landing = Arc::new(open(&dir, &artifact));
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
-    (dir, Ground::new(Arc::new(artifact), landing, (Workers::start(), Buffers::new()), counters))
+    let threads = (Workers::start(), Buffers::new());
+    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, PeerSecurity::default()))
 }
 
 fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {

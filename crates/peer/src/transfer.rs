@@ -127,6 +127,7 @@ impl Bring {
             Arc::clone(&landing),
             self.node.threads(),
             Arc::clone(&self.counters),
+            self.node.security().clone(),
         );
         let filled = self.fill(&ground).await?;
         let Filled { proofs, bounded_by, bound } = filled;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::Stream;
+use identity::Security;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -32,15 +33,17 @@ use crate::{
 const EVENTS_MAX: usize = 1024;
 
 /// How a scheduler behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How often peers report their load, which is also their heartbeat: at most 60 s.
     pub load_interval: Duration,
+    /// Who may connect.
+    pub security: Security,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { load_interval: Duration::from_secs(1) }
+        Self { load_interval: Duration::from_secs(1), security: Security::Plain }
     }
 }
 
@@ -64,6 +67,7 @@ pub async fn serve(
 ) -> Result<(), SchedulerError> {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (stop, stopped) = watch::channel(());
+    let security = options.security.clone();
     let service = Service { options, events, stopped, streams: AtomicU64::new(0) };
     let service = scheduler_server::SchedulerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -74,7 +78,7 @@ pub async fn serve(
         drop(stop);
     };
     tokio::select! {
-        served = connection::serve(listener, service, shutdown) => {
+        served = connection::serve(listener, &security, service, shutdown) => {
             served.map_err(|error| SchedulerError::Serve(Box::new(error)))
         }
         // The service holds a sender, so it is never the event loop that ends first.

@@ -12,6 +12,7 @@ mod client;
 mod frame;
 mod handshake;
 mod server;
+mod socket;
 
-pub use client::{ConnectError, connect};
+pub use client::{ConnectError, Target, connect};
 pub use server::Server;

@@ -1,14 +1,22 @@
-//! How control connections behave, the same on both ends: message sizes, keep-alive, dialling, serving, and the words
-//! of their failures. Does not own who connects to whom, or what is said.
+//! How control connections behave, the same on both ends: message sizes, keep-alive, dialling, serving, securing, and
+//! the words of their failures. Does not own who connects to whom, or what is said.
 
-use std::{convert::Infallible, error::Error, time::Duration};
+use std::{convert::Infallible, error::Error, io, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::oneshot, time::sleep};
+use hyper_util::rt::TokioIo;
+use identity::{Identity, Security};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, oneshot},
+    time::{sleep, timeout},
+};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
     body::Body,
     codegen::{Service, http},
-    transport::{Endpoint, Server, server::TcpIncoming},
+    transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
 
 /// Most bytes of a message, but for the description of an artifact. What grows with an artifact is sent in parts.
@@ -32,31 +40,54 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Streams on one connection, at most. Each side opens one.
 const STREAMS_MAX: u32 = 16;
 
+/// Connections that have yet to prove that they are of the fleet, at most; beyond, they wait in the backlog.
+const HANDSHAKES_MAX: usize = 256;
+
+/// How long no connection is accepted after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long a server that shuts down waits for its streams to end.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// Most characters that are shown of what the other side gives as its reason.
 const REASON_CHARS_MAX: usize = 256;
 
-/// Where to connect: `http://HOST:PORT`.
+/// Connects to `http://HOST:PORT`. The scheme says nothing of how it is secured.
 ///
 /// # Errors
-/// If that is not a URI.
-pub fn endpoint(uri: String) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(uri)?
+/// If that is not a URI, nobody answers there, or both ends do not trust each other.
+pub async fn dial(uri: String, security: &Security) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(uri)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true);
+    let Security::Fleet(identity) = security else { return endpoint.connect().await };
+    let identity = identity.clone();
+    let connector = tower::service_fn(move |uri: http::Uri| {
+        let identity = identity.clone();
+        async move {
+            let missing = || io::Error::new(io::ErrorKind::InvalidInput, "not HOST:PORT");
+            let (host, port) = (uri.host().ok_or_else(missing)?, uri.port_u16().ok_or_else(missing)?);
+            // As in a URI, an IPv6 address stands in brackets.
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let socket = TcpStream::connect((host, port)).await?;
+            socket.set_nodelay(true)?;
+            identity.connect(socket).await.map(TokioIo::new)
+        }
+    });
+    endpoint.connect_with_connector(connector).await
 }
 
-/// Serves until `shutdown` is ready and the streams have ended, or have been given the time to.
+/// Serves members of the fleet, or anybody if nothing is secured, until `shutdown` is ready and the streams have ended,
+/// or have been given the time to.
 ///
 /// # Errors
 /// If the listener fails for good.
 pub async fn serve<S>(
     listener: TcpListener,
+    security: &Security,
     service: S,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error>
@@ -65,7 +96,6 @@ where
     S: Clone + Send + 'static,
     S::Future: Send,
 {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (begin_drain, drain) = oneshot::channel();
     let shutdown = async {
         shutdown.await;
@@ -76,15 +106,66 @@ where
         let _ = drain.await;
         sleep(DRAIN_MAX).await;
     };
-    let serving = Server::builder()
+    let builder = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(STREAMS_MAX)
-        .serve_with_incoming_shutdown(service, incoming, shutdown);
+        .max_concurrent_streams(STREAMS_MAX);
+    let serving = async {
+        match security {
+            Security::Plain => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                builder.serve_with_incoming_shutdown(service, incoming, shutdown).await
+            }
+            Security::Fleet(identity) => {
+                let incoming = accept_members(listener, identity.clone());
+                builder.serve_with_incoming_shutdown(service, incoming, shutdown).await
+            }
+        }
+    };
     tokio::select! {
         served = serving => served,
         () = patience => Ok(()),
     }
+}
+
+type Member = Result<TlsStream<TcpStream>, io::Error>;
+
+/// Connections whose other end has proved to be a member. Each proves it by itself: a stranger who says nothing holds
+/// up nobody.
+fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<Member> {
+    let (members, incoming) = mpsc::channel(1);
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    tokio::spawn(async move {
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await;
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = members.closed() => return,
+            };
+            let Ok((socket, from)) = accepted else {
+                // Such failures (no descriptors left) pass only with time.
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let (identity, members) = (identity.clone(), members.clone());
+            tokio::spawn(async move {
+                let secured = async {
+                    socket.set_nodelay(true)?;
+                    identity.accept(socket).await
+                };
+                match timeout(CONNECT_TIMEOUT, secured).await {
+                    Ok(Ok(member)) => drop(members.send(Ok(member)).await),
+                    Ok(Err(error)) => {
+                        let why = identity::explain(&error).unwrap_or("the handshake failed");
+                        tracing::warn!(%from, %error, why, "a connection was refused");
+                    }
+                    Err(_) => tracing::debug!(%from, "a connection said nothing"),
+                }
+                drop(place);
+            });
+        }
+    });
+    ReceiverStream::new(incoming)
 }
 
 /// A failure of a connection or call in one line, with its causes.
@@ -92,9 +173,15 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        let text = match error.downcast_ref::<Status>() {
-            Some(status) => reason(status.message()),
-            None => error.to_string(),
+        let why = error.downcast_ref::<io::Error>().and_then(identity::explain);
+        let text = match (error.downcast_ref::<Status>(), why) {
+            (Some(status), _) => reason(status.message()),
+            (None, Some(why)) => why.to_owned(),
+            // What the first bytes of TLS look like to HTTP/2; no error says so by its type.
+            (None, None) if error.to_string().contains("frame with invalid size") => {
+                "the other side does not speak in plain text: it has a fleet key".to_owned()
+            }
+            (None, None) => error.to_string(),
         };
         // Some errors repeat their cause.
         if !text.is_empty() && words.last().is_none_or(|last| !last.contains(&text)) {

@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use modelpack::reference::{LayoutReference, Reference};
 
 use super::{RegistryArgs, reference};
@@ -99,7 +99,8 @@ listens, once it is ready.
 
 Example:
   $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100
-  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100 --seed oci:out:v1")]
+  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100 --seed oci:out:v1
+  $ modelctl peer --store /store --listen 10.0.0.2:7200 --scheduler http://10.0.0.1:7100 --fleet-key KEY")]
 pub(crate) struct PeerArgs {
     /// The directory of its store; made if it is missing
     #[arg(long, value_name = "DIR", env = "MODELCTL_STORE", hide_env_values = true)]
@@ -141,9 +142,53 @@ pub(crate) struct PeerArgs {
     #[arg(long, env = "MODELCTL_NAME", hide_env_values = true)]
     pub(crate) name: Option<String>,
 
-    /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
-    #[arg(long)]
+    /// The host by which others reach it, where that is not the address that it listens on
+    #[arg(long, value_name = "HOST", env = "MODELCTL_ADVERTISE", hide_env_values = true)]
+    pub(crate) advertise: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+
+    /// With a fleet key: do not encrypt model bytes between peers, which is faster
+    #[arg(long, requires = "fleet_key")]
+    pub(crate) data_plain: bool,
+}
+
+/// Who may speak to a process.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fleet")]
+pub(crate) struct TrustArgs {
+    /// The fleet's key: speak only with processes that have the same, encrypted
+    #[arg(long, value_name = "FILE", env = "MODELCTL_FLEET_KEY", hide_env_values = true)]
+    pub(crate) fleet_key: Option<PathBuf>,
+
+    /// Without a key: listen on an address that other machines reach all the same
+    #[arg(long, conflicts_with = "fleet_key")]
     pub(crate) insecure: bool,
+}
+
+/// Make a fleet's key
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Whoever holds the key is a member of the fleet: it can read every artifact there and take part in
+moving it. Make one, copy it to every machine by a way that you trust, and start each scheduler and
+peer with it. There is no revocation but a new key.
+
+Example:
+  $ modelctl fleet-key new /etc/modelctl/fleet.key")]
+pub(crate) struct FleetKeyArgs {
+    #[command(subcommand)]
+    pub(crate) action: FleetKeyAction,
+}
+
+/// What is done with a fleet key.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FleetKeyAction {
+    /// Write a new key to a new file that only its owner can read
+    New {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// Run the scheduler: it plans who gets what from whom
@@ -154,7 +199,8 @@ without it. It ends at SIGTERM or SIGINT. With --json the first line of stdout s
 listens.
 
 Example:
-  $ modelctl scheduler --listen 127.0.0.1:7100")]
+  $ modelctl scheduler --listen 127.0.0.1:7100
+  $ modelctl scheduler --listen 10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct SchedulerArgs {
     /// Where peers reach it; port 0 takes a free one
     #[arg(
@@ -166,9 +212,8 @@ pub(crate) struct SchedulerArgs {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// Listen on an address that other machines reach, though nothing is encrypted or authenticated
-    #[arg(long)]
-    pub(crate) insecure: bool,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
 }
 
 fn layout(text: &str) -> Result<LayoutReference, String> {

@@ -1,11 +1,12 @@
 //! `modelctl peer` and `modelctl scheduler`: processes that serve until they are told to end.
 //!
-//! Owns: their start, their signals and what they print. Does not own: what they serve.
+//! Owns: their start, their signals, who may speak to them and what they print. Does not own: what they serve.
 
 use std::{fmt, net::SocketAddr};
 
 use anyhow::Context as _;
-use peer::{Peer, PeerOptions};
+use identity::{FleetKey, Identity, Security};
+use peer::{Peer, PeerOptions, PeerSecurity};
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
@@ -14,7 +15,7 @@ use tokio::{
 
 use crate::{
     access,
-    cli::{PeerArgs, SchedulerArgs},
+    cli::{FleetKeyAction, FleetKeyArgs, PeerArgs, SchedulerArgs, TrustArgs},
     printer::Printer,
     report::Refusal,
 };
@@ -39,7 +40,12 @@ impl fmt::Display for Ready {
 
 /// Runs a peer.
 pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
-    refuse_strangers(args.listen, args.insecure)?;
+    let control = security(args.listen, &args.trust)?;
+    if args.listen.ip().is_unspecified() && args.advertise.is_none() {
+        let message = format!("`{}` is no address by which others reach this peer", args.listen);
+        return Err(Refusal::usage(message).hint("name one with `--advertise HOST`").into());
+    }
+    let data = if args.data_plain { Security::Plain } else { control.clone() };
     let options = PeerOptions {
         store: args.store.clone(),
         socket: args.socket.clone(),
@@ -48,6 +54,8 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         nic_rate: args.nic_rate.map(|rate| rate.0),
         name: args.name.clone().unwrap_or_else(host_name),
         seed: args.seed.clone(),
+        advertise: args.advertise.clone(),
+        security: PeerSecurity { control, data },
     };
     access::runtime()?.block_on(async {
         let end = end_signal()?;
@@ -60,24 +68,50 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
 
 /// Runs a scheduler.
 pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Result<()> {
-    refuse_strangers(args.listen, args.insecure)?;
+    let options = scheduler::Options { security: security(args.listen, &args.trust)?, ..Default::default() };
     access::runtime()?.block_on(async {
         let end = end_signal()?;
         let listener = TcpListener::bind(args.listen).await;
         let listener = listener.with_context(|| format!("cannot listen on `{}`", args.listen))?;
         printer.result(&Ready { listening: listener.local_addr()?.to_string(), socket: None })?;
-        Ok(scheduler::serve(listener, scheduler::Options::default(), end).await?)
+        Ok(scheduler::serve(listener, options, end).await?)
     })
 }
 
-/// Until processes can prove that they belong to one fleet, only this machine may speak to them (DESIGN §4).
-fn refuse_strangers(listen: SocketAddr, is_insecure: bool) -> anyhow::Result<()> {
-    if listen.ip().is_loopback() || is_insecure {
-        return Ok(());
+/// Who may speak to a process that listens there: without a key, only this machine (DESIGN §4).
+fn security(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<Security> {
+    if let Some(file) = &trust.fleet_key {
+        return Ok(Security::Fleet(Identity::new(&FleetKey::load(file)?)?));
     }
-    let message = format!("`{listen}` can be reached from other machines, and nothing here is authenticated");
-    let hint = "listen on 127.0.0.1, or add `--insecure` on a network that you trust";
+    if listen.ip().is_loopback() || trust.insecure {
+        return Ok(Security::Plain);
+    }
+    let message = format!("`{listen}` can be reached from other machines, and nothing is authenticated");
+    let hint = "give every process of the fleet one key with `--fleet-key FILE`; see `modelctl fleet-key`";
     Err(Refusal::usage(message).hint(hint).into())
+}
+
+/// What `fleet-key new` wrote.
+#[derive(Debug, Serialize)]
+struct NewKey {
+    file: String,
+    /// The fleet's name: it says nothing of the key.
+    fleet: String,
+}
+
+impl fmt::Display for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wrote the key of fleet {} to {}", self.fleet, self.file)
+    }
+}
+
+/// Makes a fleet key.
+pub(crate) fn fleet_key(args: &FleetKeyArgs, printer: &Printer) -> anyhow::Result<()> {
+    let FleetKeyAction::New { file } = &args.action;
+    let key = FleetKey::generate().context("the system gives no random bytes")?;
+    key.save_new(file)?;
+    let fleet = format!("{:016x}", key.fleet_name());
+    printer.result(&NewKey { file: file.display().to_string(), fleet })
 }
 
 /// Ready when the process is told to end. The handlers are in place when this returns.

@@ -35,6 +35,11 @@ fn help_scheduler() {
 }
 
 #[test]
+fn help_fleet_key() {
+    assert_said!(Scratch::new().run(&["fleet-key", "--help"]));
+}
+
+#[test]
 fn help_inspect() {
     assert_said!(Scratch::new().run(&["inspect", "--help"]));
 }

@@ -9,6 +9,7 @@
 mod build;
 mod doctor;
 mod fleet;
+mod fleet_key;
 mod help;
 mod inspect;
 mod interrupted;

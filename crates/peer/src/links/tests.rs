@@ -98,7 +98,7 @@ impl ParentPeer {
             (BlobIndex(blob), exports.register(Arc::new(Whole { file, bytes })), bytes)
         });
         let windows = windows.collect();
-        let tcp = tcp::Server::bind(any_port(), exports).await.expect("a free port");
+        let tcp = tcp::Server::bind(any_port(), exports, Security::Plain).await.expect("a free port");
         let running = tcp.clone();
         tokio::spawn(async move { running.run(pending()).await });
         let mut map = PieceMap::empty(PIECES);
@@ -111,7 +111,8 @@ impl ParentPeer {
         });
         let share = Share { windows, have: have.clone(), description: Arc::clone(&description) };
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
-        let options = ServiceOptions { me: PARENT, tcp, data_address, grant_expiry };
+        let options =
+            ServiceOptions { me: PARENT, security: PeerSecurity::default(), tcp, data_address, grant_expiry };
         let listener = TcpListener::bind(any_port()).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -147,6 +148,7 @@ impl ChildLink {
             artifact,
             layout: PieceLayout::new(SIZES.to_vec()).expect("small"),
             generation: 5,
+            security: PeerSecurity::default(),
         };
         Self { handle: open_link(request, sink, events), events: received, completions }
     }
@@ -329,8 +331,8 @@ struct RawChild {
 
 impl RawChild {
     async fn open(address: SocketAddr, hello: LinkHello) -> Self {
-        let endpoint = endpoint(format!("http://{address}")).expect("a URI");
-        let channel = in_time(endpoint.connect()).await.expect("it listens");
+        let channel = dial(format!("http://{address}"), &Security::Plain);
+        let channel = in_time(channel).await.expect("it listens");
         let (outgoing, messages) = mpsc::channel(4);
         let hello = ChildToParent { kind: Some(Said::Hello(hello)) };
         outgoing.send(hello).await.expect("room");
@@ -392,14 +394,15 @@ async fn a_child_that_does_not_renew_loses_its_data_link() {
     let secret = convert::secret(&tcp.secret).expect("32 bytes");
     let address = tcp.address.replace("0.0.0.0", "127.0.0.1");
     let sink: CompletionSink = Arc::new(|_| {});
-    let connecting = tcp::connect(&address, tcp.link, secret, 1, Arc::clone(&sink));
+    let target = Target { address: &address, link: tcp.link, secret: &secret, security: &Security::Plain };
+    let connecting = tcp::connect(target, 1, Arc::clone(&sink));
     let link = in_time(connecting).await.expect("granted");
     let Some(Heard::Grant(grant)) = child.hear().await else { panic!("no grant") };
     assert_eq!(grant.expires_ms, 300);
     let Some(Heard::Have(_)) = child.hear().await else { panic!("no have-map") };
     assert_eq!(child.refusal().await, "the grant expired without a renewal");
     closed(&link).await;
-    let again = in_time(tcp::connect(&address, tcp.link, secret, 1, sink)).await;
+    let again = in_time(tcp::connect(target, 1, sink)).await;
     assert!(again.is_err(), "the secret proves nothing any more");
     drop(child.outgoing);
 }
@@ -435,7 +438,7 @@ impl Peer for Liar {
 
 /// A data plane without files, and the messages of an honest parent that uses it.
 async fn honest() -> (tcp::Server, u64, Vec<Heard>) {
-    let tcp = tcp::Server::bind(any_port(), Exports::new()).await.expect("a free port");
+    let tcp = tcp::Server::bind(any_port(), Exports::new(), Security::Plain).await.expect("a free port");
     let running = tcp.clone();
     tokio::spawn(async move { running.run(pending()).await });
     let (link, secret) = tcp.issue_link();
@@ -444,7 +447,7 @@ async fn honest() -> (tcp::Server, u64, Vec<Heard>) {
         protocol_version: PROTOCOL_VERSION,
         features: FEATURES,
         peer_id: PARENT.bytes().to_vec(),
-        tcp: Some(TcpEndpoint { address, link, secret: secret.to_vec() }),
+        tcp: Some(TcpEndpoint { address, link, secret: secret.to_vec(), encrypted: false }),
     };
     let windows = (0..).zip(SIZES);
     let windows = windows.map(|(blob, bytes)| control::Window { blob, handle: 1, bytes }).collect();
@@ -455,7 +458,10 @@ async fn honest() -> (tcp::Server, u64, Vec<Heard>) {
 async fn serve_lies(says: Vec<Heard>) -> SocketAddr {
     let listener = TcpListener::bind(any_port()).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    tokio::spawn(wire::connection::serve(listener, PeerServer::new(Liar(says)), pending()));
+    tokio::spawn(async move {
+        let service = PeerServer::new(Liar(says));
+        wire::connection::serve(listener, &Security::Plain, service, pending()).await
+    });
     address
 }
 

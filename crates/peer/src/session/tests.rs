@@ -88,7 +88,8 @@ impl Server {
         let (stop, stopped) = oneshot::channel::<()>();
         let service = SchedulerServer::new(ByHand(accepted));
         let task = tokio::spawn(async move {
-            connection::serve(listener, service, async { drop(stopped.await) }).await.expect("served");
+            let stopped = async { drop(stopped.await) };
+            connection::serve(listener, &Security::Plain, service, stopped).await.expect("served");
         });
         Self { address, streams, stop, task }
     }
@@ -116,6 +117,7 @@ fn spawn(address: SocketAddr) -> (Session, mpsc::UnboundedReceiver<SessionEvent>
         control_address: "127.0.0.1:1001".to_owned(),
         name: "one".to_owned(),
         nic_rate: Some(125_000_000),
+        security: Security::Plain,
     };
     (Session::spawn(options, events), received)
 }

@@ -48,6 +48,8 @@ impl Alone {
             nic_rate: None,
             name: "alone".into(),
             seed: None,
+            advertise: None,
+            security: peer::PeerSecurity::default(),
         };
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -120,6 +122,8 @@ async fn only_the_owner_may_speak_to_a_peer() {
         nic_rate: None,
         name: "second".into(),
         seed: None,
+        advertise: None,
+        security: peer::PeerSecurity::default(),
     };
     let error = Peer::start(second.clone()).await.err().unwrap();
     assert!(matches!(error, PeerError::Listen { .. }), "{error:?}");

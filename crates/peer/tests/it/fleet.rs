@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
+use identity::{FleetKey, Identity, Security};
 use modelpack::{
     digest::Sha256Digest,
     reference::{LayoutReference, Reference},
 };
-use peer::{ErrorClass, LocalPeer, Peer, PeerOptions, PullReport, PullRequest, PullWatch};
+use peer::{ErrorClass, LocalPeer, Peer, PeerOptions, PeerSecurity, PullReport, PullRequest, PullWatch};
 use registry::Access;
 use store::LinkMode;
 use tokio::{
@@ -37,18 +38,24 @@ struct Fleet {
     top: tempfile::TempDir,
     scheduler: Option<(String, JoinHandle<()>)>,
     peers: Vec<Running>,
+    security: PeerSecurity,
 }
 
 impl Fleet {
     async fn start(count: usize) -> Self {
+        Self::secured(count, PeerSecurity::default()).await
+    }
+
+    async fn secured(count: usize, security: PeerSecurity) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let options = scheduler::Options { security: security.control.clone(), ..Default::default() };
         let task = tokio::spawn(async move {
             let forever = std::future::pending();
-            scheduler::serve(listener, scheduler::Options::default(), forever).await.unwrap();
+            scheduler::serve(listener, options, forever).await.unwrap();
         });
-        let mut fleet =
-            Self { top: tempfile::tempdir().unwrap(), scheduler: Some((url, task)), peers: Vec::new() };
+        let (top, scheduler) = (tempfile::tempdir().unwrap(), Some((url, task)));
+        let mut fleet = Self { top, scheduler, peers: Vec::new(), security };
         for number in 0..count {
             let running = fleet.start_peer(number, None).await;
             fleet.peers.push(running);
@@ -61,10 +68,12 @@ impl Fleet {
             store: self.top.path().join(format!("store-{number}")),
             socket: self.top.path().join(format!("{number}.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
             scheduler: self.scheduler.as_ref().map(|(url, _)| url.clone()),
             nic_rate: None,
             name: format!("peer-{number}"),
             seed,
+            security: self.security.clone(),
         }
     }
 
@@ -266,14 +275,55 @@ async fn what_is_damaged_is_not_announced() {
         store: top.path().join("store"),
         socket: top.path().join("sock"),
         listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: None,
         scheduler: None,
         nic_rate: None,
         name: "seed".into(),
         seed: Some(layout),
+        security: PeerSecurity::default(),
     };
     let error = Peer::start(options).await.err().unwrap();
     assert_eq!(error.class(), ErrorClass::Integrity);
     assert!(error.to_string().contains("`model.bin`: 1048576 bytes from 2097152"), "{error}");
+}
+
+fn member(key: u8) -> Security {
+    Security::Fleet(Identity::new(&FleetKey::new([key; 32])).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_with_a_key_works_like_one_without() {
+    let model = Model::of(40);
+    for data in [member(1), Security::Plain] {
+        let origin = Origin::honest(Holding::of(&model)).await;
+        let fleet = Fleet::secured(3, PeerSecurity { control: member(1), data }).await;
+        let mut from_origin = 0;
+        for (number, report) in fleet.pull_all(&origin.reference()).join_all().await {
+            let report = report.unwrap();
+            model.assert_in(&fleet.output(number));
+            from_origin += report.origin_bytes;
+        }
+        assert!(from_origin * 100 <= model.bytes() * 105, "{from_origin} of {}", model.bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_another_key_or_none_gets_nothing_from_the_fleet() {
+    let model = Model::of(3);
+    let mut fleet = Fleet::secured(1, PeerSecurity { control: member(1), data: member(1) }).await;
+    let origin = Origin::honest(Holding::of(&model)).await;
+    fleet.pull(0, origin.reference()).await.unwrap();
+    for stranger in [member(2), Security::Plain] {
+        fleet.security = PeerSecurity { control: stranger.clone(), data: stranger };
+        let number = fleet.peers.len();
+        let running = fleet.start_peer(number, None).await;
+        fleet.peers.push(running);
+        let error = fleet.pull(number, Reference::Fleet(model.digest())).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Failed, "{error:?}");
+        // What it can read at the origin by itself it still gets.
+        let report = fleet.pull(number, origin.reference()).await.unwrap();
+        assert_eq!((report.origin_bytes, report.peer_bytes), (model.bytes(), 0));
+    }
 }
 
 /// Damages every blob of a peer's store behind its back.

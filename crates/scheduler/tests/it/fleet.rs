@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use identity::Security;
 use planner::{ArtifactId, PeerId, PeerPlan};
 use scheduler::Options;
 use tokio::{net::TcpListener, sync::mpsc, sync::oneshot, task::JoinHandle};
@@ -9,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use wire::{
     FEATURES, PROTOCOL_VERSION,
-    connection::endpoint,
+    connection::dial,
     control::{
         HaveUpdate, HoldersRequest, Join, Load, PeerHello, PeerToScheduler, Run, SchedulerToPeer,
         SchedulerWelcome, peer_to_scheduler::Kind as Said, scheduler_client::SchedulerClient,
@@ -44,7 +45,9 @@ impl Scheduler {
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            scheduler::serve(listener, Options { load_interval }, shutdown).await.expect("served");
+            scheduler::serve(listener, Options { load_interval, security: Security::Plain }, shutdown)
+                .await
+                .expect("served");
         });
         Self { address, stop, task }
     }
@@ -56,8 +59,8 @@ impl Scheduler {
 
     /// Whom it names for [`ARTIFACT`].
     pub(crate) async fn holders(&self) -> Vec<String> {
-        let endpoint = endpoint(format!("http://{}", self.address)).expect("a URI");
-        let mut client = SchedulerClient::new(in_time(endpoint.connect()).await.expect("it listens"));
+        let channel = dial(format!("http://{}", self.address), &Security::Plain);
+        let mut client = SchedulerClient::new(in_time(channel).await.expect("it listens"));
         let request = HoldersRequest { protocol_version: PROTOCOL_VERSION, artifact: ARTIFACT.0.to_vec() };
         in_time(client.holders(request)).await.expect("an answer").into_inner().control_addresses
     }
@@ -101,8 +104,8 @@ pub(crate) struct Stream {
 impl Stream {
     /// A stream that has not said anything.
     pub(crate) async fn open(scheduler: &Scheduler) -> Self {
-        let endpoint = endpoint(format!("http://{}", scheduler.address)).expect("a URI");
-        let channel = in_time(endpoint.connect()).await.expect("it listens");
+        let channel = dial(format!("http://{}", scheduler.address), &Security::Plain);
+        let channel = in_time(channel).await.expect("it listens");
         let (outgoing, messages) = mpsc::channel(16);
         let mut client = SchedulerClient::new(channel);
         let inbound = in_time(client.session(ReceiverStream::new(messages))).await.expect("a stream");

@@ -8,12 +8,12 @@ use crate::tree::{assert_none, root};
 
 /// Who stands on whom, highest first: a crate may use the crates of lower rows, and none of its own.
 const LAYERS: &[&[&str]] = &[
-    &["modelctl"],                  // the binary
-    &["peer", "scheduler"],         // one event loop each
-    &["registry", "store", "wire"], // the edges: network, disk, messages
-    &["transport"],                 // the data plane and its seam
-    &["memory", "simulator"],       // a wall around buffers; the pure crates under a virtual clock
-    &["swarm"],                     // pure, like all below
+    &["modelctl"],                        // the binary
+    &["peer", "scheduler"],               // one event loop each
+    &["registry", "store", "wire"],       // the edges: network, disk, messages
+    &["transport"],                       // the data plane and its seam
+    &["identity", "memory", "simulator"], // the fleet key; a wall around buffers; the pure crates under a virtual clock
+    &["swarm"],                           // pure, like all below
     &["planner"],
     &["modelpack"],
     &["tidy"], // these checks, which use nothing and nobody uses

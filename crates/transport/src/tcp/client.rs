@@ -9,12 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::Security;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
     sync::Notify,
     time::{sleep_until, timeout},
 };
@@ -59,6 +57,15 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// It is no member of the fleet, or does not take this process for one.
+    #[error("`{address}` and this process do not trust each other")]
+    Stranger {
+        /// HOST:PORT.
+        address: String,
+        /// What TLS said.
+        #[source]
+        source: io::Error,
+    },
     /// It speaks another version.
     #[error("`{address}` speaks data link version {theirs}, this one speaks {VERSION}")]
     Version {
@@ -75,22 +82,32 @@ pub enum ConnectError {
     },
 }
 
+/// Where a sender is, and what proves the right to read there.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// HOST:PORT.
+    pub address: &'a str,
+    /// The link's number, from the grant.
+    pub link: u64,
+    /// The link's secret, from the grant.
+    pub secret: &'a [u8; 32],
+    /// As the sender's server is.
+    pub security: &'a Security,
+}
+
 /// Connects to a sender and proves the link's secret to it, as it must to us. Must be called within a tokio runtime,
 /// which then drives the link.
 ///
 /// # Panics
 /// If no read could ever be posted.
 pub async fn connect(
-    address: &str,
-    link: u64,
-    secret: [u8; 32],
+    target: Target<'_>,
     in_flight_max: usize,
     sink: CompletionSink,
 ) -> Result<Arc<dyn Link>, ConnectError> {
     assert!(in_flight_max > 0, "a link carries something");
-    let socket = timeout(CONNECT_TIMEOUT, shake_hands(address, link, &secret))
-        .await
-        .map_err(|_| ConnectError::Timeout { address: address.to_owned() })??;
+    let late = |_| ConnectError::Timeout { address: target.address.to_owned() };
+    let (reader, writer) = timeout(CONNECT_TIMEOUT, open(target)).await.map_err(late)??;
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         in_flight_max,
@@ -101,18 +118,44 @@ pub async fn connect(
     });
     // The engine is made before the task, so that even a runtime that never polls it ends the link.
     let engine = Engine { shared: Arc::clone(&shared), current: None };
-    tokio::spawn(engine.run(socket));
+    tokio::spawn(engine.run(reader, writer));
     Ok(Arc::new(TcpLink(shared)))
 }
 
-async fn shake_hands(address: &str, link: u64, secret: &[u8; 32]) -> Result<TcpStream, ConnectError> {
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+async fn open(target: Target<'_>) -> Result<(Reader, Writer), ConnectError> {
+    let failed = |source| ConnectError::Connect { address: target.address.to_owned(), source };
+    let mut socket = TcpStream::connect(target.address).await.map_err(failed)?;
+    // A request is 28 bytes and nothing follows it: waiting to fill a packet would cost a round trip.
+    socket.set_nodelay(true).map_err(failed)?;
+    match target.security {
+        Security::Plain => {
+            shake_hands(&mut socket, target).await?;
+            let (reader, writer) = socket.into_split();
+            Ok((Box::new(reader), Box::new(writer)))
+        }
+        Security::Fleet(identity) => {
+            let address = || target.address.to_owned();
+            let stranger = |source| ConnectError::Stranger { address: address(), source };
+            let mut socket = identity.connect(socket).await.map_err(stranger)?;
+            shake_hands(&mut socket, target).await?;
+            let (reader, writer) = tokio::io::split(socket);
+            Ok((Box::new(reader), Box::new(writer)))
+        }
+    }
+}
+
+async fn shake_hands(
+    socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    target: Target<'_>,
+) -> Result<(), ConnectError> {
+    let Target { address, link, secret, .. } = target;
     let failed = |source| ConnectError::Connect { address: address.to_owned(), source };
     let refused = |source| ConnectError::Refused { address: address.to_owned(), source };
     let not_the_sender = || ConnectError::NotTheSender { address: address.to_owned() };
 
-    let mut socket = TcpStream::connect(address).await.map_err(failed)?;
-    // A request is 28 bytes and nothing follows it: waiting to fill a packet would cost a round trip.
-    socket.set_nodelay(true).map_err(failed)?;
     let mut hello = [0; HELLO_BYTES];
     socket.read_exact(&mut hello).await.map_err(refused)?;
     let sender_nonce = decode_hello(&hello).map_err(|bad| match bad {
@@ -122,12 +165,13 @@ async fn shake_hands(address: &str, link: u64, secret: &[u8; 32]) -> Result<TcpS
     let session = Session { link, sender_nonce, receiver_nonce: random().map_err(failed)? };
     let answer = encode_answer(&session, session.proof(Role::Receiver, secret));
     socket.write_all(&answer).await.map_err(refused)?;
+    socket.flush().await.map_err(refused)?;
     let mut proof = [0; PROOF_BYTES];
     socket.read_exact(&mut proof).await.map_err(refused)?;
     if blake3::Hash::from_bytes(proof) != session.proof(Role::Sender, secret) {
         return Err(not_the_sender());
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// The caller's side of a link.
@@ -192,16 +236,22 @@ impl Shared {
         }
     }
 
-    async fn write_requests(&self, mut socket: WriteHalf<'_>) -> io::Error {
+    async fn write_requests(&self, socket: &mut Writer) -> io::Error {
         loop {
             let bytes = std::mem::take(&mut self.lock().outgoing);
             if bytes.is_empty() {
                 self.requests.notified().await;
-            } else if let Err(error) = socket.write_all(&bytes).await {
+            } else if let Err(error) = write_through(socket, &bytes).await {
                 return error;
             }
         }
     }
+}
+
+/// TLS keeps what was written until it is flushed.
+async fn write_through(socket: &mut Writer, bytes: &[u8]) -> io::Result<()> {
+    socket.write_all(bytes).await?;
+    socket.flush().await
 }
 
 impl Link for TcpLink {
@@ -258,31 +308,30 @@ struct Engine {
 }
 
 impl Engine {
-    async fn run(mut self, mut socket: TcpStream) {
-        let (reader, writer) = socket.split();
+    async fn run(mut self, mut reader: Reader, mut writer: Writer) {
         let shared = Arc::clone(&self.shared);
         let reason = tokio::select! {
-            error = self.read_responses(reader) => error,
-            error = shared.write_requests(writer) => error,
+            error = self.read_responses(&mut reader) => error,
+            error = shared.write_requests(&mut writer) => error,
             error = shared.reap() => error,
             () = shared.closing.notified() => {
                 io::Error::new(io::ErrorKind::ConnectionAborted, "the link was closed here")
             }
         };
         // Closed before any completion is delivered: the sender must see the end even if a sink is slow.
-        drop(socket);
+        drop((reader, writer));
         self.end(reason);
     }
 
-    async fn read_responses(&mut self, mut socket: ReadHalf<'_>) -> io::Error {
+    async fn read_responses(&mut self, socket: &mut Reader) -> io::Error {
         loop {
-            if let Err(error) = self.read_response(&mut socket).await {
+            if let Err(error) = self.read_response(socket).await {
                 return error;
             }
         }
     }
 
-    async fn read_response(&mut self, socket: &mut ReadHalf<'_>) -> io::Result<()> {
+    async fn read_response(&mut self, socket: &mut Reader) -> io::Result<()> {
         let mut header = [0; RESPONSE_BYTES];
         socket.read_exact(&mut header).await?;
         let nonsense = || io::Error::new(io::ErrorKind::InvalidData, "a response answers no request");

@@ -6,7 +6,6 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::SendFlags;
+use identity::Security;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -26,6 +25,7 @@ use tokio::{
 use super::{
     frame::{REQUEST_BYTES, Request, Response},
     handshake::{ANSWER_BYTES, Role, decode_answer, encode_hello, random},
+    socket::{Follows, PlainSocket, Socket, TlsSocket},
 };
 use crate::{Export, Exports};
 
@@ -39,10 +39,7 @@ const HANDSHAKES_MAX: usize = 64;
 /// Most connections of one link: one, and one more while a receiver that lost it comes back before we notice.
 const CONNECTIONS_PER_LINK_MAX: usize = 2;
 
-/// Longest time in which a receiver takes no byte of a response. Its own reads have shorter deadlines than this.
-const SEND_STALL_MAX: Duration = Duration::from_secs(30);
-
-/// Most bytes of one `sendfile`: a fraction of a millisecond from the page cache, so that links on one thread share it.
+/// Most bytes sent at a time: a fraction of a millisecond from the page cache, so that links on one thread share it.
 const SEND_CALL_BYTES_MAX: usize = 256 << 10;
 
 /// How long no connection is accepted after accepting failed: such failures (no descriptors left) pass only with time.
@@ -56,6 +53,7 @@ struct Inner {
     listener: TcpListener,
     local_addr: SocketAddr,
     exports: Exports,
+    security: Security,
     /// The random root of secrets and nonces. Drawn once, so that issuing a link cannot fail.
     key: [u8; 32],
     drawn: AtomicU64,
@@ -77,12 +75,13 @@ struct IssuedLink {
 
 impl Server {
     /// Listens on `address`; port 0 takes a free one. Nothing is served before [`Server::run`].
-    pub async fn bind(address: SocketAddr, exports: Exports) -> io::Result<Self> {
+    pub async fn bind(address: SocketAddr, exports: Exports, security: Security) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let inner = Inner {
             local_addr: listener.local_addr()?,
             listener,
             exports,
+            security,
             key: random()?,
             drawn: AtomicU64::new(0),
             links: Mutex::default(),
@@ -171,8 +170,26 @@ impl Inner {
 
     async fn serve(&self, mut socket: TcpStream, permit: HandshakePermit) -> io::Result<()> {
         socket.set_nodelay(true)?;
-        let mut alive = timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut socket)).await??;
-        drop(permit);
+        match &self.security {
+            Security::Plain => {
+                let alive = timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut socket)).await??;
+                drop(permit);
+                self.serve_link(PlainSocket(socket), alive).await
+            }
+            Security::Fleet(identity) => {
+                let open = async {
+                    let mut socket = identity.accept(socket).await?;
+                    let alive = self.shake_hands(&mut socket).await?;
+                    Ok::<_, io::Error>((socket, alive))
+                };
+                let (socket, alive) = timeout(HANDSHAKE_TIMEOUT, open).await??;
+                drop(permit);
+                self.serve_link(TlsSocket::new(socket), alive).await
+            }
+        }
+    }
+
+    async fn serve_link(&self, mut socket: impl Socket, mut alive: watch::Receiver<()>) -> io::Result<()> {
         tokio::select! {
             result = self.answer_requests(&mut socket) => result,
             // Ends only with an error, when the sender of the link's entry is dropped.
@@ -180,10 +197,14 @@ impl Inner {
         }
     }
 
-    async fn shake_hands(&self, socket: &mut TcpStream) -> io::Result<watch::Receiver<()>> {
+    async fn shake_hands(
+        &self,
+        socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    ) -> io::Result<watch::Receiver<()>> {
         let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
         let nonce = self.draw(b"nonce");
         socket.write_all(&encode_hello(&nonce)).await?;
+        socket.flush().await?;
         let mut answer = [0; ANSWER_BYTES];
         socket.read_exact(&mut answer).await?;
         let (session, theirs) =
@@ -200,68 +221,52 @@ impl Inner {
             (link.secret, link.alive.subscribe())
         };
         socket.write_all(session.proof(Role::Sender, &secret).as_bytes()).await?;
+        socket.flush().await?;
         Ok(alive)
     }
 
     /// Requests are answered one by one. While a body is sent none is read, so the socket holds a receiver back.
-    async fn answer_requests(&self, socket: &mut TcpStream) -> io::Result<()> {
+    async fn answer_requests(&self, socket: &mut impl Socket) -> io::Result<()> {
         loop {
             let mut bytes = [0; REQUEST_BYTES];
             match socket.read_exact(&mut bytes).await {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 result => result?,
-            };
+            }
             let request = Request::decode(&bytes);
             match self.exports.open(request.handle, request.offset, request.len) {
-                Ok(export) => self.send_body(socket, &request, export.as_ref()).await?,
+                Ok(export) => {
+                    let header = Response { id: request.id, body: Ok(request.len) }.encode();
+                    socket.send(&header, Follows::Body).await?;
+                    self.send_body(socket, &request, export.as_ref()).await?;
+                }
                 Err(denial) => {
                     let header = Response { id: request.id, body: Err(denial) }.encode();
-                    send_all(socket, &header, SendFlags::empty()).await?;
+                    socket.send(&header, Follows::Nothing).await?;
                 }
             }
         }
     }
 
-    async fn send_body(&self, socket: &TcpStream, request: &Request, export: &dyn Export) -> io::Result<()> {
-        let header = Response { id: request.id, body: Ok(request.len) }.encode();
-        // MORE: the body follows at once, so that no packet carries the header alone.
-        send_all(socket, &header, SendFlags::MORE).await?;
+    async fn send_body(
+        &self,
+        socket: &mut impl Socket,
+        request: &Request,
+        export: &dyn Export,
+    ) -> io::Result<()> {
         let mut offset = request.offset;
         let end = request.offset + u64::from(request.len);
         while offset < end {
             let count =
                 usize::try_from(end - offset).map_or(SEND_CALL_BYTES_MAX, |n| n.min(SEND_CALL_BYTES_MAX));
-            let attempt =
-                || Ok(rustix::fs::sendfile(socket.as_fd(), export.file().as_fd(), Some(&mut offset), count)?);
-            let sent = when_writable(socket, attempt).await?;
+            let sent = socket.send_file(export.file(), offset, count).await?;
             if sent == 0 {
                 // The header promised more than the file has: only hanging up tells the receiver.
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            offset += sent as u64;
             self.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
         }
-        Ok(())
-    }
-}
-
-async fn send_all(socket: &TcpStream, mut bytes: &[u8], flags: SendFlags) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let attempt = || Ok(rustix::net::send(socket.as_fd(), bytes, flags | SendFlags::NOSIGNAL)?);
-        let sent = when_writable(socket, attempt).await?;
-        bytes = &bytes[sent..];
-    }
-    Ok(())
-}
-
-/// Does `attempt` when the socket takes bytes, again if a signal came, and gives up on a receiver that takes none.
-async fn when_writable(
-    socket: &TcpStream,
-    mut attempt: impl FnMut() -> io::Result<usize>,
-) -> io::Result<usize> {
-    loop {
-        match timeout(SEND_STALL_MAX, socket.async_io(Interest::WRITABLE, &mut attempt)).await? {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
+        socket.flush().await
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use ::memory::Pool;
+use identity::{FleetKey, Identity, Security};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -20,7 +21,7 @@ use tokio::{
 use transport::{
     Completion, CompletionSink, Export, Exports, Level, Link, ReadFault, ReadRequest,
     conformance::{Harness, LAWS},
-    tcp::{ConnectError, Server, connect},
+    tcp::{self, ConnectError, Server, Target},
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -41,15 +42,34 @@ fn loopback() -> SocketAddr {
 struct Tcp {
     sender: Runtime,
     receiver: Runtime,
+    security: Security,
+}
+
+async fn connect(
+    address: &str,
+    link: u64,
+    secret: [u8; 32],
+    in_flight_max: usize,
+    sink: CompletionSink,
+) -> Result<Arc<dyn Link>, ConnectError> {
+    let target = Target { address, link, secret: &secret, security: &Security::Plain };
+    tcp::connect(target, in_flight_max, sink).await
 }
 
 impl Tcp {
     fn new() -> Self {
-        Self { sender: runtime(), receiver: runtime() }
+        Self::secured(Security::Plain)
+    }
+
+    fn secured(security: Security) -> Self {
+        Self { sender: runtime(), receiver: runtime(), security }
     }
 
     fn serve(&self, exports: Exports) -> Server {
-        let server = self.sender.block_on(in_time(Server::bind(loopback(), exports))).expect("a free port");
+        let server = self
+            .sender
+            .block_on(in_time(Server::bind(loopback(), exports, self.security.clone())))
+            .expect("a free port");
         let running = server.clone();
         self.sender.spawn(async move { running.run(pending()).await });
         server
@@ -61,7 +81,8 @@ impl Harness for Tcp {
         let server = self.serve(exports);
         let address = server.local_addr().to_string();
         let (link, secret) = server.issue_link();
-        let connecting = in_time(connect(&address, link, secret, in_flight_max, sink));
+        let target = Target { address: &address, link, secret: &secret, security: &self.security };
+        let connecting = in_time(tcp::connect(target, in_flight_max, sink));
         self.receiver.block_on(connecting).expect("the right secret")
     }
 }
@@ -72,6 +93,37 @@ fn a_tcp_link_keeps_every_law() {
         println!("law: {name}");
         law(&Tcp::new());
     }
+}
+
+fn member(key: u8) -> Security {
+    Security::Fleet(Identity::new(&FleetKey::new([key; 32])).expect("an identity"))
+}
+
+#[test]
+fn an_encrypted_link_keeps_every_law() {
+    for (name, law) in LAWS {
+        println!("law: {name}");
+        law(&Tcp::secured(member(1)));
+    }
+}
+
+#[test]
+fn only_members_of_the_fleet_connect() {
+    let tcp = Tcp::secured(member(1));
+    let server = tcp.serve(one_file(10));
+    let address = server.local_addr().to_string();
+    let (link, secret) = server.issue_link();
+    let attempt = |security: &Security| {
+        let target = Target { address: &address, link, secret: &secret, security };
+        let connecting = in_time(tcp::connect(target, 1, channel().0));
+        tcp.receiver.block_on(connecting).map(|_| ())
+    };
+    let stranger = attempt(&member(2)).expect_err("another fleet");
+    assert!(matches!(stranger, ConnectError::Stranger { .. }), "{stranger:?}");
+    // It waits for a hello that TLS does not begin with.
+    let plain = attempt(&Security::Plain).expect_err("no TLS");
+    assert!(matches!(plain, ConnectError::Refused { .. } | ConnectError::Timeout { .. }), "{plain:?}");
+    attempt(&member(1)).expect("a member");
 }
 
 struct Whole(File);
@@ -164,7 +216,8 @@ fn one_secret_makes_no_more_connections_than_a_reconnect_needs() {
 #[test]
 fn a_server_that_shuts_down_ends_its_links() {
     let tcp = Tcp::new();
-    let server = tcp.sender.block_on(Server::bind(loopback(), one_file(10))).expect("a free port");
+    let server =
+        tcp.sender.block_on(Server::bind(loopback(), one_file(10), Security::Plain)).expect("a free port");
     let (stop, stopped) = oneshot::channel::<()>();
     let running = {
         let server = server.clone();
@@ -208,7 +261,7 @@ fn strangers_are_hung_up_on_and_others_still_served() {
 
 #[test]
 fn a_torn_down_runtime_ends_every_read() {
-    let Tcp { sender, receiver } = Tcp::new();
+    let Tcp { sender, receiver, .. } = Tcp::new();
     // A sender that never answers.
     let listener = sender.block_on(TcpListener::bind(loopback())).expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();

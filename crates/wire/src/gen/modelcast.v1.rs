@@ -295,6 +295,9 @@ pub struct TcpEndpoint {
     /// 32 bytes; proved by keyed hash on the data link, never sent there
     #[prost(bytes = "vec", tag = "3")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
+    /// the data link is mutual TLS between members of the fleet
+    #[prost(bool, tag = "4")]
+    pub encrypted: bool,
 }
 /// A parent's permission. It lasts `expires_ms` from when the child sent the request it answers (the child's count)
 /// and from when the parent sent this (the parent's count).

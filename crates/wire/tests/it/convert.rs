@@ -132,7 +132,8 @@ fn only_our_version_is_spoken_and_the_refusal_names_both() {
 
 #[test]
 fn secrets_do_not_show_in_debug_output() {
-    let endpoint = control::TcpEndpoint { address: "h:1".into(), link: 1, secret: vec![222; 32] };
+    let endpoint =
+        control::TcpEndpoint { address: "h:1".into(), link: 1, secret: vec![222; 32], encrypted: false };
     assert!(!format!("{endpoint:?}").contains("222"));
     let pull = wire::local::Pull { password: "hunter2".into(), ..Default::default() };
     let frame = wire::local::ClientFrame { kind: Some(wire::local::client_frame::Kind::Pull(pull)) };
