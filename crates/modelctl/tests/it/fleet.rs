@@ -5,12 +5,16 @@ use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
 use serde_json::Value;
 
 use crate::{
+    door::Door,
     running::{Running, Signal},
     support::{Registry, Scratch, assert_said, until},
 };
 
-/// So much that a pull through a peer takes a second or so, and several of its progress lines.
-const LARGE: usize = (96 << 20) + 12_345;
+/// Many times what the peers ask of a registry at once.
+const LARGE: usize = (128 << 20) + 12_345;
+/// What a registry gives before it is held back in the middle of a pull: nobody can have everything, but each a fifth.
+const HELD_AT: u64 = LARGE as u64 * 3 / 4;
+const A_FIFTH: u64 = 20;
 
 /// How long a peer that is told to end may take: children are told, nothing is waited for.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -20,6 +24,7 @@ struct Fleet {
     scheduler_url: String,
     peers: Vec<Option<Running>>,
     registry: Registry,
+    door: Door,
     reference: String,
     scratch: Scratch,
 }
@@ -29,19 +34,31 @@ impl Fleet {
     fn start(count: usize) -> Self {
         let scratch = Scratch::new();
         scratch.write_large_model("model", LARGE);
+        let fleet = Self::around(scratch, count);
+        fleet.door.open();
+        fleet
+    }
+
+    /// The same with a registry that stops in the middle until its door is opened.
+    fn held(count: usize) -> Self {
+        let scratch = Scratch::new();
+        scratch.write_large_model("model", LARGE);
         Self::around(scratch, count)
     }
 
     /// The model of a directory in a registry, and `count` peers that are ready.
     fn around(scratch: Scratch, count: usize) -> Self {
         let registry = Registry::start();
-        let reference = registry.reference("models/drill:v1");
-        scratch.stdout(&["build", "model", "-t", &reference, "--plain-http"]);
+        let name = "models/drill:v1";
+        scratch.stdout(&["build", "model", "-t", &registry.reference(name), "--plain-http"]);
+        let door = Door::before(&registry, HELD_AT);
+        let reference = door.reference(name);
         let mut scheduler =
             Running::start(scratch.modelctl(&["scheduler", "--listen", "127.0.0.1:0", "--json"]));
         let scheduler_url = format!("http://{}", scheduler.line()["listening"].as_str().unwrap());
         let scheduler = Some(scheduler);
-        let mut fleet = Self { scheduler, scheduler_url, peers: Vec::new(), registry, reference, scratch };
+        let mut fleet =
+            Self { scheduler, scheduler_url, peers: Vec::new(), registry, door, reference, scratch };
         for number in 0..count {
             let peer = fleet.start_peer(number);
             fleet.peers.push(Some(peer));
@@ -122,10 +139,11 @@ fn everybody_gets_the_model_and_the_registry_gives_it_once() {
 
 #[test]
 fn a_peer_that_is_killed_stops_nobody_else_and_goes_on_where_it_was() {
-    let mut fleet = Fleet::start(4);
+    let mut fleet = Fleet::held(4);
     let mut pulls = fleet.pull_all();
-    pulls[1].wait_for_percent(20);
+    pulls[1].wait_for_percent(A_FIFTH);
     fleet.kill_peer(1);
+    fleet.door.open();
     for (peer, pull) in pulls.into_iter().enumerate() {
         if peer == 1 {
             assert_said!(pull.failure());
@@ -142,10 +160,11 @@ fn a_peer_that_is_killed_stops_nobody_else_and_goes_on_where_it_was() {
 
 #[test]
 fn a_scheduler_that_is_killed_stops_nobody() {
-    let mut fleet = Fleet::start(3);
+    let mut fleet = Fleet::held(3);
     let mut pulls = fleet.pull_all();
-    pulls[0].wait_for_percent(20);
+    pulls[0].wait_for_percent(A_FIFTH);
     fleet.scheduler.take().unwrap().kill();
+    fleet.door.open();
     for (peer, pull) in pulls.into_iter().enumerate() {
         fleet.pulled(peer, pull);
     }
@@ -153,10 +172,11 @@ fn a_scheduler_that_is_killed_stops_nobody() {
 
 #[test]
 fn a_scheduler_that_hangs_stops_nobody() {
-    let fleet = Fleet::start(3);
+    let fleet = Fleet::held(3);
     let mut pulls = fleet.pull_all();
-    pulls[0].wait_for_percent(20);
+    pulls[0].wait_for_percent(A_FIFTH);
     fleet.scheduler.as_ref().unwrap().signal(Signal::STOP);
+    fleet.door.open();
     for (peer, pull) in pulls.into_iter().enumerate() {
         fleet.pulled(peer, pull);
     }
@@ -174,10 +194,11 @@ fn without_a_scheduler_the_registry_gives_everything() {
 
 #[test]
 fn a_client_that_is_killed_leaves_its_peer_at_work() {
-    let mut fleet = Fleet::start(1);
+    let mut fleet = Fleet::held(1);
     let mut pull = fleet.pull(0);
-    pull.wait_for_percent(20);
+    pull.wait_for_percent(A_FIFTH);
     pull.kill();
+    fleet.door.open();
     assert!(!fleet.scratch.path(&output(0)).exists());
     let result = fleet.pulled(0, fleet.pull(0));
     // What it had brought for the first is there for the second.
@@ -187,9 +208,9 @@ fn a_client_that_is_killed_leaves_its_peer_at_work() {
 
 #[test]
 fn a_peer_that_is_told_to_end_does_so_at_once() {
-    let mut fleet = Fleet::start(1);
+    let mut fleet = Fleet::held(1);
     let mut pull = fleet.pull(0);
-    pull.wait_for_percent(20);
+    pull.wait_for_percent(A_FIFTH);
     assert!(fleet.peers[0].take().unwrap().ends_well());
     assert!(!fleet.scratch.path(&socket(0)).exists(), "the socket is removed");
     assert_said!(pull.failure());

@@ -4,12 +4,15 @@
 use std::{fs, path::Path, time::Duration};
 
 use crate::{
-    running::{Running, Signal},
+    door::Door,
+    running::Running,
     support::{Mount, Registry, Scratch, assert_said, contents, until},
 };
 
-/// So much that a pull takes some tenths of a second.
+/// Many times what a pull asks of a registry at once.
 const LARGE: usize = (128 << 20) + 12_345;
+/// What the registry gives before it is held back in the middle of a pull: half can have landed, but not everything.
+const HELD_AT: u64 = LARGE as u64 * 4 / 5;
 /// What the small disks of these tests have no room for.
 const MEDIUM: usize = (12 << 20) + 12_345;
 const SMALL_DISK: &str = "size=8m";
@@ -22,6 +25,9 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// How long a registry that is gone may keep a pull busy.
 const GIVING_UP: Duration = Duration::from_mins(1);
 
+/// The model in the registry.
+const NAME: &str = "models/drill:v1";
+
 struct Published {
     registry: Registry,
     reference: String,
@@ -32,7 +38,7 @@ impl Published {
     fn of(bytes: usize) -> Self {
         let (scratch, registry) = (Scratch::new(), Registry::start());
         scratch.write_large_model("model", bytes);
-        let reference = registry.reference("models/drill:v1");
+        let reference = registry.reference(NAME);
         scratch.stdout(&["build", "model", "-t", &reference, "--plain-http"]);
         Self { registry, reference, scratch }
     }
@@ -42,7 +48,11 @@ impl Published {
     }
 
     fn pull_through(&self, peer: &str, dir: &str) -> Running {
-        let args = ["pull", &self.reference, "--plain-http", "--peer", peer, "-o", dir, "--json"];
+        self.pull_of(&self.reference, peer, dir)
+    }
+
+    fn pull_of(&self, reference: &str, peer: &str, dir: &str) -> Running {
+        let args = ["pull", reference, "--plain-http", "--peer", peer, "-o", dir, "--json"];
         Running::start(self.scratch.modelctl(&args))
     }
 
@@ -54,14 +64,15 @@ impl Published {
         peer
     }
 
-    /// Starts a pull into `out` and stops it as soon as the journal there says that half has landed.
-    fn pull_half_way(&self) -> Running {
-        let pull = self.pull("out");
+    /// Starts a pull into `out` and waits until half has landed. More than a part of the rest will not, before the
+    /// door is opened.
+    fn pull_half_way(&self) -> (Running, Door) {
+        let door = Door::before(&self.registry, HELD_AT);
+        let pull = self.pull_of(&door.reference(NAME), "none", "out");
         let journal = self.scratch.path(".out.modelctl/journal");
         until("half has landed", || landed(&journal) * 2 >= LARGE as u64);
-        pull.signal(Signal::STOP);
         assert!(!self.scratch.path("out").exists(), "nothing has its final name before everything is proved");
-        pull
+        (pull, door)
     }
 }
 
@@ -74,7 +85,8 @@ fn landed(journal: &Path) -> u64 {
 #[test]
 fn a_pull_that_is_killed_goes_on_where_it_was() {
     let published = Published::of(LARGE);
-    published.pull_half_way().kill();
+    let (pull, _door) = published.pull_half_way();
+    pull.kill();
     assert!(!published.scratch.path("out").exists());
     let before = published.registry.sent();
     let result = published.pull("out").result();
@@ -89,9 +101,9 @@ fn a_pull_that_is_killed_goes_on_where_it_was() {
 #[test]
 fn a_directory_that_is_being_pulled_into_is_left_to_whoever_does() {
     let published = Published::of(LARGE);
-    let first = published.pull_half_way();
+    let (first, door) = published.pull_half_way();
     assert_said!(published.pull("out").failure());
-    first.signal(Signal::CONT);
+    door.open();
     first.result();
     published.scratch.assert_pulled("model", "out");
 }
@@ -114,13 +126,11 @@ fn of_pulls_that_start_together_one_wins_and_none_does_harm() {
 #[test]
 fn a_registry_that_dies_is_told_and_nothing_that_landed_is_lost() {
     let published = Published::of(LARGE);
-    let pull = published.pull_half_way();
-    let Published { registry, scratch, .. } = published;
-    drop(registry);
-    pull.signal(Signal::CONT);
+    let (pull, door) = published.pull_half_way();
+    door.close();
     assert_said!(pull.failure_within(GIVING_UP));
-    assert!(!scratch.path("out").exists());
-    assert!(landed(&scratch.path(".out.modelctl/journal")) * 2 >= LARGE as u64);
+    assert!(!published.scratch.path("out").exists());
+    assert!(landed(&published.scratch.path(".out.modelctl/journal")) * 2 >= LARGE as u64);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 mod build;
 mod doctor;
+mod door;
 mod fleet;
 mod fleet_key;
 mod help;

@@ -186,6 +186,11 @@ impl Registry {
         Self { process, address, dir }
     }
 
+    /// HOST:PORT.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// A reference in it.
     pub(crate) fn reference(&self, rest: &str) -> String {
         format!("{}/{rest}", self.address)
