@@ -171,9 +171,12 @@ impl PeerError {
             Self::Manifest { source, .. } => source.hint(),
             Self::Store(error) => error.hint(),
             Self::WrongBytes { .. } => {
-                Some("the copy at the origin is damaged: push it again from where it was built".into())
+                // A registry that has a blob of that name takes no other.
+                Some("its copy is damaged: remove that blob at the origin, then build and push again".into())
             }
-            Self::NoSource { source: Some(source), .. } => source.hint(),
+            Self::NoSource { source: Some(source), .. } => source
+                .hint()
+                .or_else(|| Some("pull again when the origin answers: what has landed is kept".into())),
             Self::NoSource { source: None, .. } => {
                 Some("start a peer that has it, or pull it from a registry that has it".into())
             }
@@ -181,8 +184,13 @@ impl PeerError {
             Self::CutOff { .. } => Some("pull again: what has landed is kept".into()),
             Self::Lookup { .. } => Some("announce it with `modelctl peer --seed oci:DIR:TAG`".into()),
             Self::Remote { hint, .. } => hint.clone(),
+            Self::Local { source: WireError::Io(error), .. }
+                if error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                Some("the peer ended: start it and pull again; what has landed is in its store".into())
+            }
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
-            Self::Listen { .. } => Some("choose another address, or port 0 for a free one".into()),
+            Self::Listen { .. } => Some("choose another address or socket; port 0 takes a free one".into()),
             _ => None,
         }
     }

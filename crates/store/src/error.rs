@@ -162,6 +162,9 @@ impl StoreError {
             Self::Malformed { path, .. } => {
                 Some(format!("remove `{}` if it is no longer needed", path.display()))
             }
+            Self::Io { operation: "reflink to" | "hard-link", .. } => {
+                Some("this file system cannot do that here: use `--link auto` or `--link copy`".into())
+            }
             Self::Io { source, .. } => {
                 match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                     Some(rustix::io::Errno::MFILE) => {
