@@ -69,9 +69,9 @@ pub(crate) struct Link {
     pub(crate) has: Bits,
     /// What the other end reads from the origin, and the epoch of the plan that it acts by.
     pub(crate) coming: (u64, Bits),
-    /// Outstanding reads, those given up on included: they still occupy the link.
     /// Every piece that it ever announced: what it says again on a new link is no news.
     pub(crate) heard: Bits,
+    /// Outstanding reads, those given up on included: they still occupy the link.
     pub(crate) reads: BTreeSet<ReadId>,
     pub(crate) bytes_in_flight: u64,
     pub(crate) last_byte: Duration,
