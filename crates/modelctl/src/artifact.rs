@@ -50,11 +50,7 @@ impl Artifact {
             }
             Reference::Layout(at) => {
                 let layout = LayoutReader::open(&at.dir)?;
-                let digest = match at.digest {
-                    Some(digest) => digest,
-                    None => layout.resolve(at.tag.as_deref())?.digest,
-                };
-                let raw = layout.manifest(&digest)?;
+                let raw = layout.find(at.tag.as_deref(), at.digest.as_ref())?;
                 (Source::Layout(Arc::new(layout)), raw)
             }
             Reference::Fleet(_) => {

@@ -49,12 +49,8 @@ pub(crate) async fn open(reference: &Reference, access: Access) -> Result<(Origi
         }
         Reference::Layout(at) => {
             let layout = LayoutReader::open(&at.dir)?;
-            let digest = match at.digest {
-                Some(digest) => digest,
-                None => layout.resolve(at.tag.as_deref())?.digest,
-            };
-            let raw = layout.manifest(&digest)?;
-            (Origin::Layout(Arc::new(layout)), raw, Some(digest))
+            let raw = layout.find(at.tag.as_deref(), at.digest.as_ref())?;
+            (Origin::Layout(Arc::new(layout)), raw, at.digest)
         }
         Reference::Fleet(_) => {
             let reason = "it is with other peers only: pull it through the local peer";

@@ -201,6 +201,14 @@ impl LayoutReader {
         Err(StoreError::Missing { dir: self.dir.path().to_path_buf(), what })
     }
 
+    /// The raw bytes of the manifest that a reference means: the digest decides, else the tag.
+    pub fn find(&self, tag: Option<&str>, digest: Option<&Sha256Digest>) -> Result<Vec<u8>, StoreError> {
+        match digest {
+            Some(digest) => self.manifest(digest),
+            None => self.manifest(&self.resolve(tag)?.digest),
+        }
+    }
+
     /// The raw bytes of a manifest, checked against its digest.
     pub fn manifest(&self, digest: &Sha256Digest) -> Result<Vec<u8>, StoreError> {
         self.small_blob(digest, MANIFEST_BYTES_MAX)
