@@ -103,7 +103,7 @@ impl Stripes {
             let mut stripe = Stripe::new(part.source, part.backups.clone(), now);
             let old = before.all.get(at).filter(|_| is_same);
             stripe.gap = old.and_then(|old| old.gap);
-            stripe.handover = match old.filter(|old| old.source == StripeSource::Origin) {
+            stripe.handover = match old.filter(|old| old.source == part.source) {
                 Some(old) => old.handover.clone(),
                 None => {
                     Some(Handover { before: part.before.clone(), until }).filter(|_| !part.before.is_empty())
