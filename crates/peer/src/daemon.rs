@@ -99,6 +99,8 @@ impl Peer {
         let clients = listen_locally(&options)?;
         let me = PeerId::new(random_id().map_err(listen)?);
         let node = Node::new(me, options.security.clone(), exports);
+        hold_what_is_complete(&store, &node).await?;
+        // After the store: a seed's share has the piece trees, and its bytes count as the origin's.
         if let Some(layout) = options.seed.clone() {
             seed::announce(&node, Reference::Layout(layout)).await?;
         }
@@ -114,7 +116,6 @@ impl Peer {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
         let node = Arc::clone(&self.node);
         let control_address = self.advertised();
-        self.hold_what_is_complete(&node).await?;
         let (stop, stopped) = watch::channel(());
         let stopped = move || {
             let mut stopped = stopped.clone();
@@ -172,27 +173,27 @@ impl Peer {
             None => self.control_addr.to_string(),
         }
     }
+}
 
-    /// Offers what the store has from earlier runs.
-    async fn hold_what_is_complete(&self, node: &Arc<Node>) -> Result<(), PeerError> {
-        let (store, node) = (Arc::clone(&self.store), Arc::clone(node));
-        blocking(move || {
-            for digest in store.complete_manifests()? {
-                match load(&store, &digest) {
-                    Ok(Some((artifact, files))) => {
-                        node.hold(&artifact, files.into_iter().map(Arc::new).collect());
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(%digest, error, "a stored artifact is not offered");
-                    }
+/// Offers what the store has from earlier runs.
+async fn hold_what_is_complete(store: &Arc<Store>, node: &Arc<Node>) -> Result<(), PeerError> {
+    let (store, node) = (Arc::clone(store), Arc::clone(node));
+    blocking(move || {
+        for digest in store.complete_manifests()? {
+            match load(&store, &digest) {
+                Ok(Some((artifact, files))) => {
+                    node.hold(&artifact, files.into_iter().map(Arc::new).collect());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(%digest, error, "a stored artifact is not offered");
                 }
             }
-            Ok(())
-        })
-        .await
-    }
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// An artifact of the store, if it can be offered: peers exchange only what they can prove.

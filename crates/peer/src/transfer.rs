@@ -1,7 +1,7 @@
 //! One artifact being brought into the node's store, for any number of clients.
 //!
 //! Owns: one transfer an artifact, its cancellation when nobody wants it any more, and what becomes of its blobs.
-//! Does not own: the clients (`daemon`), or who else may read it (`node`).
+//! Does not own: the clients (`clients`), or who else may read it (`node`).
 
 use std::{
     fs::File,

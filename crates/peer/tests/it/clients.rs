@@ -25,7 +25,7 @@ use wire::local::{
 
 use crate::{
     origin::{Gate, Holding, Origin, Reply},
-    support::{Model, PATIENCE, pattern},
+    support::{Model, PATIENCE, nobody_listens, pattern},
 };
 
 /// A peer without a fleet.
@@ -128,7 +128,7 @@ async fn only_the_owner_may_speak_to_a_peer() {
     let error = Peer::start(second.clone()).await.err().unwrap();
     assert!(matches!(error, PeerError::Listen { .. }), "{error:?}");
     peer.task.abort();
-    let _ = peer.task.await;
+    nobody_listens(&peer.socket).await;
     assert!(peer.socket.exists(), "a peer that died leaves its socket");
     Peer::start(second).await.map(drop).unwrap();
 }

@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     origin::{Gate, Holding, Origin},
-    support::{Model, PATIENCE},
+    support::{Model, PATIENCE, nobody_listens, until},
 };
 
 /// A running peer. Aborting its task is as sudden as a process's death: sockets close, nothing is said.
@@ -158,15 +158,6 @@ async fn gated(model: &Model, reads: u64) -> (Origin, Gate) {
     })
     .await;
     (origin, gate)
-}
-
-async fn until(mut is_so: impl FnMut() -> bool) {
-    let wait = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.expect("it happens in time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 24)]
@@ -414,4 +405,21 @@ async fn a_parent_that_stops_answering_is_left() {
         model.assert_in(&fleet.output(number));
         assert!(report.elapsed < Duration::from_secs(30), "{report:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_stays_one_whose_store_has_the_artifact_too() {
+    let model = Model::of(3);
+    let origin = Origin::honest(Holding::of(&model)).await;
+    let mut fleet = Fleet::start(2).await;
+    fleet.pull(0, origin.reference()).await.unwrap();
+    let Reference::Layout(layout) = model.write_layout(&fleet.top.path().join("layout")) else {
+        unreachable!("it is a layout")
+    };
+    fleet.peers[0].task.abort();
+    nobody_listens(&fleet.peers[0].socket).await;
+    fleet.peers[0] = fleet.start_peer(0, Some(layout)).await;
+    // Whoever has only the digest needs the piece trees, which a store does not keep.
+    let report = fleet.pull(1, Reference::Fleet(model.digest())).await.unwrap();
+    assert_eq!((report.origin_bytes, report.peer_bytes), (model.bytes(), 0), "a seed counts as the origin");
 }

@@ -140,3 +140,17 @@ pub(crate) async fn pull(reference: Reference, output: &Path) -> Result<PullRepo
     let watch = PullWatch::new();
     tokio::time::timeout(PATIENCE, peer::pull(request, &watch)).await.expect("the pull ends in time")
 }
+
+pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it happens in time");
+}
+
+/// Waits for the end of an aborted peer: the runtime drops its tasks, and with them the socket, a little later.
+pub(crate) async fn nobody_listens(socket: &Path) {
+    until(|| std::os::unix::net::UnixStream::connect(socket).is_err()).await;
+}
