@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["peer", "scheduler"],               // one event loop each
     &["registry", "store", "wire"],       // the edges: network, disk, messages
     &["transport"],                       // the data plane and its seam
+    &["telemetry"],                       // metrics and health over HTTP
     &["identity", "memory", "simulator"], // the fleet key; a wall around buffers; the pure crates under a virtual clock
     &["swarm"],                           // pure, like all below
     &["planner"],

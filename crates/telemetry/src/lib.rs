@@ -1,0 +1,10 @@
+//! What a process shows of itself to whoever watches it: `/metrics` and `/healthz`.
+//!
+//! Owns: the HTTP face and its bounds, the text format, and the kinds of numbers. Does not own: what is counted, which
+//! each role says by [`Watched`].
+
+mod face;
+mod page;
+
+pub use face::{Health, Watched, serve};
+pub use page::{Buckets, Page, Sample};
