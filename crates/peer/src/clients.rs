@@ -50,7 +50,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Clients {
     node: Arc<Node>,
     store: Arc<Store>,
-    scheduler: Option<String>,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
 }
 
@@ -82,8 +81,8 @@ impl From<PeerError> for Ended {
 }
 
 impl Clients {
-    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, scheduler: Option<String>) -> Arc<Self> {
-        Arc::new(Self { node, store, scheduler, transfers: Mutex::default() })
+    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>) -> Arc<Self> {
+        Arc::new(Self { node, store, transfers: Mutex::default() })
     }
 
     /// Serves clients until `stopped`.
@@ -171,9 +170,7 @@ impl Clients {
                 let (origin, artifact) = origin::open(&reference, access_of(pull)).await?;
                 (Some(origin), artifact)
             }
-            Ok(Reference::Fleet(digest)) => {
-                (None, lookup(self.scheduler.as_deref(), &self.node.security().control, &digest).await?)
-            }
+            Ok(Reference::Fleet(digest)) => (None, lookup(&self.node, &digest).await?),
             Ok(Reference::Layout(_) | Reference::Directory(_)) | Err(_) => {
                 return Err(refused("the local peer opens no path: pull with `--peer none`"));
             }

@@ -25,6 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 use transport::{Exports, tcp};
+use wire::schedulers::Schedulers;
 
 use crate::{
     artifact::{Artifact, Check},
@@ -55,8 +56,8 @@ pub struct PeerOptions {
     pub listen: SocketAddr,
     /// The host by which others reach it, where that is not the address that it listens on.
     pub advertise: Option<String>,
-    /// `http://HOST:PORT` of the scheduler.
-    pub scheduler: Option<String>,
+    /// HOST:PORT of each scheduler, or of a name that has several addresses; none to be alone.
+    pub schedulers: Vec<String>,
     /// What its network card does in each direction, in bytes per second, if known.
     pub nic_rate: Option<u64>,
     /// Its name for people.
@@ -138,21 +139,22 @@ impl Peer {
                 tracing::error!(error = &error as &dyn std::error::Error, "the control service ended");
             }
         });
-        if let Some(scheduler) = self.options.scheduler.clone() {
+        let control = &self.options.security.control;
+        let schedulers = Schedulers::new(control, self.options.schedulers.clone());
+        if !self.options.schedulers.is_empty() {
             let (events, inbox) = mpsc::unbounded_channel();
             let session = SessionOptions {
-                scheduler,
+                schedulers,
                 me: self.me,
                 control_address,
                 name: self.options.name.clone(),
                 nic_rate: self.options.nic_rate,
-                security: self.options.security.control.clone(),
+                security: control.clone(),
             };
             node.set_session(Session::spawn(session, events));
             tasks.spawn(Arc::clone(&node).follow_session(inbox, self.data.clone()));
         }
-        let scheduler = self.options.scheduler.clone();
-        let clients = Clients::new(Arc::clone(&node), Arc::clone(&self.store), scheduler);
+        let clients = Clients::new(Arc::clone(&node), Arc::clone(&self.store));
         tasks.spawn(clients.serve(self.clients, stopped()));
         shutdown.await;
         node.say_farewell();

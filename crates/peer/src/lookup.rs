@@ -12,12 +12,12 @@ use modelpack::{
     manifest::{Blob, Manifest},
     piece_tree::PieceTree,
 };
-use tonic::Status;
+use tonic::{Status, transport::Channel};
 use wire::{
     PROTOCOL_VERSION,
     connection::{DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, dial, explain},
     control::{
-        DescribeReply, DescribeRequest, HoldersRequest, peer_client::PeerClient,
+        Claim, DescribeReply, DescribeRequest, HoldersReply, HoldersRequest, peer_client::PeerClient,
         scheduler_client::SchedulerClient,
     },
 };
@@ -25,6 +25,7 @@ use wire::{
 use crate::{
     artifact::{Artifact, Check},
     error::PeerError,
+    node::Node,
 };
 
 /// How long one question may take: the largest description at 20 Mbit/s.
@@ -45,6 +46,9 @@ pub(crate) enum LookupError {
     /// This peer has no scheduler.
     #[error("this peer has no scheduler to ask")]
     Alone,
+    /// No scheduler answers.
+    #[error("no scheduler is reachable: {reason}")]
+    NoScheduler { reason: String },
     /// Somebody cannot be reached.
     #[error("cannot reach `{address}`: {reason}")]
     Connect { address: String, reason: String },
@@ -62,25 +66,43 @@ pub(crate) enum LookupError {
     Unknown,
 }
 
-/// Learns what the artifact of `digest` is.
-pub(crate) async fn lookup(
-    scheduler: Option<&str>,
-    security: &Security,
-    digest: &Sha256Digest,
-) -> Result<Artifact, PeerError> {
+/// Learns what the artifact of `digest` is from the fleet alone.
+pub(crate) async fn lookup(node: &Node, digest: &Sha256Digest) -> Result<Artifact, PeerError> {
     let reference = format!("fleet:{digest}");
     let failed = |source| PeerError::Lookup { reference: reference.clone(), source: Box::new(source) };
-    let scheduler = scheduler.ok_or_else(|| failed(LookupError::Alone))?;
-    let mut last = LookupError::Unknown;
-    let give_up = Instant::now() + PATIENCE;
-    let mut addresses = holders(scheduler, security, digest).await.map_err(failed)?;
-    while addresses.is_empty() && Instant::now() < give_up {
-        tokio::time::sleep(ASK_AGAIN).await;
-        addresses = holders(scheduler, security, digest).await.map_err(failed)?;
+    if !node.is_in_fleet() {
+        return Err(failed(LookupError::Alone));
     }
-    for address in addresses {
-        let described = match describe(&address, security, digest).await {
-            Ok(reply) => prove(&reference, digest, reply)
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        // A scheduler may be taking over from another at this moment.
+        let found = match node.scheduler() {
+            Some(scheduler) => holders(&scheduler, digest, (Claim::None, node)).await,
+            None => Err(LookupError::NoScheduler { reason: node.lost_reason() }),
+        };
+        let is_last = Instant::now() >= give_up;
+        match found {
+            Ok(found) if !found.control_addresses.is_empty() => {
+                return ask_each(node, &reference, digest, found.control_addresses).await.map_err(failed);
+            }
+            Ok(_) if is_last => return Err(failed(LookupError::Unknown)),
+            Err(error) if is_last => return Err(failed(error)),
+            Ok(_) | Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+        }
+    }
+}
+
+/// The description by the first of these members whose words prove themselves.
+async fn ask_each(
+    node: &Node,
+    reference: &str,
+    digest: &Sha256Digest,
+    addresses: Vec<String>,
+) -> Result<Artifact, LookupError> {
+    let mut last = LookupError::Unknown;
+    for address in addresses.into_iter().take(ASKED_MAX) {
+        let described = match describe(&address, &node.security().control, digest).await {
+            Ok(reply) => prove(reference, digest, reply)
                 .map_err(|why| LookupError::Invalid { address: address.clone(), why }),
             Err(error) => Err(error),
         };
@@ -92,24 +114,25 @@ pub(crate) async fn lookup(
             }
         }
     }
-    Err(failed(last))
+    Err(last)
 }
 
 async fn holders(
-    scheduler: &str,
-    security: &Security,
+    (channel, address): &(Channel, String),
     digest: &Sha256Digest,
-) -> Result<Vec<String>, LookupError> {
+    (claim, node): (Claim, &Node),
+) -> Result<HoldersReply, LookupError> {
     let ask = async {
-        let channel = connect(scheduler.to_owned(), scheduler, security).await?;
-        let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let request =
-            HoldersRequest { protocol_version: PROTOCOL_VERSION, artifact: digest.bytes().to_vec() };
-        client.holders(request).await.map_err(|status| refused(scheduler, &status))
+        let mut client = SchedulerClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let request = HoldersRequest {
+            protocol_version: PROTOCOL_VERSION,
+            artifact: digest.bytes().to_vec(),
+            claim: claim.into(),
+            peer_id: node.me().bytes().to_vec(),
+        };
+        client.holders(request).await.map_err(|status| refused(address, &status))
     };
-    let mut addresses = in_time(scheduler, ask).await?.into_inner().control_addresses;
-    addresses.truncate(ASKED_MAX);
-    Ok(addresses)
+    Ok(in_time(address, ask).await?.into_inner())
 }
 
 async fn describe(
@@ -127,11 +150,7 @@ async fn describe(
     Ok(in_time(address, ask).await?.into_inner())
 }
 
-async fn connect(
-    uri: String,
-    address: &str,
-    security: &Security,
-) -> Result<tonic::transport::Channel, LookupError> {
+async fn connect(uri: String, address: &str, security: &Security) -> Result<Channel, LookupError> {
     let unreachable = |error: tonic::transport::Error| LookupError::Connect {
         address: address.to_owned(),
         reason: explain(&error),

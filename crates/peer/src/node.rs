@@ -22,6 +22,7 @@ use planner::{ArtifactId, PeerId};
 use store::StoreError;
 use swarm::Config;
 use tokio::sync::mpsc;
+use tonic::transport::Channel;
 use transport::{Export, Exports, tcp};
 
 use crate::{
@@ -56,6 +57,8 @@ pub(crate) struct Node {
 struct State {
     session: Option<Session>,
     reach: Reach,
+    /// Of the last loss.
+    lost_reason: Option<String>,
     shared: BTreeMap<ArtifactId, Shared>,
 }
 
@@ -145,6 +148,20 @@ impl Node {
     /// Whether there is a scheduler to plan with.
     pub(crate) fn is_in_fleet(&self) -> bool {
         self.state().session.is_some()
+    }
+
+    pub(crate) fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// Why there is no scheduler, as far as is known.
+    pub(crate) fn lost_reason(&self) -> String {
+        self.state().lost_reason.clone().unwrap_or_else(|| "it has not answered yet".to_owned())
+    }
+
+    /// The connection to the scheduler that it is at, and where that is.
+    pub(crate) fn scheduler(&self) -> Option<(Channel, String)> {
+        self.state().session.as_ref().and_then(Session::scheduler)
     }
 
     /// From now on this node belongs to the fleet of that session's scheduler.
@@ -302,9 +319,9 @@ impl Node {
             };
             match event {
                 None => return,
-                Some(SessionEvent::Connected { load_interval }) => {
+                Some(SessionEvent::Connected { load_interval, scheduler }) => {
                     meter.set_interval(load_interval);
-                    self.connected();
+                    self.connected(&scheduler);
                 }
                 Some(SessionEvent::Plan(artifact, plan)) => {
                     if let Some(shared) = self.state().shared.get(&artifact) {
@@ -316,18 +333,19 @@ impl Node {
         }
     }
 
-    fn connected(&self) {
+    fn connected(&self, scheduler: &str) {
         let mut state = self.state();
         state.reach = Reach::Connected;
         for (id, shared) in &state.shared {
             state.say(shared.join(*id));
         }
-        tracing::info!("connected to the scheduler");
+        tracing::info!(scheduler, "connected to the scheduler");
     }
 
     fn lost(&self, reason: &str) {
         let mut state = self.state();
         state.reach = Reach::Lost;
+        state.lost_reason = Some(reason.to_owned());
         for shared in state.shared.values() {
             shared.tell(|| Event::NoScheduler);
         }
@@ -360,6 +378,7 @@ impl Shared {
             origin_ok: self.origin_ok,
             is_seed: self.is_seed,
             have: self.share.have.snapshot().runs(),
+            coming: self.share.have.coming_now(),
         }
     }
 }
@@ -488,7 +507,7 @@ mod tests {
         node.lost("it is not there");
         assert!(matches!(inbox.try_recv(), Ok(Event::NoScheduler)));
         assert!(admitted().0, "also who begins later is told");
-        node.connected();
+        node.connected("10.0.0.1:7100");
         assert!(!admitted().0);
     }
 

@@ -45,6 +45,8 @@ pub enum Input {
         is_seed: bool,
         /// The pieces it has proved.
         have: Vec<Run>,
+        /// What it is doing by a plan that it has, perhaps of another scheduler.
+        progress: Progress,
     },
     /// A member proved more pieces.
     Have {
@@ -82,6 +84,17 @@ pub enum Input {
         /// Which piece.
         piece: u32,
     },
+    /// [`Planner::next_wake`] has come.
+    Tick,
+}
+
+/// What a member was doing by its last plan when it joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The epoch of that plan; 0 without one.
+    pub epoch: u64,
+    /// The pieces that it reads from the origin now.
+    pub origin_in_flight: Vec<Run>,
 }
 
 /// What the planner wants done.
@@ -127,20 +140,21 @@ impl Planner {
 
     /// Takes note of one input. What contradicts earlier inputs (an unknown peer, a piece out of range, another size
     /// of the same artifact) is ignored: it can only come from a peer that is wrong about itself.
-    pub fn handle(&mut self, _now: Duration, input: Input) {
+    pub fn handle(&mut self, now: Duration, input: Input) {
         match input {
             Input::Register { peer, address, name, nic_rate } => {
                 self.peers.insert(peer, Registered { address, name, nic_rate, load: (0, 0), complaints: 0 });
             }
             Input::Gone { peer } => self.gone(peer),
-            Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have } => {
+            Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress } => {
                 if !self.peers.contains_key(&peer) || u64::from(piece_count) > PIECES_MAX {
                     return;
                 }
                 let swarm =
                     self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
                 if swarm.is_about(bytes, piece_count) {
-                    swarm.join(peer, MemberState::new(swarm, origin_ok, is_seed, &have));
+                    let member = MemberState::new(swarm, origin_ok, is_seed, (&have, &progress));
+                    swarm.join(now, peer, member, progress.epoch);
                     self.replan(artifact);
                 }
             }
@@ -164,12 +178,29 @@ impl Planner {
                     registered.complaints += 1;
                 }
             }
+            Input::Tick => {
+                let mut due = Vec::new();
+                for (artifact, swarm) in &mut self.swarms {
+                    if swarm.gathering().is_some_and(|until| until <= now) {
+                        swarm.gathered();
+                        due.push(*artifact);
+                    }
+                }
+                for artifact in due {
+                    self.replan(artifact);
+                }
+            }
         }
     }
 
     /// The next thing to do, until there is none.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// When a [`Input::Tick`] is due.
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.swarms.values().filter_map(SwarmState::gathering).min()
     }
 
     /// HOST:PORT of up to `max` members of a swarm, those that have everything first.
@@ -205,6 +236,9 @@ impl Planner {
         let Some(swarm) = self.swarms.get_mut(&artifact) else { return };
         if swarm.is_empty() {
             self.swarms.remove(&artifact);
+            return;
+        }
+        if swarm.gathering().is_some() {
             return;
         }
         for (to, plan) in swarm.replan(&self.peers) {

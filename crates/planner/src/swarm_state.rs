@@ -11,7 +11,7 @@ use modelpack::piece_map::PieceMap;
 use crate::bound::{Bound, Rates, discrete_optimum};
 use crate::id::PeerId;
 use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
-use crate::planner::Registered;
+use crate::planner::{Progress, Registered};
 use crate::tree::{Budgets, Tree};
 
 /// Stripes of an artifact. Constant, so that stripes keep their pieces when members come and go: the origin would
@@ -27,6 +27,16 @@ const BACKUPS: usize = 2;
 /// Times a stripe may move from a live entrant: each further one has to be asked which pieces are on their way.
 const BEFORE_MAX: usize = 8;
 
+/// Where members come with the plan of another scheduler, the first plan waits this long for the next of them: without
+/// it, stripes that somebody is reading would be given to others. Nobody is held up, as all go on by their last plan.
+const GATHER_PAUSE: Duration = Duration::from_millis(50);
+
+/// It waits no longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(500);
+
+/// Epochs of other schedulers that are believed: far more plans than are ever made, and far from the end of numbers.
+const EPOCH_MAX: u64 = 1 << 62;
+
 /// Members named in a plan beyond parents and backups, for the case that those fail.
 const MEMBERS_EXTRA: usize = 64;
 
@@ -37,17 +47,33 @@ pub(crate) struct MemberState {
     have: PieceMap,
     /// How many pieces of each stripe it has.
     held: Vec<u32>,
+    /// How many pieces of each stripe it was reading from the origin when it joined.
+    in_flight: Vec<u32>,
 }
 
 impl MemberState {
-    pub(crate) fn new(swarm: &SwarmState, origin_ok: bool, is_seed: bool, have: &[Run]) -> Self {
+    pub(crate) fn new(
+        swarm: &SwarmState,
+        origin_ok: bool,
+        is_seed: bool,
+        (have, progress): (&[Run], &Progress),
+    ) -> Self {
         let mut member = Self {
             origin_ok,
             is_seed,
             have: PieceMap::empty(swarm.piece_count),
             held: vec![0; swarm.entrants.len()],
+            in_flight: vec![0; swarm.entrants.len()],
         };
         member.add(swarm.stripe_pieces, have);
+        for run in &progress.origin_in_flight {
+            let end = run.end.0.min(swarm.piece_count);
+            for piece in Run::new(run.start.0.min(end), end).pieces() {
+                if !member.have.contains(piece) {
+                    member.in_flight[swarm.stripe_of(piece.0)] += 1;
+                }
+            }
+        }
         member
     }
 
@@ -77,6 +103,8 @@ pub(crate) struct SwarmState {
     moved_from: Vec<Vec<Before>>,
     trees: Vec<Tree>,
     sent: BTreeMap<PeerId, Vec<StripePart>>,
+    /// While members come from another scheduler: since when, and until when no plan is made.
+    gathering: Option<(Duration, Duration)>,
 }
 
 /// Who can play which part in the next plan.
@@ -102,6 +130,7 @@ impl SwarmState {
             moved_from: vec![Vec::new(); stripes as usize],
             trees: vec![Tree::default(); stripes as usize],
             sent: BTreeMap::new(),
+            gathering: None,
         }
     }
 
@@ -113,10 +142,66 @@ impl SwarmState {
         self.members.is_empty()
     }
 
-    pub(crate) fn join(&mut self, peer: PeerId, member: MemberState) {
-        self.members.insert(peer, member);
+    fn stripe_of(&self, piece: u32) -> usize {
+        (piece / self.stripe_pieces) as usize % self.entrants.len()
+    }
+
+    /// Takes a member in, who acts by the plan of `epoch`.
+    pub(crate) fn join(&mut self, now: Duration, peer: PeerId, member: MemberState, epoch: u64) {
+        if epoch > self.epoch && epoch <= EPOCH_MAX {
+            // Another scheduler's plan. The next one comes after it, so that no epoch means two plans.
+            self.epoch = epoch;
+            self.gathering.get_or_insert((now, now));
+        }
+        if let Some((since, until)) = &mut self.gathering {
+            *until = (now + GATHER_PAUSE).min(*since + GATHER_MAX);
+        }
+        if self.members.insert(peer, member).is_none() {
+            self.keep_in_flight(peer);
+        }
         // It asked, so it is told, even if nothing changed for it.
         self.sent.remove(&peer);
+    }
+
+    /// Until when no plan is made.
+    pub(crate) fn gathering(&self) -> Option<Duration> {
+        self.gathering.map(|(_, until)| until)
+    }
+
+    /// They have come.
+    pub(crate) fn gathered(&mut self) {
+        self.gathering = None;
+        // The next plan is the first by which they give up stripes, whatever was counted while they came.
+        for before in self.moved_from.iter_mut().flatten() {
+            before.epoch = self.epoch + 1;
+        }
+    }
+
+    /// What a member reads from the origin when it joins, it is to go on reading: whoever reads more of a stripe than
+    /// its entrant is its entrant.
+    fn keep_in_flight(&mut self, peer: PeerId) {
+        for stripe in 0..self.entrants.len() {
+            let in_flight = |peer: &PeerId| self.members.get(peer).map_or(0, |at| at.in_flight[stripe]);
+            let entrant = self.entrants[stripe].filter(|entrant| *entrant != peer);
+            let (mine, theirs) = (in_flight(&peer), entrant.as_ref().map_or(0, in_flight));
+            if mine > theirs {
+                self.entrants[stripe] = Some(peer);
+                self.moved_from[stripe].retain(|before| before.peer != peer);
+                if let Some(entrant) = entrant {
+                    self.move_from(stripe, entrant, self.epoch + 1);
+                }
+            } else if mine > 0 {
+                self.move_from(stripe, peer, self.epoch + 1);
+            }
+        }
+    }
+
+    fn move_from(&mut self, stripe: usize, from: PeerId, epoch: u64) {
+        let moved_from = &mut self.moved_from[stripe];
+        moved_from.retain(|before| before.peer != from && self.members.contains_key(&before.peer));
+        moved_from.push(Before { peer: from, epoch });
+        let surplus = moved_from.len().saturating_sub(BEFORE_MAX);
+        moved_from.drain(..surplus);
     }
 
     pub(crate) fn leave(&mut self, peer: PeerId) -> bool {
@@ -190,6 +275,8 @@ impl SwarmState {
     /// Entrants stay while they can: a stripe that changes hands may be read from the origin twice. Only stripes that
     /// are hardly begun move to newcomers.
     fn assign_entrants(&mut self, cast: &Cast, weights: &BTreeMap<PeerId, u64>) {
+        // Nobody has a plan of this scheduler yet. Who holds most of a stripe was its entrant, if there was a plan.
+        let is_first = self.sent.is_empty();
         let mut counts: BTreeMap<PeerId, u64> = cast.eligible.iter().map(|peer| (*peer, 0)).collect();
         for entrant in &mut self.entrants {
             match entrant.and_then(|peer| counts.get_mut(&peer)) {
@@ -201,8 +288,10 @@ impl SwarmState {
             counts.iter().map(|(peer, count)| (*peer, *count + 1)).min_by(|a, b| by_load(weights, *a, *b))
         };
         for stripe in 0..self.entrants.len() {
+            let furthest = is_first.then(|| self.furthest(stripe, &cast.eligible)).flatten();
+            let chosen = furthest.map(|peer| (peer, counts[&peer] + 1)).or_else(|| cheapest(&counts));
             if self.entrants[stripe].is_none()
-                && let Some((peer, count)) = cheapest(&counts)
+                && let Some((peer, count)) = chosen
             {
                 self.entrants[stripe] = Some(peer);
                 counts.insert(peer, count);
@@ -215,17 +304,27 @@ impl SwarmState {
             let load = counts[&from];
             if self.is_movable(stripe, from) && by_load(weights, (to, count), (from, load)).is_lt() {
                 self.entrants[stripe] = Some(to);
-                self.moved_from[stripe].retain(|before| before.peer != from && before.peer != to);
-                self.moved_from[stripe].push(Before { peer: from, epoch: self.epoch });
+                self.moved_from[stripe].retain(|before| before.peer != to);
+                self.move_from(stripe, from, self.epoch);
                 counts.insert(from, load - 1);
                 counts.insert(to, count);
             }
         }
     }
 
+    /// Who holds most of a stripe, if anybody holds anything of it.
+    fn furthest(&self, stripe: usize, eligible: &BTreeSet<PeerId>) -> Option<PeerId> {
+        let held = |peer: &PeerId| self.members.get(peer).map_or(0, |member| member.held[stripe]);
+        let furthest = eligible.iter().map(|peer| (held(peer), *peer)).max();
+        furthest.filter(|(held, _)| *held > 0).map(|(_, peer)| peer)
+    }
+
     fn is_movable(&self, stripe: usize, entrant: PeerId) -> bool {
         let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
-        let is_begun = self.members.get(&entrant).is_some_and(|member| member.held[stripe] > size / 4);
+        let is_begun = self
+            .members
+            .get(&entrant)
+            .is_some_and(|member| member.held[stripe] > size / 4 || member.in_flight[stripe] > 0);
         !is_begun && self.before(entrant, stripe).count() < BEFORE_MAX
     }
 

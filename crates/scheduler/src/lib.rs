@@ -5,7 +5,9 @@
 
 mod driver;
 mod outbox;
+mod peering;
 mod server;
 mod session;
 
+pub use peering::Peering;
 pub use server::{Options, SchedulerError, serve};

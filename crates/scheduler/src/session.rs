@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use planner::{ArtifactId, Input, PeerId};
+use planner::{ArtifactId, Input, PeerId, Progress};
 use tokio::{
     sync::{mpsc::Sender, watch},
     time::timeout,
 };
 use tonic::{Status, Streaming};
 use wire::{
-    WireError, check_version,
+    FEATURE_SCHEDULERS, WireError, check_version,
     connection::{CONNECT_TIMEOUT, explain},
     control::{self, PeerToScheduler, peer_to_scheduler::Kind},
     convert,
@@ -61,6 +61,17 @@ pub(crate) struct Session {
     pub(crate) load_interval: Duration,
 }
 
+/// What one peer says of itself when it comes.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// [`Input::Register`].
+    pub(crate) register: Input,
+    /// Whether it understands a redirect.
+    pub(crate) may_redirect: bool,
+    /// Schedulers that it cannot reach.
+    pub(crate) unreachable: Vec<String>,
+}
+
 impl Session {
     /// Hears the peer until one side ends the stream.
     pub(crate) async fn run(mut self) {
@@ -97,9 +108,13 @@ impl Session {
             name: convert::name(hello.name)?,
             nic_rate: (rate > 0).then_some(rate),
         };
-        self.outbox.welcome(self.load_interval);
+        let guest = Guest {
+            register,
+            may_redirect: hello.features & FEATURE_SCHEDULERS != 0,
+            unreachable: convert::unreachable(hello.unreachable)?,
+        };
         let outbox = Arc::clone(&self.outbox);
-        self.tell(Event::Opened { stream: self.stream, peer, register, outbox }).await?;
+        self.tell(Event::Opened { stream: self.stream, peer, guest, outbox }).await?;
         Ok(peer)
     }
 
@@ -182,6 +197,7 @@ impl Joined {
         let artifact = convert::artifact_id(&join.artifact)?;
         let piece_count = convert::piece_count(join.piece_count)?;
         let have = convert::runs(&join.have, piece_count)?;
+        let origin_in_flight = convert::runs(&join.origin_in_flight, piece_count)?;
         if self.piece_counts.len() >= ARTIFACTS_MAX && !self.piece_counts.contains_key(&artifact) {
             return Err(End::Refused("the peer is in too many swarms"));
         }
@@ -194,6 +210,7 @@ impl Joined {
             origin_ok: join.origin_ok,
             is_seed: join.seed,
             have,
+            progress: Progress { epoch: join.epoch, origin_in_flight },
         })
     }
 }

@@ -308,6 +308,7 @@ impl World {
             origin_ok: self.origin_ok,
             is_seed,
             have: runs,
+            progress: planner::Progress::default(),
         }));
         let origin = if self.origin_ok { Input::OriginUp { ranges: true } } else { Input::OriginDown };
         self.input(node, origin);

@@ -37,7 +37,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a probe may go unanswered: longer than a busy machine keeps its runtime from running.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Streams on one connection, at most. Each side opens one.
+/// The same for a peer's connection to its scheduler, where another one may be waiting: a process that hangs is found
+/// within two seconds. A peer that was itself kept from running finds the same scheduler again, and loses nothing.
+const SCHEDULER_KEEPALIVE: (Duration, Duration) = (Duration::from_millis(400), Duration::from_millis(1200));
+
+/// Streams on one connection, at most: one that lasts, and questions beside it.
 const STREAMS_MAX: u32 = 16;
 
 /// Connections that have yet to prove that they are of the fleet, at most; beyond, they wait in the backlog.
@@ -57,11 +61,27 @@ const REASON_CHARS_MAX: usize = 256;
 /// # Errors
 /// If that is not a URI, nobody answers there, or both ends do not trust each other.
 pub async fn dial(uri: String, security: &Security) -> Result<Channel, tonic::transport::Error> {
+    dial_with(uri, security, (KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)).await
+}
+
+/// The same for the scheduler at HOST:PORT, which is found sooner to hang.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_scheduler(address: &str, security: &Security) -> Result<Channel, tonic::transport::Error> {
+    dial_with(format!("http://{address}"), security, SCHEDULER_KEEPALIVE).await
+}
+
+async fn dial_with(
+    uri: String,
+    security: &Security,
+    (interval, patience): (Duration, Duration),
+) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(uri)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .http2_keep_alive_interval(interval)
+        .keep_alive_timeout(patience)
         .keep_alive_while_idle(true);
     let Security::Fleet(identity) = security else { return endpoint.connect().await };
     let identity = identity.clone();

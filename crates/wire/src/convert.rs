@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use modelpack::layout::{PIECES_MAX, Run};
 use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
 
-use crate::{WireError, control};
+use crate::{WireError, control, schedulers::SCHEDULERS_MAX};
 
 /// Most stripes in a plan. The planner makes at most 16; twice that leaves room without a new protocol.
 pub const STRIPES_MAX: usize = 32;
@@ -75,6 +75,12 @@ pub fn address(text: String) -> Result<String, WireError> {
         }
         _ => Err(WireError::Invalid { field: "address", why: "not HOST:PORT" }),
     }
+}
+
+/// Addresses of schedulers that a peer cannot reach.
+pub fn unreachable(addresses: Vec<String>) -> Result<Vec<String>, WireError> {
+    bounded("unreachable", addresses.len(), SCHEDULERS_MAX)?;
+    addresses.into_iter().map(address).collect()
 }
 
 /// A name for people: short, and without control characters, because it reaches terminals.

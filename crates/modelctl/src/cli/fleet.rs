@@ -7,6 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 use clap::{Args, Subcommand, ValueEnum};
 use modelpack::reference::{LayoutReference, Reference};
 
+use wire::schedulers::scheduler_address;
+
 use super::{RegistryArgs, reference};
 
 /// Pull an artifact into a directory
@@ -126,9 +128,16 @@ pub(crate) struct PeerArgs {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// The scheduler that plans with all peers
-    #[arg(long, value_name = "URL", env = "MODELCTL_SCHEDULER", hide_env_values = true, value_parser = scheduler_url)]
-    pub(crate) scheduler: Option<String>,
+    /// The schedulers, of which one plans with all peers; or one name that has an address for each
+    #[arg(
+        long,
+        value_name = "URL[,URL…]",
+        value_delimiter = ',',
+        env = "MODELCTL_SCHEDULER",
+        hide_env_values = true,
+        value_parser = scheduler_url
+    )]
+    pub(crate) scheduler: Vec<String>,
 
     /// Announce the artifact of a layout on disk, as oci:DIR:TAG; others pull it as fleet:DIGEST
     #[arg(long, value_name = "REF", value_parser = layout)]
@@ -195,11 +204,13 @@ pub(crate) enum FleetKeyAction {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Peers connect to it and tell it what they have and want; it keeps nothing on disk, and pulls go on
-without it. It ends at SIGTERM or SIGINT. With --json the first line of stdout says where it
-listens.
+without it. Of several schedulers one is used by all peers, and another when that one is gone. It
+ends at SIGTERM or SIGINT. With --json the first line of stdout says where it listens.
 
 Example:
   $ modelctl scheduler --listen 127.0.0.1:7100
+  $ modelctl scheduler --listen 10.0.0.1:7100 --scheduler http://10.0.0.1:7100,http://10.0.0.2:7100 \\
+      --fleet-key /etc/modelctl/fleet.key
   $ modelctl scheduler --listen 10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct SchedulerArgs {
     /// Where peers reach it; port 0 takes a free one
@@ -211,6 +222,21 @@ pub(crate) struct SchedulerArgs {
         hide_env_values = true
     )]
     pub(crate) listen: SocketAddr,
+
+    /// All schedulers of the fleet, the same list that the peers have; this one may be among them
+    #[arg(
+        long,
+        value_name = "URL[,URL…]",
+        value_delimiter = ',',
+        env = "MODELCTL_SCHEDULER",
+        hide_env_values = true,
+        value_parser = scheduler_url
+    )]
+    pub(crate) scheduler: Vec<String>,
+
+    /// HOST:PORT by which peers know it, where that is not the address that it listens on
+    #[arg(long, value_name = "HOST:PORT", value_parser = scheduler_url)]
+    pub(crate) advertise: Option<String>,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
@@ -225,13 +251,7 @@ fn layout(text: &str) -> Result<LayoutReference, String> {
 }
 
 fn scheduler_url(text: &str) -> Result<String, &'static str> {
-    let authority = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-    match authority.and_then(|authority| authority.rsplit_once(':')) {
-        Some((host, port)) if !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok() => {
-            Ok(format!("http://{host}:{port}"))
-        }
-        _ => Err("it is `http://HOST:PORT`"),
-    }
+    scheduler_address(text).ok_or("it is `http://HOST:PORT`")
 }
 
 /// A rate in bytes per second.
@@ -290,8 +310,8 @@ mod tests {
 
     #[test]
     fn a_scheduler_is_named_by_host_and_port() {
-        assert_eq!(scheduler_url("http://10.0.0.1:7100/"), Ok("http://10.0.0.1:7100".into()));
-        for wrong in ["10.0.0.1:7100", "https://a:1", "http://a", "http://:1", "http://a/b:1"] {
+        assert_eq!(scheduler_url("http://10.0.0.1:7100/"), Ok("10.0.0.1:7100".into()));
+        for wrong in ["https://a:1", "http://a", "http://:1", "http://a/b:1"] {
             assert!(scheduler_url(wrong).is_err(), "{wrong}");
         }
     }

@@ -48,13 +48,13 @@ impl Fleet {
 
     async fn secured(count: usize, security: PeerSecurity) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap().to_string();
         let options = scheduler::Options { security: security.control.clone(), ..Default::default() };
         let task = tokio::spawn(async move {
             let forever = std::future::pending();
             scheduler::serve(listener, options, forever).await.unwrap();
         });
-        let (top, scheduler) = (tempfile::tempdir().unwrap(), Some((url, task)));
+        let (top, scheduler) = (tempfile::tempdir().unwrap(), Some((address, task)));
         let mut fleet = Self { top, scheduler, peers: Vec::new(), security };
         for number in 0..count {
             let running = fleet.start_peer(number, None).await;
@@ -69,7 +69,7 @@ impl Fleet {
             socket: self.top.path().join(format!("{number}.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
-            scheduler: self.scheduler.as_ref().map(|(url, _)| url.clone()),
+            schedulers: self.scheduler.iter().map(|(address, _)| address.clone()).collect(),
             nic_rate: None,
             name: format!("peer-{number}"),
             seed,
@@ -267,7 +267,7 @@ async fn what_is_damaged_is_not_announced() {
         socket: top.path().join("sock"),
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: None,
-        scheduler: None,
+        schedulers: Vec::new(),
         nic_rate: None,
         name: "seed".into(),
         seed: Some(layout),

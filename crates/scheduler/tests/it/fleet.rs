@@ -45,7 +45,7 @@ impl Scheduler {
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            scheduler::serve(listener, Options { load_interval, security: Security::Plain }, shutdown)
+            scheduler::serve(listener, Options { load_interval, ..Options::default() }, shutdown)
                 .await
                 .expect("served");
         });
@@ -61,7 +61,11 @@ impl Scheduler {
     pub(crate) async fn holders(&self) -> Vec<String> {
         let channel = dial(format!("http://{}", self.address), &Security::Plain);
         let mut client = SchedulerClient::new(in_time(channel).await.expect("it listens"));
-        let request = HoldersRequest { protocol_version: PROTOCOL_VERSION, artifact: ARTIFACT.0.to_vec() };
+        let request = HoldersRequest {
+            protocol_version: PROTOCOL_VERSION,
+            artifact: ARTIFACT.0.to_vec(),
+            ..HoldersRequest::default()
+        };
         in_time(client.holders(request)).await.expect("an answer").into_inner().control_addresses
     }
 
@@ -80,6 +84,7 @@ pub(crate) fn hello(peer: PeerId) -> PeerHello {
         nic_bytes_per_second: 0,
         labels: std::iter::empty().collect(),
         name: format!("peer {peer}"),
+        unreachable: Vec::new(),
     }
 }
 
@@ -92,6 +97,7 @@ pub(crate) fn join(have: Vec<Run>) -> Join {
         seed: false,
         have,
         origin_in_flight: Vec::new(),
+        epoch: 0,
     }
 }
 
