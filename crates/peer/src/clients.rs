@@ -27,9 +27,9 @@ use wire::{
 use crate::{
     artifact::Artifact,
     error::{ErrorClass, PeerError},
-    lookup::lookup,
+    lookup::{self, lookup},
     node::Node,
-    origin::{self, Origin},
+    origin::Origin,
     progress::Stage,
     transfer::{Brought, Transfer},
 };
@@ -167,7 +167,7 @@ impl Clients {
         let refused = |reason| PeerError::Reference { reference: pull.reference.clone(), reason };
         let (origin, artifact) = match pull.reference.parse() {
             Ok(reference @ Reference::Registry(_)) => {
-                let (origin, artifact) = origin::open(&reference, access_of(pull)).await?;
+                let (origin, artifact) = lookup::open(&self.node, &reference, access_of(pull)).await?;
                 (Some(origin), artifact)
             }
             Ok(Reference::Fleet(digest)) => (None, lookup(&self.node, &digest).await?),

@@ -1,4 +1,4 @@
-//! What a digest stands for, learned from the fleet alone (`fleet:DIGEST`).
+//! What a digest stands for, learned from the fleet: alone (`fleet:DIGEST`), or so that a registry is asked once.
 //!
 //! Owns: asking the scheduler who knows, asking those, and proving what they say. Does not own: the pieces.
 
@@ -11,7 +11,11 @@ use modelpack::{
     layout::{BlobIndex, PIECE_BYTES},
     manifest::{Blob, Manifest},
     piece_tree::PieceTree,
+    reference::Reference,
 };
+use planner::PeerId;
+use registry::{Access, Repository};
+use tokio::runtime::Handle;
 use tonic::{Status, transport::Channel};
 use wire::{
     PROTOCOL_VERSION,
@@ -26,6 +30,7 @@ use crate::{
     artifact::{Artifact, Check},
     error::PeerError,
     node::Node,
+    origin::{self, Origin},
 };
 
 /// How long one question may take: the largest description at 20 Mbit/s.
@@ -92,6 +97,74 @@ pub(crate) async fn lookup(node: &Node, digest: &Sha256Digest) -> Result<Artifac
     }
 }
 
+/// Opens a registry's artifact together with the fleet: each peer asks the registry which manifest the reference names,
+/// which also proves that its credentials may read it; the manifest, the config and the piece trees are read there once,
+/// by whoever the scheduler elects, and come to the others from that one. Whatever fails on the way only means that this
+/// peer reads them at the registry by itself.
+pub(crate) async fn open(
+    node: &Node,
+    reference: &Reference,
+    access: Access,
+) -> Result<(Origin, Artifact), PeerError> {
+    let (Reference::Registry(at), Some(scheduler)) = (reference, node.scheduler()) else {
+        return origin::open(reference, access).await;
+    };
+    let opened = Repository::open(at, access.clone());
+    let repository = opened.map_err(|source| PeerError::registry(&reference.to_string(), source))?;
+    let digest = match repository.stated_digest(at.tag.as_deref(), at.digest.as_ref()).await {
+        Ok(Some(digest)) => digest,
+        Ok(None) => return origin::open(reference, access).await,
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "asking for the manifest itself");
+            return origin::open(reference, access).await;
+        }
+    };
+    let name = reference.to_string();
+    let shared = match node.description(&digest) {
+        Some(reply) => prove(&name, &digest, reply).ok(),
+        None => None,
+    };
+    if let Some(artifact) = shared {
+        return Ok((Origin::Registry(repository), artifact));
+    }
+    let found = holders(&scheduler, &digest, (Claim::Offer, node)).await.unwrap_or_else(|error| {
+        tracing::debug!(error = &error as &dyn std::error::Error, "reading the origin without the fleet");
+        HoldersReply::default()
+    });
+    if found.read_origin {
+        let mut claim = Held { scheduler, node: node.me(), digest, end: Some(Claim::Failed) };
+        let opened = origin::open_digest(reference, repository, &digest).await?;
+        claim.end = (!opened.1.is_anchored()).then_some(Claim::Alone);
+        return Ok(opened);
+    }
+    match ask_each(node, &name, &digest, found.control_addresses).await {
+        Ok(artifact) => Ok((Origin::Registry(repository), artifact)),
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "reading the origin alone");
+            origin::open_digest(reference, repository, &digest).await
+        }
+    }
+}
+
+/// The claim of this peer while it reads the origin for all. Joining the swarm ends a good one; the scheduler hears of
+/// another when this is dropped, also by a client that goes away.
+struct Held {
+    scheduler: (Channel, String),
+    node: PeerId,
+    digest: Sha256Digest,
+    end: Option<Claim>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(claim) = self.end else { return };
+        let (scheduler, node, digest) = (self.scheduler.clone(), self.node, self.digest);
+        // If it does not arrive, the claim expires.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move { drop(ask_holders(&scheduler, &digest, (claim, node)).await) });
+    }
+}
+
 /// The description by the first of these members whose words prove themselves.
 async fn ask_each(
     node: &Node,
@@ -118,9 +191,17 @@ async fn ask_each(
 }
 
 async fn holders(
-    (channel, address): &(Channel, String),
+    scheduler: &(Channel, String),
     digest: &Sha256Digest,
     (claim, node): (Claim, &Node),
+) -> Result<HoldersReply, LookupError> {
+    ask_holders(scheduler, digest, (claim, node.me())).await
+}
+
+async fn ask_holders(
+    (channel, address): &(Channel, String),
+    digest: &Sha256Digest,
+    (claim, me): (Claim, PeerId),
 ) -> Result<HoldersReply, LookupError> {
     let ask = async {
         let mut client = SchedulerClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -128,7 +209,7 @@ async fn holders(
             protocol_version: PROTOCOL_VERSION,
             artifact: digest.bytes().to_vec(),
             claim: claim.into(),
-            peer_id: node.me().bytes().to_vec(),
+            peer_id: me.bytes().to_vec(),
         };
         client.holders(request).await.map_err(|status| refused(address, &status))
     };

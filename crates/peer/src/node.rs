@@ -15,6 +15,7 @@ use std::{
 };
 
 use modelpack::{
+    digest::Sha256Digest,
     layout::{PIECE_BYTES, PieceIndex, Run},
     piece_map::PieceMap,
 };
@@ -24,6 +25,7 @@ use swarm::Config;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use transport::{Export, Exports, tcp};
+use wire::control::DescribeReply;
 
 use crate::{
     artifact::{Artifact, Check},
@@ -152,6 +154,13 @@ impl Node {
 
     pub(crate) fn me(&self) -> PeerId {
         self.me
+    }
+
+    /// What this peer tells others of an artifact that it shares.
+    pub(crate) fn description(&self, digest: &Sha256Digest) -> Option<DescribeReply> {
+        let state = self.state();
+        let shared = state.shared.get(&ArtifactId(*digest.bytes()))?;
+        Some(DescribeReply::from(shared.share.description.as_ref()))
     }
 
     /// Why there is no scheduler, as far as is known.

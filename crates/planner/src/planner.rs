@@ -203,11 +203,11 @@ impl Planner {
         self.swarms.values().filter_map(SwarmState::gathering).min()
     }
 
-    /// HOST:PORT of up to `max` members of a swarm, those that have everything first.
-    pub fn holders(&self, artifact: &ArtifactId, max: usize) -> Vec<String> {
+    /// HOST:PORT of up to `max` members of a swarm other than the asker, those that have everything first.
+    pub fn holders(&self, artifact: &ArtifactId, asker: Option<PeerId>, max: usize) -> Vec<String> {
         let Some(swarm) = self.swarms.get(artifact) else { return Vec::new() };
         let address = |peer: PeerId| self.peers.get(&peer).map(|registered| registered.address.clone());
-        swarm.fullest_first().filter_map(address).take(max).collect()
+        swarm.fullest_first().filter(|peer| Some(*peer) != asker).filter_map(address).take(max).collect()
     }
 
     /// How often other peers complained about this one.

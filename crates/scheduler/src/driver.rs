@@ -7,12 +7,15 @@ use std::{
 };
 
 use planner::{ArtifactId, Input, Output, PeerId, Planner};
-use tokio::{
-    sync::{mpsc::Receiver, oneshot},
-    time::sleep_until,
-};
+use tokio::{sync::mpsc::Receiver, time::sleep_until};
 
-use crate::{outbox::Outbox, session::Guest};
+use wire::control::Claim;
+
+use crate::{
+    claims::{Claims, Found, Reply},
+    outbox::Outbox,
+    session::Guest,
+};
 
 /// Peers at a time. Ten thousand are the design's aim; more than this is not a fleet but a fault.
 const PEERS_MAX: usize = 32_768;
@@ -34,7 +37,7 @@ pub(crate) enum Event {
     /// A peer said something else.
     Said { stream: StreamId, peer: PeerId, input: Input },
     /// Somebody wants to know who can describe an artifact.
-    Asked { artifact: ArtifactId, reply: oneshot::Sender<Vec<String>> },
+    Asked { artifact: ArtifactId, claim: Claim, peer: Option<PeerId>, reply: Reply },
     /// A living scheduler that peers prefer to this one, or none any more.
     Outranked(Option<String>),
     /// A stream that was opened has ended.
@@ -60,6 +63,7 @@ pub(crate) struct Driver {
     /// Since when there is a peer, and the swarms that were planned since.
     since: Option<Instant>,
     planned: BTreeSet<ArtifactId>,
+    claims: Claims,
 }
 
 impl Driver {
@@ -72,6 +76,7 @@ impl Driver {
             first: None,
             since: None,
             planned: BTreeSet::new(),
+            claims: Claims::default(),
         }
     }
 
@@ -80,6 +85,7 @@ impl Driver {
         let mut batch = Vec::new();
         loop {
             let wake = self.planner.next_wake().map(|at| self.start + at);
+            let wake = wake.into_iter().chain(self.claims.next_wake()).min();
             let woken = async {
                 match wake {
                     Some(at) => sleep_until(at.into()).await,
@@ -94,7 +100,7 @@ impl Driver {
             match count {
                 Some(0) => return,
                 Some(_) => batch.drain(..).for_each(|event| self.handle(event)),
-                None => self.tell(Input::Tick),
+                None => self.tick(),
             }
             self.deliver(begin);
         }
@@ -119,12 +125,15 @@ impl Driver {
                     }
                     _ => {}
                 }
+                let joined = if let Input::Join { artifact, .. } = &input { Some(*artifact) } else { None };
                 self.tell(input);
+                if let Some(artifact) = joined {
+                    for reply in self.claims.joined(artifact, peer) {
+                        self.name_holders(artifact, None, reply);
+                    }
+                }
             }
-            Event::Asked { artifact, reply } => {
-                // Whoever asked may have given up.
-                let _ = reply.send(self.planner.holders(&artifact, HOLDERS_MAX));
-            }
+            Event::Asked { artifact, claim, peer, reply } => self.asked(artifact, (claim, peer), reply),
             Event::Ended { stream, peer } => {
                 // A newer stream of the same peer is not touched by the end of an older one.
                 if self.live.get(&peer).is_some_and(|live| live.stream == stream)
@@ -132,6 +141,7 @@ impl Driver {
                 {
                     tracing::info!(%peer, name = live.name, peers = self.live.len(), "gone");
                     self.tell(Input::Gone { peer });
+                    self.claims.gone(Instant::now(), peer);
                     if self.live.is_empty() {
                         self.since = None;
                         self.planned.clear();
@@ -139,6 +149,31 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn tick(&mut self) {
+        self.tell(Input::Tick);
+        for (artifact, reply) in self.claims.tick(Instant::now()) {
+            self.name_holders(artifact, None, reply);
+        }
+    }
+
+    fn asked(&mut self, artifact: ArtifactId, (claim, peer): (Claim, Option<PeerId>), reply: Reply) {
+        let now = Instant::now();
+        match (claim, peer.filter(|peer| self.live.contains_key(peer))) {
+            (Claim::Offer, Some(peer)) if self.planner.holders(&artifact, Some(peer), 1).is_empty() => {
+                return self.claims.offer(now, artifact, (peer, reply));
+            }
+            (Claim::Failed, Some(peer)) => self.claims.failed(now, artifact, peer),
+            (Claim::Alone, Some(peer)) => self.claims.alone(now, artifact, peer),
+            _ => {}
+        }
+        self.name_holders(artifact, peer, reply);
+    }
+
+    fn name_holders(&self, artifact: ArtifactId, asker: Option<PeerId>, reply: Reply) {
+        // Whoever asked may have given up.
+        let _ = reply.send(Found::Holders(self.planner.holders(&artifact, asker, HOLDERS_MAX)));
     }
 
     /// Peers go where all others do, also those that came while that scheduler was away.

@@ -20,13 +20,14 @@ use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     connection::{self, MESSAGE_BYTES_MAX},
     control::{
-        AliveReply, AliveRequest, HoldersReply, HoldersRequest, PeerToScheduler, SchedulerToPeer,
+        AliveReply, AliveRequest, Claim, HoldersReply, HoldersRequest, PeerToScheduler, SchedulerToPeer,
         scheduler_server,
     },
     convert,
 };
 
 use crate::{
+    claims::Found,
     driver::{Driver, Event},
     outbox::Outbox,
     peering::{self, Instance, Peering},
@@ -154,9 +155,14 @@ impl scheduler_server::Scheduler for Service {
         check_version(request.protocol_version).map_err(refused)?;
         let artifact = convert::artifact_id(&request.artifact).map_err(refused)?;
         let stopping = || Status::unavailable("the scheduler stops");
+        let claim = request.claim();
+        let peer = (claim != Claim::None).then(|| convert::peer_id(&request.peer_id));
+        let peer = peer.transpose().map_err(refused)?;
         let (reply, answer) = oneshot::channel();
-        self.events.send(Event::Asked { artifact, reply }).await.map_err(|_| stopping())?;
-        let control_addresses = answer.await.map_err(|_| stopping())?;
-        Ok(Response::new(HoldersReply { control_addresses, read_origin: false }))
+        self.events.send(Event::Asked { artifact, claim, peer, reply }).await.map_err(|_| stopping())?;
+        Ok(Response::new(match answer.await.map_err(|_| stopping())? {
+            Found::Holders(control_addresses) => HoldersReply { control_addresses, read_origin: false },
+            Found::ReadOrigin => HoldersReply { control_addresses: Vec::new(), read_origin: true },
+        }))
     }
 }

@@ -17,5 +17,6 @@ mod interrupted;
 mod pull;
 mod registry;
 mod running;
+mod schedulers;
 mod support;
 mod verify;

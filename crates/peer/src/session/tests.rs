@@ -388,13 +388,13 @@ async fn schedulers_that_send_a_peer_to_one_another_are_left_alone_for_a_while()
     let [mut first, mut second] = two().await;
     let (_session, mut events) = spawn_with(&[&first, &second]);
     let (a, b) = (first.address, second.address);
-    let ping = tokio::spawn(async move {
+    let to_second = tokio::spawn(async move {
         loop {
             let stream = first.accept().await;
             stream.say(Heard::Redirect(Redirect { address: b.to_string() }));
         }
     });
-    let pong = tokio::spawn(async move {
+    let to_first = tokio::spawn(async move {
         let mut count = 0;
         loop {
             let stream = second.accept().await;
@@ -404,9 +404,9 @@ async fn schedulers_that_send_a_peer_to_one_another_are_left_alone_for_a_while()
         }
     });
     assert_eq!(lost(&mut events).await, "the schedulers only send this peer to one another");
-    assert!(!pong.is_finished());
-    ping.abort();
-    pong.abort();
+    assert!(!to_first.is_finished());
+    to_second.abort();
+    to_first.abort();
 }
 
 #[tokio::test]
