@@ -288,11 +288,17 @@ impl SwarmState {
             counts.iter().map(|(peer, count)| (*peer, *count + 1)).min_by(|a, b| by_load(weights, *a, *b))
         };
         for stripe in 0..self.entrants.len() {
+            if self.entrants[stripe].is_some() {
+                continue;
+            }
             let furthest = is_first.then(|| self.furthest(stripe, &cast.eligible)).flatten();
-            let chosen = furthest.map(|peer| (peer, counts[&peer] + 1)).or_else(|| cheapest(&counts));
-            if self.entrants[stripe].is_none()
-                && let Some((peer, count)) = chosen
+            let begun = furthest.filter(|peer| !self.is_movable(stripe, *peer));
+            if let Some((peer, count)) =
+                begun.map(|peer| (peer, counts[&peer] + 1)).or_else(|| cheapest(&counts))
             {
+                if let Some(furthest) = furthest.filter(|furthest| *furthest != peer) {
+                    self.move_from(stripe, furthest, self.epoch);
+                }
                 self.entrants[stripe] = Some(peer);
                 counts.insert(peer, count);
             }
@@ -321,10 +327,8 @@ impl SwarmState {
 
     fn is_movable(&self, stripe: usize, entrant: PeerId) -> bool {
         let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
-        let is_begun = self
-            .members
-            .get(&entrant)
-            .is_some_and(|member| member.held[stripe] > size / 4 || member.in_flight[stripe] > 0);
+        let is_begun =
+            self.members.get(&entrant).is_some_and(|at| at.held[stripe] + at.in_flight[stripe] > size / 4);
         !is_begun && self.before(entrant, stripe).count() < BEFORE_MAX
     }
 

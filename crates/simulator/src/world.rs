@@ -34,6 +34,13 @@ pub enum Fault {
         /// When.
         at: Duration,
     },
+    /// The scheduler dies and another one takes over: peers come to it one after another.
+    TakeOver {
+        /// When the first dies.
+        at: Duration,
+        /// How long there is none.
+        after: Duration,
+    },
     /// Node `node` serves wrong bytes from the start.
     Corrupt {
         /// Its number.
@@ -102,6 +109,9 @@ enum Event {
     Begin(usize),
     Kill(usize),
     SchedulerGone,
+    SchedulerBack,
+    Rejoin(usize),
+    TickPlanner,
     Input(usize, Input),
     ToPlanner(planner::Input),
     Tick(usize),
@@ -215,6 +225,10 @@ impl World {
             match fault {
                 Fault::Kill { node, at } => world.push(at, Event::Kill(node)),
                 Fault::SchedulerGone { at } => world.push(at, Event::SchedulerGone),
+                Fault::TakeOver { at, after } => {
+                    world.push(at, Event::SchedulerGone);
+                    world.push(at + after, Event::SchedulerBack);
+                }
                 Fault::Corrupt { node } => world.nodes[node].is_corrupt = true,
                 Fault::Slow { node, factor } => world.nodes[node].rate /= u64::from(factor),
                 Fault::Late { node, at } => begin[node] = at,
@@ -260,6 +274,16 @@ impl World {
                     self.later(Event::Input(node, Input::NoScheduler));
                 }
             }
+            Event::SchedulerBack => {
+                self.planner = Some(Planner::new());
+                for node in 0..self.options.nodes {
+                    // Each notices at another moment.
+                    let late = LATENCY * u32::try_from(7 * node).unwrap_or(u32::MAX);
+                    self.push(self.now + late, Event::Rejoin(node));
+                }
+            }
+            Event::Rejoin(node) => self.join(node),
+            Event::TickPlanner => self.tell_planner(planner::Input::Tick),
             Event::Input(node, input) => self.input(node, input),
             Event::ToPlanner(input) => self.tell_planner(input),
             Event::Tick(node) => {
@@ -291,12 +315,22 @@ impl World {
         let pieces = self.options.pieces;
         let is_seed = self.nodes[node].is_seed;
         let have = if is_seed { PieceMap::full(pieces) } else { PieceMap::empty(pieces) };
-        let runs = have.runs();
         let config = Config::new(me, self.options.seed ^ node as u64);
         self.nodes[node].swarm = Some(Swarm::new(config, self.layout.clone(), have, self.now));
         if self.planner.is_none() {
             self.later(Event::Input(node, Input::NoScheduler));
         }
+        self.join(node);
+        let origin = if self.origin_ok { Input::OriginUp { ranges: true } } else { Input::OriginDown };
+        self.input(node, origin);
+    }
+
+    /// Tells the scheduler everything.
+    fn join(&mut self, node: usize) {
+        let me = id_of(node, self.options.seed);
+        let Some(swarm) = self.nodes[node].swarm.as_ref() else { return };
+        let (pieces, is_seed, have) = (self.options.pieces, self.nodes[node].is_seed, swarm.have().runs());
+        let (epoch, origin_in_flight) = self.nodes[node].coming.clone();
         let nic_rate = Some(self.nodes[node].rate);
         let (address, name) = (format!("node-{node}:1"), format!("node-{node}"));
         self.later(Event::ToPlanner(planner::Input::Register { peer: me, address, name, nic_rate }));
@@ -307,11 +341,9 @@ impl World {
             piece_count: pieces,
             origin_ok: self.origin_ok,
             is_seed,
-            have: runs,
-            progress: planner::Progress::default(),
+            have,
+            progress: planner::Progress { epoch, origin_in_flight },
         }));
-        let origin = if self.origin_ok { Input::OriginUp { ranges: true } } else { Input::OriginDown };
-        self.input(node, origin);
     }
 
     fn kill(&mut self, node: usize) {
@@ -335,6 +367,10 @@ impl World {
     fn tell_planner(&mut self, input: planner::Input) {
         let Some(planner) = &mut self.planner else { return };
         planner.handle(self.now, input);
+        if let Some(at) = planner.next_wake().filter(|at| *at > self.now) {
+            self.seq += 1;
+            self.events.insert((at, self.seq), Event::TickPlanner);
+        }
         let mut plans = Vec::new();
         while let Some(planner::Output::Plan { to, plan, .. }) = planner.poll() {
             plans.push((node_of(to), plan));
