@@ -97,8 +97,11 @@ impl std::fmt::Debug for Identity {
 
 /// What a failed handshake means for whoever runs the fleet, if it can be told.
 pub fn explain(error: &io::Error) -> Option<&'static str> {
+    explain_rustls(error.get_ref()?.downcast_ref::<rustls::Error>()?)
+}
+
+fn explain_rustls(error: &rustls::Error) -> Option<&'static str> {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
-    let error = error.get_ref()?.downcast_ref::<Error>()?;
     match error {
         Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })
         | Error::AlertReceived(Alert::CertificateExpired) => Some(
@@ -122,3 +125,27 @@ pub fn explain(error: &io::Error) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// What whoever runs the fleet may do about a failed handshake, if it can be told.
+pub fn hint(error: &io::Error) -> Option<&'static str> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    match error {
+        Error::InvalidCertificate(
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. },
+        )
+        | Error::AlertReceived(Alert::CertificateExpired) => Some(HINT_CLOCKS),
+        Error::NoCertificatesPresented
+        | Error::InvalidMessage(_)
+        | Error::AlertReceived(Alert::CertificateRequired) => Some(HINT_NO_KEY),
+        _ => explain_rustls(error).map(|_| HINT_OTHER_KEY),
+    }
+}
+
+const HINT_CLOCKS: &str =
+    "compare `date -u` on both machines; a process that has run for more than 400 days is started again";
+
+const HINT_OTHER_KEY: &str = "compare `sha256sum` of the `--fleet-key` files of both processes";
+
+/// Where one of two processes has no key.
+pub const HINT_NO_KEY: &str = "start both processes with the same `--fleet-key FILE`, or both without";

@@ -53,7 +53,7 @@ pub(crate) enum LookupError {
     Alone,
     /// No scheduler answers.
     #[error("no scheduler is reachable: {reason}")]
-    NoScheduler { reason: String },
+    NoScheduler { reason: String, hint: Option<&'static str> },
     /// Somebody cannot be reached.
     #[error("cannot reach `{address}`: {reason}")]
     Connect { address: String, reason: String },
@@ -71,19 +71,38 @@ pub(crate) enum LookupError {
     Unknown,
 }
 
+impl LookupError {
+    /// What the user may do about it.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Alone => "start the peer with `--scheduler URL`",
+            Self::NoScheduler { hint, .. } => {
+                hint.unwrap_or("start a scheduler, or look at the peer's `--scheduler` and `--fleet-key`")
+            }
+            _ => "announce it with `modelctl peer --seed oci:DIR:TAG`",
+        }
+    }
+}
+
 /// Learns what the artifact of `digest` is from the fleet alone.
 pub(crate) async fn lookup(node: &Node, digest: &Sha256Digest) -> Result<Artifact, PeerError> {
     let reference = format!("fleet:{digest}");
-    let failed = |source| PeerError::Lookup { reference: reference.clone(), source: Box::new(source) };
+    let failed = |source: LookupError| PeerError::Lookup {
+        reference: reference.clone(),
+        hint: source.hint(),
+        source: Box::new(source),
+    };
     if !node.is_in_fleet() {
         return Err(failed(LookupError::Alone));
     }
     let give_up = Instant::now() + PATIENCE;
     loop {
         // A scheduler may be taking over from another at this moment.
-        let found = match node.scheduler() {
-            Some(scheduler) => holders(&scheduler, digest, (Claim::None, node)).await,
-            None => Err(LookupError::NoScheduler { reason: node.lost_reason() }),
+        let found = if let Some(scheduler) = node.scheduler() {
+            holders(&scheduler, digest, (Claim::None, node)).await
+        } else {
+            let (reason, hint) = node.lost_reason();
+            Err(LookupError::NoScheduler { reason, hint })
         };
         let is_last = Instant::now() >= give_up;
         match found {

@@ -60,7 +60,7 @@ struct State {
     session: Option<Session>,
     reach: Reach,
     /// Of the last loss.
-    lost_reason: Option<String>,
+    lost: Option<(String, Option<&'static str>)>,
     shared: BTreeMap<ArtifactId, Shared>,
 }
 
@@ -163,9 +163,9 @@ impl Node {
         Some(DescribeReply::from(shared.share.description.as_ref()))
     }
 
-    /// Why there is no scheduler, as far as is known.
-    pub(crate) fn lost_reason(&self) -> String {
-        self.state().lost_reason.clone().unwrap_or_else(|| "it has not answered yet".to_owned())
+    /// Why there is no scheduler, as far as is known, and what may be done about it.
+    pub(crate) fn lost_reason(&self) -> (String, Option<&'static str>) {
+        self.state().lost.clone().unwrap_or_else(|| ("none has answered yet".to_owned(), None))
     }
 
     /// The connection to the scheduler that it is at, and where that is.
@@ -337,7 +337,7 @@ impl Node {
                         shared.tell(|| Event::Plan(plan.clone()));
                     }
                 }
-                Some(SessionEvent::Lost { reason }) => self.lost(&reason),
+                Some(SessionEvent::Lost { reason, hint }) => self.lost(&reason, hint),
             }
         }
     }
@@ -351,14 +351,14 @@ impl Node {
         tracing::info!(scheduler, "connected to the scheduler");
     }
 
-    fn lost(&self, reason: &str) {
+    fn lost(&self, reason: &str, hint: Option<&'static str>) {
         let mut state = self.state();
         state.reach = Reach::Lost;
-        state.lost_reason = Some(reason.to_owned());
+        state.lost = Some((reason.to_owned(), hint));
         for shared in state.shared.values() {
             shared.tell(|| Event::NoScheduler);
         }
-        tracing::warn!(reason, "the scheduler is not reachable; pulls go on without it");
+        tracing::warn!(reason, hint, "the scheduler is not reachable; pulls go on without it");
     }
 }
 
@@ -513,7 +513,7 @@ mod tests {
         };
         let (is_told, _admission, mut inbox) = admitted();
         assert!(!is_told, "the first attempt to connect may succeed");
-        node.lost("it is not there");
+        node.lost("it is not there", None);
         assert!(matches!(inbox.try_recv(), Ok(Event::NoScheduler)));
         assert!(admitted().0, "also who begins later is told");
         node.connected("10.0.0.1:7100");

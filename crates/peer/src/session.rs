@@ -65,6 +65,8 @@ pub(crate) enum SessionEvent {
     Lost {
         /// Why.
         reason: String,
+        /// What may be done about it.
+        hint: Option<&'static str>,
     },
 }
 

@@ -197,8 +197,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         let text = match (error.downcast_ref::<Status>(), why) {
             (Some(status), _) => reason(status.message()),
             (None, Some(why)) => why.to_owned(),
-            // What the first bytes of TLS look like to HTTP/2; no error says so by its type.
-            (None, None) if error.to_string().contains("frame with invalid size") => {
+            (None, None) if is_tls(error) => {
                 "the other side does not speak in plain text: it has a fleet key".to_owned()
             }
             (None, None) => error.to_string(),
@@ -210,6 +209,19 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         next = error.source();
     }
     words.join(": ")
+}
+
+/// What may be done about a failure of a connection, if it can be told.
+pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| {
+        let plain = || is_tls(error).then_some(identity::HINT_NO_KEY);
+        error.downcast_ref::<io::Error>().and_then(identity::hint).or_else(plain)
+    })
+}
+
+/// What the first bytes of TLS look like to HTTP/2; no error says so by its type.
+fn is_tls(error: &dyn Error) -> bool {
+    error.to_string().contains("frame with invalid size")
 }
 
 /// What the other side gives as its reason, fit for a log or a terminal.

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use identity::Security;
 use planner::{ArtifactId, PeerId, PeerPlan};
 use tokio::{
     sync::mpsc::{self, UnboundedSender},
@@ -25,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 use wire::{
     FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, WireError, check_version,
-    connection::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, dial_scheduler, explain, reason},
+    connection::{CONNECT_TIMEOUT, MESSAGE_BYTES_MAX, dial_scheduler, explain, hint, reason},
     control::{
         PeerHello, PeerToScheduler, SchedulerToPeer, SchedulerWelcome, peer_to_scheduler::Kind as Said,
         scheduler_client::SchedulerClient, scheduler_to_peer::Kind as Heard,
@@ -69,6 +70,9 @@ pub(super) enum Loss {
     Timeout(Duration),
     #[error("the stream to the scheduler failed: {}", explain(.0.as_ref()))]
     Stream(Box<Status>),
+    /// Before any welcome. Whether the other side's last words arrive when it hangs up is a matter of luck.
+    #[error("the scheduler hung up on this peer: {}", explain(.0.as_ref()))]
+    HungUp(Box<Status>, &'static str),
     #[error("the scheduler ended the stream")]
     Ended,
     #[error("the scheduler refused this peer: {0}")]
@@ -81,10 +85,15 @@ pub(super) enum Loss {
     Order,
     #[error("the name of the scheduler does not resolve: {0}")]
     Name(std::io::Error),
-    #[error("none of the schedulers can be used: {}", .0.join("; "))]
-    None(Vec<String>),
+    #[error("none of the schedulers can be used: {}", all(.0))]
+    None(Vec<(String, Self)>),
     #[error("the schedulers only send this peer to one another")]
     Circle,
+}
+
+fn all(losses: &[(String, Loss)]) -> String {
+    let words: Vec<String> = losses.iter().map(|(address, loss)| format!("`{address}`: {loss}")).collect();
+    words.join("; ")
 }
 
 impl From<Status> for Loss {
@@ -94,6 +103,21 @@ impl From<Status> for Loss {
 }
 
 impl Loss {
+    /// What may be done about it.
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Connect(error) => hint(error),
+            Self::Stream(status) => hint(status.as_ref()),
+            Self::HungUp(status, otherwise) => Some(hint(status.as_ref()).unwrap_or(otherwise)),
+            Self::None(losses) => losses.iter().find_map(|(_, loss)| loss.hint()),
+            Self::Name(_) => {
+                Some("look at the name in `--scheduler`, and at the name service of this machine")
+            }
+            Self::Message(WireError::Version { .. }) => Some("run the same version of modelctl everywhere"),
+            _ => None,
+        }
+    }
+
     /// Whether trying again soon is of no use.
     fn is_lasting(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Message(WireError::Version { .. }))
@@ -215,8 +239,7 @@ impl Keeper {
         if losses.len() < 2 {
             return Err(losses.pop().map_or(Loss::Circle, |(_, loss)| loss));
         }
-        let words = |(address, loss): &(String, Loss)| format!("`{address}`: {loss}");
-        Err(Loss::None(losses.iter().map(words).collect()))
+        Err(Loss::None(losses))
     }
 
     /// At that scheduler, and at others that this peer goes on to from there, until one is lost.
@@ -309,7 +332,7 @@ impl Keeper {
     fn lost(&mut self, loss: &Loss) {
         if !self.is_lost {
             self.is_lost = true;
-            self.emit(SessionEvent::Lost { reason: loss.to_string() });
+            self.emit(SessionEvent::Lost { reason: loss.to_string(), hint: loss.hint() });
         }
     }
 
@@ -335,8 +358,16 @@ async fn open(options: &SessionOptions, address: &str, unreachable: Vec<String>)
     let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
     let hello = PeerToScheduler { kind: Some(Said::Hello(hello(options, unreachable))) };
     outgoing.try_send(hello).expect("the channel is new");
-    let mut inbound = client.session(ReceiverStream::new(messages)).await?.into_inner();
-    let first = inbound.message().await?.ok_or(Loss::Ended)?;
+    let hint = match options.security {
+        Security::Plain => identity::HINT_NO_KEY,
+        Security::Fleet(_) => {
+            "compare `date -u` and the key files of both machines; the log of the scheduler says which it is"
+        }
+    };
+    let hung_up = |status| Loss::HungUp(Box::new(status), hint);
+    let session = client.session(ReceiverStream::new(messages)).await;
+    let mut inbound = session.map_err(hung_up)?.into_inner();
+    let first = inbound.message().await.map_err(hung_up)?.ok_or(Loss::Ended)?;
     match first.kind {
         Some(Heard::Welcome(welcome)) => {
             let load_interval = check_welcome(&welcome).map_err(Loss::Message)?;

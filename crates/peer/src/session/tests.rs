@@ -1,6 +1,8 @@
 //! A session against a scheduler that does what the test says.
 
-use std::{net::SocketAddr, pin::Pin};
+use std::{net::SocketAddr, pin::Pin, time::SystemTime};
+
+use identity::{FleetKey, Identity};
 
 use planner::{FleetName, StripePart, StripeSource};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
@@ -88,17 +90,17 @@ struct Server {
 
 impl Server {
     async fn start(address: SocketAddr) -> Self {
-        Self::start_on(TcpListener::bind(address).await.expect("a free port"))
+        Self::start_on(TcpListener::bind(address).await.expect("a free port"), Security::Plain)
     }
 
-    fn start_on(listener: TcpListener) -> Self {
+    fn start_on(listener: TcpListener, security: Security) -> Self {
         let address = listener.local_addr().expect("bound");
         let (accepted, streams) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let service = SchedulerServer::new(ByHand(accepted));
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            connection::serve(listener, &Security::Plain, service, stopped).await.expect("served");
+            connection::serve(listener, &security, service, stopped).await.expect("served");
         });
         Self { address, streams, stop, task }
     }
@@ -140,7 +142,7 @@ async fn next(events: &mut mpsc::UnboundedReceiver<SessionEvent>) -> SessionEven
 
 async fn lost(events: &mut mpsc::UnboundedReceiver<SessionEvent>) -> String {
     match next(events).await {
-        SessionEvent::Lost { reason } => reason,
+        SessionEvent::Lost { reason, .. } => reason,
         other => panic!("{other:?} is no loss"),
     }
 }
@@ -239,7 +241,7 @@ async fn a_loss_is_said_once_however_many_attempts_fail() {
     for _ in 0..8 {
         drop(in_time(listener.accept()).await.expect("an attempt"));
     }
-    let mut server = Server::start_on(listener);
+    let mut server = Server::start_on(listener, Security::Plain);
     server.accept().await.welcome();
     lost(&mut events).await;
     assert_eq!(next(&mut events).await, connected(server.address));
@@ -431,4 +433,42 @@ async fn a_scheduler_of_an_older_version_begins_to_count_plans_anew() {
     stream.say(redirect(&second));
     stream.say(Heard::Plan(convert::plan_message(ARTIFACT, &plan(1))));
     assert_eq!(next(&mut events).await, SessionEvent::Plan(ARTIFACT, plan(1)), "sent to itself it stays");
+}
+
+fn member(key: u8, at: SystemTime) -> Security {
+    Security::Fleet(Identity::issued_at(&FleetKey::new([key; 32]), at).expect("an identity"))
+}
+
+/// What a peer says of a scheduler when the two are secured like that.
+async fn lost_between(peer: Security, scheduler: Security) -> String {
+    let listener = TcpListener::bind(any_port()).await.expect("a free port");
+    let server = Server::start_on(listener, scheduler);
+    let (events, mut received) = mpsc::unbounded_channel();
+    let options = SessionOptions { security: peer, ..options(server.address) };
+    let _session = Session::spawn(options, events);
+    match next(&mut received).await {
+        SessionEvent::Lost { reason, hint } => format!("{reason}; {}", hint.unwrap_or("no hint")),
+        other => panic!("{other:?} is no loss"),
+    }
+}
+
+#[tokio::test]
+async fn a_peer_is_told_what_is_wrong_with_keys_and_clocks() {
+    let (now, day) = (SystemTime::now(), Duration::from_hours(24));
+    let (mine, early, late) = (member(1, now), member(1, now - day * 500), member(1, now + day * 3));
+    let clocks = "compare `date -u`";
+    for (what, peer, scheduler, words, hint) in [
+        ("another key", mine.clone(), member(2, now), "another fleet key", "sha256sum"),
+        ("no key here", Security::Plain, mine.clone(), "hung up", "--fleet-key FILE"),
+        ("no key there", mine.clone(), Security::Plain, "it has no fleet key", "--fleet-key FILE"),
+        ("expired there", mine.clone(), early.clone(), "has expired", clocks),
+        // The scheduler's word may be lost with the connection; its log has it.
+        ("expired here", early, mine.clone(), "hung up", ""),
+        ("not valid yet there", mine.clone(), late.clone(), "not valid yet", clocks),
+        ("not valid yet here", late, mine, "hung up", ""),
+    ] {
+        let said = lost_between(peer, scheduler).await;
+        println!("{what}: {said}");
+        assert!(said.contains(words) && said.contains(hint) && !said.contains("no hint"), "{what}: {said}");
+    }
 }
