@@ -1,5 +1,7 @@
 //! Two schedulers: where peers are sent, and who reads a description for all.
 
+use std::time::Duration;
+
 use planner::FleetName;
 use tokio::net::TcpListener;
 use wire::control::{Claim, Run, peer_to_scheduler::Kind as Said, scheduler_to_peer::Kind as Heard};
@@ -102,11 +104,14 @@ async fn one_peer_reads_the_origin_for_those_who_wait() {
     let _others = [Stream::welcomed(&scheduler, id(2)).await, Stream::welcomed(&scheduler, id(3)).await];
     let told = scheduler.claim(Claim::Offer, id(1)).await;
     assert!(told.read_origin && told.control_addresses.is_empty());
-    let (second, third) = tokio::join!(
-        async { tokio::join!(scheduler.claim(Claim::Offer, id(2)), scheduler.claim(Claim::Offer, id(3))) },
-        elected.say(Said::Join(join(vec![Run { start: 0, end: PIECES }]))),
-    )
-    .0;
+    let waiting =
+        async { tokio::join!(scheduler.claim(Claim::Offer, id(2)), scheduler.claim(Claim::Offer, id(3))) };
+    let mut waiting = Box::pin(waiting);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+    assert!(early.is_err(), "they wait for what the first learns");
+    elected.say(Said::Join(join(vec![Run { start: 0, end: PIECES }]))).await;
+    let (second, third) = (&mut waiting).await;
+    drop(waiting);
     for told in [second, third] {
         assert!(!told.read_origin);
         assert_eq!(told.control_addresses, ["127.0.0.1:1001"]);
