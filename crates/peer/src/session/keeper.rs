@@ -246,6 +246,8 @@ impl Keeper {
     async fn stay(&mut self, welcomed: Welcomed) -> Loss {
         let (mut address, mut inbound) = self.enter(welcomed);
         let mut attempt: Option<Attempt> = None;
+        // Where it was sent while it tried to get somewhere: that may have come back since.
+        let mut sent_to = None;
         let mut look = Instant::now() + LOOK_INTERVAL;
         loop {
             tokio::select! {
@@ -254,7 +256,7 @@ impl Keeper {
                     Ok(News::Redirect(to)) if to != address && attempt.is_none() => {
                         attempt = Some(self.open(&to, PATIENCE));
                     }
-                    Ok(News::Redirect(_)) => {}
+                    Ok(News::Redirect(to)) => sent_to = Some(to),
                     Err(loss) => {
                         self.note_failed(&address);
                         return loss;
@@ -275,6 +277,10 @@ impl Keeper {
                             self.note_failed(&to);
                         }
                     }
+                }
+                () = std::future::ready(()), if attempt.is_none() && sent_to.is_some() => {
+                    let to = sent_to.take().filter(|to| *to != address);
+                    attempt = to.map(|to| self.open(&to, PATIENCE));
                 }
                 () = sleep_until(look), if attempt.is_none() => {
                     look = Instant::now() + LOOK_INTERVAL;
