@@ -185,10 +185,14 @@ impl Keeper {
             tracing::debug!(reason = %loss, "no stream to a scheduler");
             if since.is_some_and(|since| since.elapsed() >= BACKOFF_MAX) {
                 attempt = 0;
-                if self.has_choice().await {
-                    // The next takes over before anybody has to know.
-                    continue;
+            }
+            if since.is_some() && self.has_choice().await {
+                // The next takes over before anybody has to know: who hears of a loss may read the origin again.
+                if attempt > 0 {
+                    sleep(backoff(self.options.me, attempt)).await;
                 }
+                attempt = attempt.saturating_add(1);
+                continue;
             }
             self.lost(&loss);
             sleep(if loss.is_lasting() { REFUSED_WAIT } else { backoff(self.options.me, attempt) }).await;

@@ -419,16 +419,15 @@ async fn a_scheduler_of_an_older_version_begins_to_count_plans_anew() {
     let high = first.accept().await;
     high.welcome();
     assert_eq!(next(&mut events).await, connected(first.address));
-    // The loss of a stream that was just made is waited out; the older one is the next.
     drop(high);
     first.stop().await;
-    lost(&mut events).await;
     let stream = second.accept().await;
     stream.say(Heard::Welcome(SchedulerWelcome {
         protocol_version: PROTOCOL_VERSION,
         features: 0,
         load_interval_ms: 250,
     }));
+    lost(&mut events).await;
     assert_eq!(next(&mut events).await, connected(second.address));
     stream.say(redirect(&second));
     stream.say(Heard::Plan(convert::plan_message(ARTIFACT, &plan(1))));
