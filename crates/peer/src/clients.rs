@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use identity::Security;
 use modelpack::reference::Reference;
 use planner::ArtifactId;
 use registry::{Access, Credentials};
@@ -141,7 +142,12 @@ impl Clients {
             return Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }.into());
         };
         check_version(hello.protocol_version)?;
-        let hello = Hello { protocol_version: PROTOCOL_VERSION, features: FEATURES };
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            features: FEATURES,
+            schedulers: self.scheduler.iter().cloned().collect(),
+            has_fleet_key: matches!(self.node.security().control, Security::Fleet(_)),
+        };
         stream.send(&told(Told::Hello(hello))).await?;
         let Said::Pull(pull) = receive(stream).await? else {
             return Err(WireError::Invalid { field: "kind", why: "the second frame is a pull" }.into());

@@ -152,6 +152,17 @@ impl Node {
         self.state().session = Some(session);
     }
 
+    /// From now on it belongs to no fleet; the scheduler hears it from the end of the stream.
+    pub(crate) fn leave_fleet(&self) {
+        self.state().session = None;
+    }
+
+    /// Whether it belongs to a fleet whose scheduler is not there.
+    pub(crate) fn is_without_scheduler(&self) -> bool {
+        let state = self.state();
+        state.session.is_some() && state.reach == Reach::Lost
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves the table whole: each change is one step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
