@@ -248,15 +248,17 @@ fn a_fleet_with_a_key_is_one_for_embedded_pulls_too() {
     let swarm = Swarm::with(&["--fleet-key", "fleet.key"]);
     let key = ["--fleet-key", "fleet.key"];
     let plain = [&key[..], &["--data-plain"]].concat();
-    let pulls = [swarm.pull("a", &key), swarm.pull("b", &key), swarm.pull("c", &plain)];
-    swarm.door.open();
-    for (dir, pull) in ["a", "b", "c"].into_iter().zip(pulls) {
-        let result = pull.result();
+    let mut pulls = [swarm.pull("a", &key), swarm.pull("b", &key)];
+    open_when_all_have_begun(&swarm, &mut pulls);
+    let results = pulls.map(Running::result);
+    swarm.assert_read_once(&results);
+    let pulls = [swarm.pull("c", &plain), swarm.pull("d", &plain)].map(Running::result);
+    for (dir, result) in ["a", "b", "c", "d"].into_iter().zip(results.into_iter().chain(pulls)) {
         swarm.assert_pulled(dir, &result);
         assert_eq!(result["fallback_reason"], Value::Null);
     }
     // Whoever has no key, or another, is no member, and reads by itself.
-    let stranger = swarm.pull("d", &[]).result();
+    let stranger = swarm.pull("e", &[]).result();
     assert_eq!(stranger["fallback_reason"], "the scheduler is not reachable");
     assert_eq!(stranger["origin_bytes"], stranger["bytes"]);
 }
