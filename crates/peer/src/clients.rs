@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use identity::Security;
 use modelpack::reference::Reference;
 use planner::ArtifactId;
 use registry::{Access, Credentials};
@@ -50,6 +51,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Clients {
     node: Arc<Node>,
     store: Arc<Store>,
+    /// HOST:PORT of each, as pulls that land the bytes themselves are told.
+    schedulers: Vec<String>,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
 }
 
@@ -81,8 +84,8 @@ impl From<PeerError> for Ended {
 }
 
 impl Clients {
-    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>) -> Arc<Self> {
-        Arc::new(Self { node, store, transfers: Mutex::default() })
+    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, schedulers: Vec<String>) -> Arc<Self> {
+        Arc::new(Self { node, store, schedulers, transfers: Mutex::default() })
     }
 
     /// Serves clients until `stopped`.
@@ -140,7 +143,12 @@ impl Clients {
             return Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }.into());
         };
         check_version(hello.protocol_version)?;
-        let hello = Hello { protocol_version: PROTOCOL_VERSION, features: FEATURES };
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            features: FEATURES,
+            schedulers: self.schedulers.clone(),
+            has_fleet_key: matches!(self.node.security().control, Security::Fleet(_)),
+        };
         stream.send(&told(Told::Hello(hello))).await?;
         let Said::Pull(pull) = receive(stream).await? else {
             return Err(WireError::Invalid { field: "kind", why: "the second frame is a pull" }.into());

@@ -45,6 +45,9 @@ const HAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// As many new pieces do not wait.
 const HAVE_PIECES: u32 = 64;
 
+/// How often it is looked whether the first attempt to reach a scheduler has ended; a pull begins but once.
+const REACH_POLL: Duration = Duration::from_millis(2);
+
 /// One process of a fleet.
 pub(crate) struct Node {
     me: PeerId,
@@ -176,6 +179,24 @@ impl Node {
     /// From now on this node belongs to the fleet of that session's scheduler.
     pub(crate) fn set_session(&self, session: Session) {
         self.state().session = Some(session);
+    }
+
+    /// From now on it belongs to no fleet; the scheduler hears it from the end of the stream.
+    pub(crate) fn leave_fleet(&self) {
+        self.state().session = None;
+    }
+
+    /// Whether it belongs to a fleet whose scheduler is not there.
+    pub(crate) fn is_without_scheduler(&self) -> bool {
+        let state = self.state();
+        state.session.is_some() && state.reach == Reach::Lost
+    }
+
+    /// Ready once the scheduler was reached, or could not be.
+    pub(crate) async fn has_tried_scheduler(&self) {
+        while self.state().reach == Reach::Unknown {
+            tokio::time::sleep(REACH_POLL).await;
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

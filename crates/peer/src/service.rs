@@ -30,6 +30,7 @@ use wire::{
 };
 
 use crate::{
+    children::Children,
     describe::Description,
     have_feed::{Batch, HaveFeed, HaveNews},
     links::TCP,
@@ -78,6 +79,8 @@ pub(crate) struct ServiceOptions {
     pub(crate) data_address: String,
     /// How long a grant lasts without renewal.
     pub(crate) grant_expiry: Duration,
+    /// Where those who hold a grant are counted.
+    pub(crate) children: Children,
 }
 
 /// Serves children on `listener` until `shutdown` is ready; then each is told farewell.
@@ -218,6 +221,7 @@ impl Parent {
         let (link, secret) = self.options.tcp.issue_link();
         // Until the end of this function, which is the end of the grant.
         let _data = DataLink { tcp: self.options.tcp.clone(), link };
+        let _held = self.options.children.enter();
         tracing::debug!(%child, link, "a link began");
         let welcome = LinkWelcome {
             protocol_version: PROTOCOL_VERSION,

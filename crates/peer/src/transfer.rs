@@ -5,12 +5,13 @@
 
 use std::{
     fs::File,
+    os::fd::AsRawFd as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use modelpack::{layout::BlobIndex, piece_map::PieceMap};
+use modelpack::layout::BlobIndex;
 use store::{BlobIdentity, Contents, Landing, Store, StoreError};
 use tokio::{
     sync::{mpsc, watch},
@@ -129,7 +130,7 @@ impl Bring {
             Arc::clone(&self.counters),
             self.node.security().clone(),
         );
-        let filled = self.fill(&ground).await?;
+        let filled = fill(&self.node, &ground, self.origin.clone()).await?;
         let Filled { proofs, bounded_by, bound } = filled;
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
         let blobs = blocking(move || {
@@ -165,30 +166,6 @@ impl Bring {
         }
     }
 
-    async fn fill(&self, ground: &Arc<Ground>) -> Result<Filled, PeerError> {
-        let have = resume(ground).await?;
-        // Without a root nobody can prove a single piece, so that none is taken from or given to a peer.
-        let is_alone = !self.node.is_in_fleet() || !self.artifact.is_anchored();
-        let is_held = have.is_full() && self.node.is_shared(&self.artifact.id());
-        if is_alone || is_held {
-            return fill_alone(ground, self.origin.clone(), have).await;
-        }
-        let (events, inbox) = mpsc::unbounded_channel();
-        let Admission { herald, config } = self.admit(ground, &have, events.clone());
-        fill_together(ground, self.origin.clone(), herald, (config, have), (events, inbox)).await
-    }
-
-    fn admit(
-        &self,
-        ground: &Arc<Ground>,
-        have: &PieceMap,
-        events: mpsc::UnboundedSender<crate::download::Event>,
-    ) -> Admission {
-        let files = ground.artifact.layout().blobs().map(|blob| ground.landing.file(blob)).collect();
-        let origin_ok = self.origin.is_some();
-        self.node.admit(&self.artifact, (files, have.clone()), origin_ok, events)
-    }
-
     /// Gives blobs that their root has proved their SHA-256 name too, once somebody has time to compute it.
     fn hash_in_background(&self) {
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
@@ -207,6 +184,38 @@ impl Bring {
             tracing::warn!(%error, "blobs keep only their BLAKE3 names");
         }
     }
+}
+
+/// Brings what is missing, together with the other peers of the fleet if there is one.
+pub(crate) async fn fill(
+    node: &Arc<Node>,
+    ground: &Arc<Ground>,
+    origin: Option<Origin>,
+) -> Result<Filled, PeerError> {
+    let have = resume(ground).await?;
+    let artifact = &ground.artifact;
+    // Without a root nobody can prove a single piece, so that none is taken from or given to a peer.
+    let is_alone = !node.is_in_fleet() || !artifact.is_anchored();
+    let is_held = have.is_full() && node.is_shared(&artifact.id());
+    if is_alone || is_held {
+        return fill_alone(ground, origin, have).await;
+    }
+    let (events, inbox) = mpsc::unbounded_channel();
+    let files = readable(&ground.landing)?;
+    let shared = (files, have.clone());
+    let Admission { herald, config } = node.admit(artifact, shared, origin.is_some(), events.clone());
+    fill_together(ground, origin, herald, (config, have), (events, inbox)).await
+}
+
+/// The blobs as others read them. Opened anew, because they may be served for long after they have got their final
+/// names, and a program that somebody has open for writing cannot be run (`ETXTBSY`).
+fn readable(landing: &Landing) -> Result<Vec<Arc<File>>, StoreError> {
+    let open = |blob| {
+        let magic = PathBuf::from(format!("/proc/self/fd/{}", landing.file(blob).as_raw_fd()));
+        let failed = |source| StoreError::Io { operation: "open again", path: magic.clone(), source };
+        File::open(&magic).map(Arc::new).map_err(failed)
+    };
+    landing.layout().blobs().map(open).collect()
 }
 
 /// The store's own files of an artifact's blobs, opened read-only.

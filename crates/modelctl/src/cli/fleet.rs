@@ -2,7 +2,7 @@
 //!
 //! Owns: their flags, and the values that only they take. Does not own: what they do.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use modelpack::reference::{LayoutReference, Reference};
@@ -19,10 +19,14 @@ A pull that was interrupted goes on where it stopped. Run again on a complete di
 nothing. A directory that holds anything else is refused and left as it is.
 
 If the local peer answers (see `modelctl peer`), it fetches together with the other peers of its
-fleet; else this process reads from the registry by itself.
+fleet. Else, with --scheduler, this process takes part in the fleet itself: it reads from peers and
+serves what it has proved, also for a while after it has said that it is done. Else it reads from
+the registry alone. With --direct it lands the bytes itself in any case, and asks the local peer
+only for the scheduler.
 
 Example:
-  $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm")]
+  $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
+  $ modelctl pull REF -o DIR --scheduler http://10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct PullArgs {
     /// The artifact
     #[arg(value_name = "REF", value_parser = reference)]
@@ -44,9 +48,78 @@ pub(crate) struct PullArgs {
     #[arg(long, value_enum, default_value_t = Link::Auto)]
     pub(crate) link: Link,
 
+    /// Land the bytes in this process, not in the local peer: for tmpfs and volumes in memory
+    #[arg(long)]
+    pub(crate) direct: bool,
+
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+
+    #[command(flatten)]
+    pub(crate) embedded: EmbeddedArgs,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
 }
+
+/// How a pull takes part in a fleet by itself.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fleet")]
+pub(crate) struct EmbeddedArgs {
+    /// Without a local peer: take part in the fleet of these schedulers
+    #[arg(
+        long,
+        value_name = "URL[,URL]",
+        value_delimiter = ',',
+        env = "MODELCTL_SCHEDULER",
+        hide_env_values = true,
+        value_parser = scheduler_url
+    )]
+    pub(crate) scheduler: Vec<String>,
+
+    /// Where other peers reach this process [default: loopback without a key, else this machine's address as the scheduler sees it]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// The host by which others reach it, where that is not the address that it listens on
+    #[arg(long, value_name = "HOST", env = "MODELCTL_ADVERTISE", hide_env_values = true)]
+    pub(crate) advertise: Option<String>,
+
+    /// How long it may live on when it is done, while others still read from it
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) linger: Linger,
+
+    /// With a fleet key: do not encrypt model bytes between peers, which is faster
+    #[arg(long, requires = "fleet_key")]
+    pub(crate) data_plain: bool,
+}
+
+/// How long a pull may live on, as in `10s`, `500ms`, `2m` or `0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Linger(pub(crate) Duration);
+
+impl FromStr for Linger {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "" if number.chars().all(|digit| digit == '0') => 0,
+            _ => return Err("the units are ms, s, m and h"),
+        };
+        let number: u64 = number.parse().map_err(|_| "it begins with a whole number")?;
+        let millis = number.checked_mul(millis).filter(|millis| *millis <= LINGER_MAX_MS);
+        millis.map(Duration::from_millis).map(Self).ok_or("that is longer than a day")
+    }
+}
+
+/// Longer than any artifact takes; beyond it somebody meant `modelctl peer`.
+const LINGER_MAX_MS: u64 = 24 * 3_600_000;
 
 /// Which local peer a pull goes through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -297,6 +370,27 @@ mod tests {
             ("9999999999999GB/s", Err("that is more than any network card does")),
         ] {
             assert_eq!(text.parse::<Rate>().map(|rate| rate.0), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        let (ms, max) = (Duration::from_millis, "that is longer than a day");
+        for (text, expected) in [
+            ("0", Ok(ms(0))),
+            ("0s", Ok(ms(0))),
+            ("500ms", Ok(ms(500))),
+            ("10s", Ok(ms(10_000))),
+            ("2m", Ok(ms(120_000))),
+            ("24h", Ok(ms(86_400_000))),
+            ("25h", Err(max)),
+            ("18446744073709551615h", Err(max)),
+            ("10", Err("the units are ms, s, m and h")),
+            ("-1s", Err("the units are ms, s, m and h")),
+            ("s", Err("it begins with a whole number")),
+            ("", Err("it begins with a whole number")),
+        ] {
+            assert_eq!(text.parse::<Linger>().map(|linger| linger.0), expected, "{text}");
         }
     }
 

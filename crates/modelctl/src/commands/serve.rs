@@ -90,7 +90,7 @@ pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Resu
 }
 
 /// Who may speak to a process that listens there: without a key, only this machine (DESIGN §4).
-fn security(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<Security> {
+pub(super) fn security(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<Security> {
     if let Some(file) = &trust.fleet_key {
         return Ok(Security::Fleet(Identity::new(&FleetKey::load(file)?)?));
     }
@@ -126,7 +126,7 @@ pub(crate) fn fleet_key(args: &FleetKeyArgs, printer: &Printer) -> anyhow::Resul
 }
 
 /// Ready when the process is told to end. The handlers are in place when this returns.
-fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+pub(super) fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let signal = |kind| signal(kind).context("cannot handle signals");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -137,6 +137,6 @@ fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

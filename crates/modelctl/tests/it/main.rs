@@ -9,6 +9,7 @@
 mod build;
 mod doctor;
 mod door;
+mod embedded;
 mod fleet;
 mod fleet_key;
 mod help;

@@ -111,8 +111,14 @@ impl ParentPeer {
         });
         let share = Share { windows, have: have.clone(), description: Arc::clone(&description) };
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
-        let options =
-            ServiceOptions { me: PARENT, security: PeerSecurity::default(), tcp, data_address, grant_expiry };
+        let options = ServiceOptions {
+            me: PARENT,
+            security: PeerSecurity::default(),
+            tcp,
+            data_address,
+            grant_expiry,
+            children: crate::children::Children::none(),
+        };
         let listener = TcpListener::bind(any_port()).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();

@@ -91,7 +91,7 @@ fn said(kind: Said) -> ClientFrame {
 }
 
 fn hello(protocol_version: u32) -> ClientFrame {
-    said(Said::Hello(Hello { protocol_version, features: 0 }))
+    said(Said::Hello(Hello { protocol_version, ..Hello::default() }))
 }
 
 async fn hears(stream: &mut LocalStream) -> Option<Told> {
