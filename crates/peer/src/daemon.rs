@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use identity::ReaderKey;
 use modelpack::{
     digest::Sha256Digest,
     manifest::Manifest,
@@ -97,8 +98,9 @@ impl Peer {
         );
         let data = data.await.map_err(listen)?;
         let clients = listen_locally(&options)?;
-        let me = PeerId::new(random_id().map_err(listen)?);
-        let node = Node::new(me, options.security.clone(), exports);
+        let key = ReaderKey::generate().map_err(|error| listen(io::Error::other(error)))?;
+        let me = PeerId::new(key.id());
+        let node = Node::new(key, options.security.clone(), exports);
         hold_what_is_complete(&store, &node).await?;
         // After the store: a seed's share has the piece trees, and its bytes count as the origin's.
         if let Some(layout) = options.seed.clone() {
@@ -210,13 +212,6 @@ fn load(store: &Store, digest: &Sha256Digest) -> Result<Option<(Artifact, Vec<st
     let artifact = Artifact { reference, manifest, config, checks };
     let files = open_blobs(store, &artifact)?;
     Ok(Some((artifact, files)))
-}
-
-fn random_id() -> io::Result<[u8; 16]> {
-    let mut id = [0; 16];
-    let count = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
-    assert!(count == id.len(), "requests of at most 256 bytes are not cut short (getrandom(2))");
-    Ok(id)
 }
 
 /// Listens on the local socket, which only its owner may use. A socket that nobody answers on is left from a process

@@ -32,6 +32,7 @@ mod origin;
 mod prefix;
 mod progress;
 mod pull;
+mod repair;
 mod security;
 mod seed;
 mod service;
@@ -39,6 +40,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod transfer;
+mod vouching;
 mod workers;
 
 pub use client::LocalPeer;

@@ -167,8 +167,13 @@ async fn fill_and_publish(
     let allocating = Arc::clone(&landing);
     blocking(move || allocating.preallocate()).await?;
     let threads = (Workers::start(), Buffers::new());
-    let ground =
-        Ground::new(Arc::clone(artifact), landing, threads, Arc::clone(counters), PeerSecurity::default());
+    let ground = Ground::new(
+        Arc::clone(artifact),
+        landing,
+        threads,
+        Arc::clone(counters),
+        (PeerSecurity::default(), None),
+    );
     let have = resume(&ground).await?;
     let filled = fill_alone(&ground, Some(origin), have).await?;
     let bounded_by = filled.bounded_by.map(crate::progress::Stage::name);

@@ -93,6 +93,8 @@ pub(crate) enum SessionCommand {
         origin_ok: bool,
         /// Whether this peer announces a local artifact.
         is_seed: bool,
+        /// How often its pieces did not add up to the manifest's digest.
+        round: u32,
         /// The proved pieces, ascending and apart.
         have: Vec<Run>,
     },
@@ -340,7 +342,7 @@ fn backoff(me: PeerId, attempt: u32) -> Duration {
 /// A command as it travels. Runs that do not fit one message follow in more.
 fn messages(command: SessionCommand) -> Vec<Said> {
     match command {
-        SessionCommand::Join { artifact, bytes, piece_count, origin_ok, is_seed, mut have } => {
+        SessionCommand::Join { artifact, bytes, piece_count, origin_ok, is_seed, round, mut have } => {
             let rest = have.split_off(have.len().min(RUNS_PER_MESSAGE_MAX));
             let join = control::Join {
                 artifact: artifact.0.to_vec(),
@@ -350,6 +352,7 @@ fn messages(command: SessionCommand) -> Vec<Said> {
                 seed: is_seed,
                 have: convert::runs_message(&have),
                 origin_in_flight: Vec::new(),
+                repair_round: round,
             };
             [Said::Join(join)].into_iter().chain(have_messages(artifact, &rest)).collect()
         }

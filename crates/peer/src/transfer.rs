@@ -10,21 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use modelpack::{layout::BlobIndex, piece_map::PieceMap};
+use modelpack::layout::BlobIndex;
 use store::{BlobIdentity, Contents, Landing, Store, StoreError};
-use tokio::{
-    sync::{mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     artifact::Artifact,
     error::PeerError,
     fetch::Ground,
-    fill::{Filled, blocking, detach, fill_alone, fill_together, resume},
-    node::{Admission, Node},
+    fill::{Filled, blocking, detach, fill_alone, resume},
+    node::Node,
     origin::Origin,
     progress::{Counters, Stage},
+    repair::Together,
 };
 
 /// How long a landing may still be held by a transfer that was given up: some last checks, or one blob that is being
@@ -122,12 +120,13 @@ impl Bring {
             return Ok(Brought { blobs, elapsed: start.elapsed(), bound: None, bounded_by: None });
         }
         let landing = self.open_landing().await?;
+        let vouching = self.node.is_in_fleet().then(|| self.node.vouching(&self.artifact)).flatten();
         let ground = Ground::new(
             Arc::clone(&self.artifact),
             Arc::clone(&landing),
             self.node.threads(),
             Arc::clone(&self.counters),
-            self.node.security().clone(),
+            (self.node.security().clone(), vouching),
         );
         let filled = self.fill(&ground).await?;
         let Filled { proofs, bounded_by, bound } = filled;
@@ -167,26 +166,11 @@ impl Bring {
 
     async fn fill(&self, ground: &Arc<Ground>) -> Result<Filled, PeerError> {
         let have = resume(ground).await?;
-        // Without a root nobody can prove a single piece, so that none is taken from or given to a peer.
-        let is_alone = !self.node.is_in_fleet() || !self.artifact.is_anchored();
         let is_held = have.is_full() && self.node.is_shared(&self.artifact.id());
-        if is_alone || is_held {
+        if !self.node.is_in_fleet() || is_held {
             return fill_alone(ground, self.origin.clone(), have).await;
         }
-        let (events, inbox) = mpsc::unbounded_channel();
-        let Admission { herald, config } = self.admit(ground, &have, events.clone());
-        fill_together(ground, self.origin.clone(), herald, (config, have), (events, inbox)).await
-    }
-
-    fn admit(
-        &self,
-        ground: &Arc<Ground>,
-        have: &PieceMap,
-        events: mpsc::UnboundedSender<crate::download::Event>,
-    ) -> Admission {
-        let files = ground.artifact.layout().blobs().map(|blob| ground.landing.file(blob)).collect();
-        let origin_ok = self.origin.is_some();
-        self.node.admit(&self.artifact, (files, have.clone()), origin_ok, events)
+        Together { node: &self.node, ground, origin: self.origin.clone() }.fill(have).await
     }
 
     /// Gives blobs that their root has proved their SHA-256 name too, once somebody has time to compute it.

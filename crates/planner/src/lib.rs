@@ -12,4 +12,4 @@ mod tree;
 
 pub use id::{ArtifactId, PeerId};
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
-pub use planner::{Input, Output, Planner};
+pub use planner::{Input, Output, Planner, ROUNDS_MAX};

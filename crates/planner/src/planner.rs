@@ -10,6 +10,10 @@ use crate::id::{ArtifactId, PeerId};
 use crate::plan::PeerPlan;
 use crate::swarm_state::{MemberState, SwarmState};
 
+/// Repairs of one artifact that are planned together, at most. Beyond, each member is on its own: whoever keeps the
+/// pieces from adding up would otherwise keep a fleet busy for ever.
+pub const ROUNDS_MAX: u32 = 4;
+
 /// What the planner is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -43,6 +47,8 @@ pub enum Input {
         origin_ok: bool,
         /// Whether it announces a local artifact: its bytes count as origin bytes.
         is_seed: bool,
+        /// How often its pieces did not add up to the manifest's digest; at most [`ROUNDS_MAX`] counts.
+        round: u32,
         /// The pieces it has proved.
         have: Vec<Run>,
     },
@@ -133,14 +139,15 @@ impl Planner {
                 self.peers.insert(peer, Registered { address, name, nic_rate, load: (0, 0), complaints: 0 });
             }
             Input::Gone { peer } => self.gone(peer),
-            Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have } => {
+            Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, round, have } => {
                 if !self.peers.contains_key(&peer) || u64::from(piece_count) > PIECES_MAX {
                     return;
                 }
                 let swarm =
                     self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
                 if swarm.is_about(bytes, piece_count) {
-                    swarm.join(peer, MemberState::new(swarm, origin_ok, is_seed, &have));
+                    let round = round.min(ROUNDS_MAX);
+                    swarm.join(peer, MemberState::new(swarm, (origin_ok, is_seed), round, &have));
                     self.replan(artifact);
                 }
             }

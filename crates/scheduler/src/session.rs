@@ -193,6 +193,7 @@ impl Joined {
             piece_count,
             origin_ok: join.origin_ok,
             is_seed: join.seed,
+            round: join.repair_round,
             have,
         })
     }

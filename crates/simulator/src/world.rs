@@ -307,6 +307,7 @@ impl World {
             piece_count: pieces,
             origin_ok: self.origin_ok,
             is_seed,
+            round: 0,
             have: runs,
         }));
         let origin = if self.origin_ok { Input::OriginUp { ranges: true } } else { Input::OriginDown };

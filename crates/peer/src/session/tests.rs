@@ -171,6 +171,7 @@ async fn hello_joins_and_plans_travel() {
         piece_count: 1 << 20,
         origin_ok: true,
         is_seed: false,
+        round: 0,
         have: have.clone(),
     });
     let Said::Join(join) = stream.hear().await else { panic!("no join") };

@@ -92,6 +92,7 @@ pub(crate) fn join(have: Vec<Run>) -> Join {
         seed: false,
         have,
         origin_in_flight: Vec::new(),
+        repair_round: 0,
     }
 }
 
