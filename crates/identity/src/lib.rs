@@ -1,7 +1,7 @@
 //! Who may speak in a fleet: one key, and the certificates that every process derives from it (DESIGN §4).
 //!
 //! Owns: the fleet key and its file, the fleet's certificate authority, this process's own certificate, and TLS with
-//! it in both directions. Does not own: which connections are secured, or anything finer than "holds the key": inside
+//! it in both directions, and signed vouchers. Does not own: which connections are secured, or anything finer than "holds the key": inside
 //! one key everybody may read everything.
 //!
 //! Every holder of the key can act as the authority, so that nothing has to be issued, distributed or renewed by hand.
@@ -9,6 +9,7 @@
 
 mod certificate;
 mod key;
+mod voucher;
 
 use std::{io, sync::Arc};
 
@@ -18,6 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 pub use certificate::{VALID_FOR, VALID_SINCE};
 pub use key::{FleetKey, KEY_BYTES, KeyError};
+pub use voucher::{KeyFailed, ReaderKey, Voucher};
 
 /// The name that each process's certificate bears. The chain to the fleet's authority is what is checked; addresses
 /// say nothing in a fleet, where they come and go.

@@ -78,9 +78,9 @@ pub async fn pull_in_fleet(
             return Ok((report, Lingering(None)));
         }
     };
-    let ground_of = |landing| {
-        Ground::new(Arc::clone(&artifact), landing, node.threads(), Arc::clone(&counters), security)
-    };
+    let trust = (security, node.vouching(&artifact));
+    let ground_of =
+        |landing| Ground::new(Arc::clone(&artifact), landing, node.threads(), Arc::clone(&counters), trust);
     let fill = async |ground: &Arc<Ground>| transfer::fill(&node, ground, origin).await;
     let done = pull::fill_and_publish(output, ground_of, fill).await?;
     let mut report = pull::report(&artifact, &counters, start, done);

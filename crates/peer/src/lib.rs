@@ -35,6 +35,7 @@ mod prefix;
 mod presence;
 mod progress;
 mod pull;
+mod repair;
 mod security;
 mod seed;
 mod service;
@@ -42,6 +43,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod transfer;
+mod vouching;
 mod workers;
 
 pub use client::LocalPeer;

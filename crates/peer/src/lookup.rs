@@ -8,7 +8,7 @@ use identity::Security;
 use modelpack::{
     config::ModelConfig,
     digest::Sha256Digest,
-    layout::{BlobIndex, PIECE_BYTES},
+    layout::BlobIndex,
     manifest::{Blob, Manifest},
     piece_tree::PieceTree,
     reference::Reference,
@@ -153,7 +153,7 @@ pub(crate) async fn open(
     if found.read_origin {
         let mut claim = Held { scheduler, node: node.me(), digest, end: Some(Claim::Failed) };
         let opened = origin::open_digest(reference, repository, &digest).await?;
-        claim.end = (!opened.1.is_anchored()).then_some(Claim::Alone);
+        claim.end = None;
         return Ok(opened);
     }
     match ask_each(node, &name, &digest, found.control_addresses).await {
@@ -281,14 +281,15 @@ fn prove(reference: &str, digest: &Sha256Digest, reply: DescribeReply) -> Result
         return Err("the config is not the manifest's");
     }
     let check = |(index, blob): (BlobIndex, &Blob)| {
-        let root = blob.root.ok_or("the manifest states no BLAKE3 root")?;
-        if blob.size <= PIECE_BYTES {
-            return PieceTree::single(blob.size, root).ok_or("a blob of one piece has a tree of one value");
+        let Some(root) = blob.root else { return Ok(Check::Sha256) };
+        if let Some(tree) = PieceTree::single(blob.size, root) {
+            return Ok(Check::Tree(tree));
         }
-        let tree = trees.iter().find(|tree| tree.blob == index.0).ok_or("a piece tree is missing")?;
-        PieceTree::anchor(blob.size, root, &tree.chaining_values).map_err(|_| "a piece tree is wrong")
+        let Some(tree) = trees.iter().find(|tree| tree.blob == index.0) else { return Ok(Check::Root(root)) };
+        let tree = PieceTree::anchor(blob.size, root, &tree.chaining_values);
+        tree.map(Check::Tree).map_err(|_| "a piece tree is wrong")
     };
     let numbered = manifest.layout().blobs().zip(manifest.blobs());
-    let checks = numbered.map(|blob| check(blob).map(Check::Tree)).collect::<Result<_, _>>()?;
+    let checks = numbered.map(check).collect::<Result<_, _>>()?;
     Ok(Artifact { reference: reference.to_owned(), manifest, config, checks })
 }

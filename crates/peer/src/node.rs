@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::ReaderKey;
 use modelpack::{
     digest::Sha256Digest,
     layout::{PIECE_BYTES, PieceIndex, Run},
@@ -36,6 +37,7 @@ use crate::{
     security::PeerSecurity,
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
+    vouching::Vouching,
     workers::Workers,
 };
 
@@ -51,6 +53,8 @@ const REACH_POLL: Duration = Duration::from_millis(2);
 /// One process of a fleet.
 pub(crate) struct Node {
     me: PeerId,
+    /// What this process signs with when it vouches for pieces.
+    key: Arc<ReaderKey>,
     threads: (Workers, Buffers),
     security: PeerSecurity,
     exports: Exports,
@@ -125,15 +129,31 @@ pub(crate) struct Admission {
 }
 
 impl Node {
-    pub(crate) fn new(me: PeerId, security: PeerSecurity, exports: Exports) -> Arc<Self> {
+    pub(crate) fn new(key: ReaderKey, security: PeerSecurity, exports: Exports) -> Arc<Self> {
         Arc::new(Self {
-            me,
+            me: PeerId::new(key.id()),
+            key: Arc::new(key),
             threads: (Workers::start(), Buffers::new()),
             security,
             exports,
             received: Arc::default(),
             state: Mutex::default(),
         })
+    }
+
+    /// What the vouchers of a shared artifact are kept in, if its manifest does not prove every piece.
+    pub(crate) fn vouching(&self, artifact: &Artifact) -> Option<Arc<Vouching>> {
+        (!artifact.is_anchored()).then(|| Vouching::new(Arc::clone(&self.key), artifact.id()))
+    }
+
+    /// Whether a scheduler plans for this node now.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.state().reach == Reach::Connected
+    }
+
+    /// Tells the scheduler who was wrong about a piece.
+    pub(crate) fn complain(&self, artifact: ArtifactId, about: PeerId, piece: PieceIndex) {
+        self.state().say(SessionCommand::Complaint { artifact, about, piece });
     }
 
     pub(crate) fn threads(&self) -> (Workers, Buffers) {
@@ -210,12 +230,13 @@ impl Node {
         self: &Arc<Self>,
         artifact: &Artifact,
         (files, have): (Vec<Arc<File>>, PieceMap),
-        origin_ok: bool,
+        (origin_ok, vouching): (bool, Option<Arc<Vouching>>),
         events: mpsc::UnboundedSender<Event>,
     ) -> Admission {
         let id = artifact.id();
         let feed = HaveFeed::new(have);
-        let shared = self.share(artifact, files, feed.clone());
+        let mut shared = self.share(artifact, files, feed.clone());
+        shared.share.vouching = vouching;
         let shared = Shared { events: Some(events), origin_ok, ..shared };
         self.enter(id, shared);
         let herald = NodeHerald {
@@ -273,7 +294,7 @@ impl Node {
             trees,
         };
         Shared {
-            share: Share { windows, have: feed, description: Arc::new(description) },
+            share: Share { windows, have: feed, vouching: None, description: Arc::new(description) },
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),
             origin_ok: false,
@@ -316,6 +337,17 @@ impl Node {
         state.say(SessionCommand::Leave { artifact: *id });
         drop(state);
         self.withdraw(gone, "the download was given up");
+    }
+
+    /// From now on nobody reads an artifact here.
+    pub(crate) fn unshare(&self, id: &ArtifactId, reason: &str) {
+        let mut state = self.state();
+        let gone = state.shared.remove(id);
+        if gone.is_some() {
+            state.say(SessionCommand::Leave { artifact: *id });
+        }
+        drop(state);
+        self.withdraw(gone, reason);
     }
 
     /// Whether others may read an artifact here.
@@ -407,6 +439,7 @@ impl Shared {
             piece_count: self.piece_count,
             origin_ok: self.origin_ok,
             is_seed: self.is_seed,
+            round: self.share.vouching.as_ref().map_or(0, |vouching| vouching.round()),
             have: self.share.have.snapshot().runs(),
             coming: self.share.have.coming_now(),
         }
@@ -471,8 +504,7 @@ impl Herald for NodeHerald {
     }
 
     fn complain(&self, about: PeerId, piece: PieceIndex) {
-        let artifact = self.artifact;
-        self.node.state().say(SessionCommand::Complaint { artifact, about, piece });
+        self.node.complain(self.artifact, about, piece);
     }
 }
 
@@ -524,12 +556,12 @@ mod tests {
 
     #[test]
     fn only_a_scheduler_that_is_known_to_be_lost_is_gone_on_without() {
-        let node = Node::new(PeerId::new([1; 16]), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admitted = || {
             let (events, mut inbox) = mpsc::unbounded_channel();
             let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));
-            let admission = node.admit(&artifact, shared, true, events);
+            let admission = node.admit(&artifact, shared, (true, None), events);
             (inbox.try_recv().is_ok_and(|event| matches!(event, Event::NoScheduler)), admission, inbox)
         };
         let (is_told, _admission, mut inbox) = admitted();
@@ -543,11 +575,11 @@ mod tests {
 
     #[test]
     fn a_download_that_is_given_up_leaves_nothing_and_one_that_is_complete_stays() {
-        let node = Node::new(PeerId::new([1; 16]), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admit = || {
             let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));
-            node.admit(&artifact, shared, true, mpsc::unbounded_channel().0).herald
+            node.admit(&artifact, shared, (true, None), mpsc::unbounded_channel().0).herald
         };
         let handle = |node: &Node| Shares::share(node, &artifact.id()).expect("shared").windows[0].1;
         let older = admit();

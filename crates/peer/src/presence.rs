@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use identity::ReaderKey;
 use planner::PeerId;
 use tokio::{
     net::TcpListener,
@@ -63,7 +64,7 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Opens the sockets of a process with a new random identity.
+    /// Opens the sockets of a process with a new identity.
     pub(crate) async fn open(address: Address, security: PeerSecurity) -> Result<Self, PeerError> {
         let listen = |source| PeerError::Listen { address: address.listen.to_string(), source };
         let control = TcpListener::bind(address.listen).await.map_err(listen)?;
@@ -71,8 +72,9 @@ impl Presence {
         let exports = Exports::new();
         let at = SocketAddr::new(address.listen.ip(), 0);
         let data = tcp::Server::bind(at, exports.clone(), security.data.clone()).await.map_err(listen)?;
-        let me = PeerId::new(random_id().map_err(listen)?);
-        let node = Node::new(me, security.clone(), exports);
+        let key = ReaderKey::generate().map_err(|error| listen(io::Error::other(error)))?;
+        let me = PeerId::new(key.id());
+        let node = Node::new(key, security.clone(), exports);
         Ok(Self { me, address, security, control, control_addr, data, node })
     }
 
@@ -194,11 +196,4 @@ pub async fn address_towards(scheduler: &str) -> Option<IpAddr> {
         })
     })
     .await
-}
-
-fn random_id() -> io::Result<[u8; 16]> {
-    let mut id = [0; 16];
-    let count = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
-    assert!(count == id.len(), "requests of at most 256 bytes are not cut short (getrandom(2))");
-    Ok(id)
 }

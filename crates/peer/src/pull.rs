@@ -148,7 +148,7 @@ pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport,
             let ground_of = |landing| {
                 let threads = (Workers::start(), Buffers::new());
                 let security = PeerSecurity::default();
-                Ground::new(Arc::clone(&artifact), landing, threads, Arc::clone(&counters), security)
+                Ground::new(Arc::clone(&artifact), landing, threads, Arc::clone(&counters), (security, None))
             };
             let fill = async |ground: &Arc<Ground>| {
                 let have = resume(ground).await?;

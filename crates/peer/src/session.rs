@@ -85,6 +85,8 @@ pub(crate) enum SessionCommand {
         origin_ok: bool,
         /// Whether this peer announces a local artifact.
         is_seed: bool,
+        /// How often its pieces did not add up to the manifest's digest.
+        round: u32,
         /// The proved pieces, ascending and apart.
         have: Vec<Run>,
         /// What it reads from the origin by its last plan.
@@ -194,7 +196,16 @@ impl Outgoing {
 /// A command as it travels. Runs that do not fit one message follow in more.
 fn messages(command: SessionCommand) -> Vec<Said> {
     match command {
-        SessionCommand::Join { artifact, bytes, piece_count, origin_ok, is_seed, mut have, coming } => {
+        SessionCommand::Join {
+            artifact,
+            bytes,
+            piece_count,
+            origin_ok,
+            is_seed,
+            round,
+            mut have,
+            coming,
+        } => {
             let rest = have.split_off(have.len().min(RUNS_PER_MESSAGE_MAX));
             let join = control::Join {
                 artifact: artifact.0.to_vec(),
@@ -205,6 +216,7 @@ fn messages(command: SessionCommand) -> Vec<Said> {
                 have: convert::runs_message(&have),
                 origin_in_flight: convert::runs_message(&coming.runs),
                 epoch: coming.epoch,
+                repair_round: round,
             };
             [Said::Join(join)].into_iter().chain(have_messages(artifact, &rest)).collect()
         }

@@ -5,7 +5,6 @@
 
 use std::{
     fs::File,
-    os::fd::AsRawFd as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,19 +12,17 @@ use std::{
 
 use modelpack::layout::BlobIndex;
 use store::{BlobIdentity, Contents, Landing, Store, StoreError};
-use tokio::{
-    sync::{mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     artifact::Artifact,
     error::PeerError,
     fetch::Ground,
-    fill::{Filled, blocking, detach, fill_alone, fill_together, resume},
-    node::{Admission, Node},
+    fill::{Filled, blocking, detach, fill_alone, resume},
+    node::Node,
     origin::Origin,
     progress::{Counters, Stage},
+    repair::Together,
 };
 
 /// How long a landing may still be held by a transfer that was given up: some last checks, or one blob that is being
@@ -123,12 +120,13 @@ impl Bring {
             return Ok(Brought { blobs, elapsed: start.elapsed(), bound: None, bounded_by: None });
         }
         let landing = self.open_landing().await?;
+        let vouching = self.node.is_in_fleet().then(|| self.node.vouching(&self.artifact)).flatten();
         let ground = Ground::new(
             Arc::clone(&self.artifact),
             Arc::clone(&landing),
             self.node.threads(),
             Arc::clone(&self.counters),
-            self.node.security().clone(),
+            (self.node.security().clone(), vouching),
         );
         let filled = fill(&self.node, &ground, self.origin.clone()).await?;
         let Filled { proofs, bounded_by, bound } = filled;
@@ -193,29 +191,11 @@ pub(crate) async fn fill(
     origin: Option<Origin>,
 ) -> Result<Filled, PeerError> {
     let have = resume(ground).await?;
-    let artifact = &ground.artifact;
-    // Without a root nobody can prove a single piece, so that none is taken from or given to a peer.
-    let is_alone = !node.is_in_fleet() || !artifact.is_anchored();
-    let is_held = have.is_full() && node.is_shared(&artifact.id());
-    if is_alone || is_held {
+    let is_held = have.is_full() && node.is_shared(&ground.artifact.id());
+    if !node.is_in_fleet() || is_held {
         return fill_alone(ground, origin, have).await;
     }
-    let (events, inbox) = mpsc::unbounded_channel();
-    let files = readable(&ground.landing)?;
-    let shared = (files, have.clone());
-    let Admission { herald, config } = node.admit(artifact, shared, origin.is_some(), events.clone());
-    fill_together(ground, origin, herald, (config, have), (events, inbox)).await
-}
-
-/// The blobs as others read them. Opened anew, because they may be served for long after they have got their final
-/// names, and a program that somebody has open for writing cannot be run (`ETXTBSY`).
-fn readable(landing: &Landing) -> Result<Vec<Arc<File>>, StoreError> {
-    let open = |blob| {
-        let magic = PathBuf::from(format!("/proc/self/fd/{}", landing.file(blob).as_raw_fd()));
-        let failed = |source| StoreError::Io { operation: "open again", path: magic.clone(), source };
-        File::open(&magic).map(Arc::new).map_err(failed)
-    };
-    landing.layout().blobs().map(open).collect()
+    Together { node, ground, origin }.fill(have).await
 }
 
 /// The store's own files of an artifact's blobs, opened read-only.

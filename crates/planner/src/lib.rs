@@ -13,5 +13,5 @@ mod tree;
 
 pub use id::{ArtifactId, PeerId};
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
-pub use planner::{Input, Output, Planner, Progress};
+pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
 pub use ranking::FleetName;

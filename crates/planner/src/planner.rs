@@ -10,6 +10,10 @@ use crate::id::{ArtifactId, PeerId};
 use crate::plan::PeerPlan;
 use crate::swarm_state::{MemberState, SwarmState};
 
+/// Repairs of one artifact that are planned together, at most. Beyond, each member is on its own: whoever keeps the
+/// pieces from adding up would otherwise keep a fleet busy for ever.
+pub const ROUNDS_MAX: u32 = 4;
+
 /// What the planner is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -95,6 +99,8 @@ pub struct Progress {
     pub epoch: u64,
     /// The pieces that it reads from the origin now.
     pub origin_in_flight: Vec<Run>,
+    /// How often its pieces did not add up to the manifest's digest; at most [`ROUNDS_MAX`] counts.
+    pub round: u32,
 }
 
 /// What the planner wants done.

@@ -11,7 +11,7 @@ use modelpack::piece_map::PieceMap;
 use crate::bound::{Bound, Rates, discrete_optimum};
 use crate::id::PeerId;
 use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
-use crate::planner::{Progress, Registered};
+use crate::planner::{Progress, ROUNDS_MAX, Registered};
 use crate::tree::{Budgets, Tree};
 
 /// Stripes of an artifact. Constant, so that stripes keep their pieces when members come and go: the origin would
@@ -44,6 +44,8 @@ const MEMBERS_EXTRA: usize = 64;
 pub(crate) struct MemberState {
     origin_ok: bool,
     is_seed: bool,
+    /// How often its pieces did not add up to the manifest's digest.
+    round: u32,
     have: PieceMap,
     /// How many pieces of each stripe it has.
     held: Vec<u32>,
@@ -61,6 +63,7 @@ impl MemberState {
         let mut member = Self {
             origin_ok,
             is_seed,
+            round: progress.round.min(ROUNDS_MAX),
             have: PieceMap::empty(swarm.piece_count),
             held: vec![0; swarm.entrants.len()],
             in_flight: vec![0; swarm.entrants.len()],
@@ -96,6 +99,8 @@ pub(crate) struct SwarmState {
     piece_count: u32,
     stripe_pieces: u32,
     epoch: u64,
+    /// The latest repair that a member has begun; 0 while everything adds up.
+    round: u32,
     members: BTreeMap<PeerId, MemberState>,
     /// The member that each stripe enters the swarm through.
     entrants: Vec<Option<PeerId>>,
@@ -111,6 +116,9 @@ pub(crate) struct SwarmState {
 struct Cast {
     /// Those who want pieces, ascending.
     wanting: Vec<PeerId>,
+    /// In a repair: those who want pieces and have not noticed, ascending. They are given right pieces, but what they
+    /// have may be wrong, so that nobody reads from them.
+    unaware: Vec<PeerId>,
     /// Those who have everything: first members, else seeds if no member can read the origin.
     holders: Vec<PeerId>,
     /// Those who may be entrants, ascending.
@@ -125,6 +133,7 @@ impl SwarmState {
             piece_count,
             stripe_pieces: (piece_count / (stripes * 16)).clamp(1, STRIPE_PIECES_MAX),
             epoch: 0,
+            round: 0,
             members: BTreeMap::new(),
             entrants: vec![None; stripes as usize],
             moved_from: vec![Vec::new(); stripes as usize],
@@ -225,6 +234,7 @@ impl SwarmState {
     /// Makes the next plan; returns the parts that changed.
     pub(crate) fn replan(&mut self, peers: &BTreeMap<PeerId, Registered>) -> Vec<(PeerId, PeerPlan)> {
         self.epoch += 1;
+        self.note_round();
         let cast = self.cast();
         let weights = weights(&cast.wanting, peers);
         self.assign_entrants(&cast, &weights);
@@ -258,18 +268,38 @@ impl SwarmState {
         changed
     }
 
+    /// In a repair one member alone reads the origin, so that whoever vouched for something else is found out; those
+    /// who have everything from before may have it wrong.
     fn cast(&self) -> Cast {
         let of = |pick: &dyn Fn(&MemberState) -> bool| -> Vec<PeerId> {
             self.members.iter().filter(|(_, member)| pick(member)).map(|(peer, _)| *peer).collect()
         };
-        let wanting = of(&|member| !member.have.is_full());
-        let readers = of(&|member| !member.have.is_full() && member.origin_ok);
-        let mut holders = of(&|member| member.have.is_full() && !member.is_seed);
+        let is_aware = |member: &MemberState| member.round == self.round;
+        let wanting = of(&|member| !member.have.is_full() && is_aware(member));
+        let unaware = of(&|member| !member.have.is_full() && !is_aware(member));
+        let mut readers = of(&|member| !member.have.is_full() && member.origin_ok && is_aware(member));
+        let mut holders = of(&|member| member.have.is_full() && !member.is_seed && is_aware(member));
         if holders.is_empty() && readers.is_empty() {
-            holders = of(&|member| member.have.is_full());
+            holders = of(&|member| member.have.is_full() && is_aware(member));
+        }
+        if self.round > 0 {
+            let is_reading = |peer: &PeerId| self.entrants.contains(&Some(*peer));
+            let elected = readers.iter().find(|peer| is_reading(peer)).or(readers.first()).copied();
+            readers = elected.into_iter().collect();
         }
         let eligible = if holders.is_empty() { readers } else { wanting.clone() };
-        Cast { wanting, holders, eligible: eligible.into_iter().collect() }
+        Cast { wanting, unaware, holders, eligible: eligible.into_iter().collect() }
+    }
+
+    /// Begins a repair, or goes back to the last one that somebody is still in.
+    fn note_round(&mut self) {
+        let round = self.members.values().map(|member| member.round).max().unwrap_or(0);
+        if self.round != round {
+            self.round = round;
+            // What was read before is in doubt: nobody takes over from those who read it.
+            self.entrants.fill(None);
+            self.moved_from.fill(Vec::new());
+        }
     }
 
     /// Entrants stay while they can: a stripe that changes hands may be read from the origin twice. Only stripes that
@@ -334,6 +364,9 @@ impl SwarmState {
 
     fn parts_of(&self, peer: PeerId, cast: &Cast) -> Vec<StripePart> {
         let is_wanting = cast.wanting.binary_search(&peer).is_ok();
+        if cast.unaware.binary_search(&peer).is_ok() {
+            return (0..self.entrants.len()).map(|stripe| self.part_of_unaware(stripe, cast)).collect();
+        }
         (0..self.entrants.len())
             .map(|stripe| {
                 let source = if is_wanting { self.source_of(peer, stripe, cast) } else { StripeSource::None };
@@ -362,6 +395,12 @@ impl SwarmState {
             0 => StripeSource::Origin,
             count => StripeSource::Parent(cast.holders[stripe % count]),
         }
+    }
+
+    fn part_of_unaware(&self, stripe: usize, cast: &Cast) -> StripePart {
+        let holder = cast.holders.get(stripe % cast.holders.len().max(1)).copied();
+        let source = holder.or(self.entrants[stripe]).map_or(StripeSource::None, StripeSource::Parent);
+        StripePart { source, backups: Vec::new(), before: Vec::new() }
     }
 
     fn before(&self, peer: PeerId, stripe: usize) -> impl Iterator<Item = Before> + '_ {
@@ -416,6 +455,8 @@ impl SwarmState {
         });
         let mut named: BTreeSet<PeerId> =
             stripes.iter().flat_map(|part| part.backups.iter().copied()).chain(parents).collect();
+        // Whoever reads the origin vouches for what it read, and must be known by name.
+        named.extend(self.entrants.iter().flatten().filter(|entrant| **entrant != peer));
         named.extend(self.members.keys().filter(|other| **other != peer).take(MEMBERS_EXTRA));
         named
             .into_iter()

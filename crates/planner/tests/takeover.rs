@@ -45,7 +45,8 @@ fn in_flight(epoch: u64, pieces: impl IntoIterator<Item = u32>) -> Progress {
     let mut pieces: Vec<u32> = pieces.into_iter().collect();
     pieces.sort_unstable();
     pieces.dedup();
-    Progress { epoch, origin_in_flight: pieces.into_iter().map(|at| Run::new(at, at + 1)).collect() }
+    let origin_in_flight = pieces.into_iter().map(|at| Run::new(at, at + 1)).collect();
+    Progress { epoch, origin_in_flight, round: 0 }
 }
 
 #[test]

@@ -113,7 +113,11 @@ impl Driver {
             Event::Said { stream, peer, input } => {
                 let Some(live) = self.live.get(&peer).filter(|live| live.stream == stream) else { return };
                 match &input {
-                    Input::Join { artifact, bytes, origin_ok, is_seed, .. } => {
+                    Input::Join { artifact, bytes, origin_ok, is_seed, progress, .. } => {
+                        let round = progress.round;
+                        if round > 0 {
+                            tracing::warn!(%peer, name = live.name, %artifact, round, "the pieces did not add up");
+                        }
                         tracing::info!(%peer, name = live.name, %artifact, bytes, origin_ok, is_seed, "joined");
                     }
                     Input::Leave { artifact, .. } => {

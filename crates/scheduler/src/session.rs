@@ -210,7 +210,7 @@ impl Joined {
             origin_ok: join.origin_ok,
             is_seed: join.seed,
             have,
-            progress: Progress { epoch: join.epoch, origin_in_flight },
+            progress: Progress { epoch: join.epoch, origin_in_flight, round: join.repair_round },
         })
     }
 }

@@ -342,7 +342,7 @@ impl World {
             origin_ok: self.origin_ok,
             is_seed,
             have,
-            progress: planner::Progress { epoch, origin_in_flight },
+            progress: planner::Progress { epoch, origin_in_flight, round: 0 },
         }));
     }
 

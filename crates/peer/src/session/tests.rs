@@ -185,6 +185,7 @@ async fn hello_joins_and_plans_travel() {
         piece_count: 1 << 20,
         origin_ok: true,
         is_seed: false,
+        round: 0,
         have: have.clone(),
         coming: Coming { epoch: 8, runs: vec![Run::new(1, 2)] },
     });

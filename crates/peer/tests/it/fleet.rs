@@ -28,21 +28,21 @@ use crate::{
 };
 
 /// A running peer. Aborting its task is as sudden as a process's death: sockets close, nothing is said.
-struct Running {
+pub(crate) struct Running {
     socket: PathBuf,
-    task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
     _end: oneshot::Sender<()>,
 }
 
-struct Fleet {
-    top: tempfile::TempDir,
+pub(crate) struct Fleet {
+    pub(crate) top: tempfile::TempDir,
     scheduler: Option<(String, JoinHandle<()>)>,
-    peers: Vec<Running>,
+    pub(crate) peers: Vec<Running>,
     security: PeerSecurity,
 }
 
 impl Fleet {
-    async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
         Self::secured(count, PeerSecurity::default()).await
     }
 
@@ -86,12 +86,12 @@ impl Fleet {
         Running { socket, task, _end: end }
     }
 
-    fn output(&self, number: usize) -> PathBuf {
+    pub(crate) fn output(&self, number: usize) -> PathBuf {
         self.top.path().join(format!("out-{number}"))
     }
 
     /// Pulls through one peer.
-    fn pull(
+    pub(crate) fn pull(
         &self,
         number: usize,
         reference: Reference,
@@ -99,7 +99,7 @@ impl Fleet {
         self.pull_watched(number, reference, PullWatch::new())
     }
 
-    fn pull_watched(
+    pub(crate) fn pull_watched(
         &self,
         number: usize,
         reference: Reference,
@@ -118,7 +118,10 @@ impl Fleet {
     }
 
     /// Pulls through all peers at once.
-    fn pull_all(&self, reference: &Reference) -> JoinSet<(usize, Result<PullReport, peer::PeerError>)> {
+    pub(crate) fn pull_all(
+        &self,
+        reference: &Reference,
+    ) -> JoinSet<(usize, Result<PullReport, peer::PeerError>)> {
         let mut pulls = JoinSet::new();
         for number in 0..self.peers.len() {
             let pull = self.pull(number, reference.clone());
@@ -208,17 +211,6 @@ async fn clients_of_one_peer_share_a_transfer_and_a_later_one_finds_it_here() {
     assert_eq!((again.origin_bytes, again.local_bytes), (0, model.bytes()));
     let third = fleet.pull(0, origin.reference()).await.unwrap();
     assert_eq!((third.origin_bytes, third.local_bytes), (0, model.bytes()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_artifact_comes_from_the_origin_alone() {
-    let model = Model::of(10);
-    let origin = Origin::honest(Holding::foreign(&model)).await;
-    let fleet = Fleet::start(2).await;
-    for (number, report) in fleet.pull_all(&origin.reference()).join_all().await {
-        assert_eq!(report.unwrap().peer_bytes, 0);
-        model.assert_in(&fleet.output(number));
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

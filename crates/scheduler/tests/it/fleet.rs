@@ -122,6 +122,7 @@ pub(crate) fn join(have: Vec<Run>) -> Join {
         have,
         origin_in_flight: Vec::new(),
         epoch: 0,
+        repair_round: 0,
     }
 }
 

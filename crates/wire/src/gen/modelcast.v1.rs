@@ -74,7 +74,7 @@ pub struct PeerHello {
     pub protocol_version: u32,
     #[prost(uint64, tag = "2")]
     pub features: u64,
-    /// 16 random bytes, new at each start
+    /// 16: the head of the BLAKE3 hash of its Ed25519 key, which is new at each start
     #[prost(bytes = "vec", tag = "3")]
     pub peer_id: ::prost::alloc::vec::Vec<u8>,
     /// HOST:PORT of the Peer service
@@ -121,6 +121,9 @@ pub struct Join {
     /// of the plan that it acts by, whichever scheduler made that; 0 without one
     #[prost(uint64, tag = "8")]
     pub epoch: u64,
+    /// how often its pieces did not add up to the manifest's digest, or a later number it has seen
+    #[prost(uint32, tag = "9")]
+    pub repair_round: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HaveUpdate {
@@ -370,6 +373,27 @@ pub struct HaveRuns {
     /// if that has changed, and always with the first map
     #[prost(message, optional, tag = "2")]
     pub coming: ::core::option::Option<Coming>,
+    /// for pieces of `runs` that the manifest does not prove one by one
+    #[prost(message, repeated, tag = "3")]
+    pub vouchers: ::prost::alloc::vec::Vec<Voucher>,
+}
+/// A reader of the origin vouches for one piece. Whoever passes it on cannot change it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Voucher {
+    #[prost(uint32, tag = "1")]
+    pub piece: u32,
+    /// of the artifact's repair in which it was read
+    #[prost(uint32, tag = "2")]
+    pub round: u32,
+    /// 32: the piece's BLAKE3 chaining value
+    #[prost(bytes = "vec", tag = "3")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
+    /// 32: Ed25519; the reader's peer id is the first 16 bytes of the BLAKE3 hash of it
+    #[prost(bytes = "vec", tag = "4")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+    /// 64: over "modelcast 2026-11 voucher", artifact, piece and round (u32 LE), value
+    #[prost(bytes = "vec", tag = "5")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 /// What the parent reads from the origin now, so that no child reads it there too. Replaces what was said before.
 #[derive(Clone, PartialEq, ::prost::Message)]
