@@ -17,7 +17,7 @@ use crate::{
     doubles::Behaviour,
     netns::Host,
     process::Process,
-    site::{Model, PEERS, Site, path, without_settings},
+    site::{Model, PEERS, SCHEDULERS, Site, path, without_settings},
 };
 
 const SCHEDULER_PORT: u16 = 7100;
@@ -95,12 +95,16 @@ impl<'a> Fleet<'a> {
         for peer in &mut peers {
             peer.ready()?;
         }
-        let mut double = cast.double.map(|behaviour| starter.double(behaviour)).transpose()?;
-        if let Some(double) = &mut double {
-            double.ready()?;
-        }
-        let mut fleet = Self { site, model, cast, schedulers, _origin: origin, peers, double, sent_before };
+        let mut fleet =
+            Self { site, model, cast, schedulers, _origin: origin, peers, double: None, sent_before };
         fleet.wait_until_connected()?;
+        if let Some(behaviour) = cast.double {
+            let active = fleet.active_scheduler()?;
+            let double = starter.double(behaviour, active)?;
+            fleet.double.insert(double).ready()?;
+            fleet.schedulers[active].logged("joined peer=")?;
+            fleet.schedulers[active].logged("name=\"double\"")?;
+        }
         Ok(fleet)
     }
 
@@ -122,8 +126,13 @@ impl<'a> Fleet<'a> {
 
     /// The scheduler that plans now: the one that peers connected to.
     pub(crate) fn active_scheduler(&self) -> anyhow::Result<usize> {
-        let is_active = |process: &Process| process.log().contains("connected peer=");
-        self.schedulers.iter().position(is_active).context("some scheduler plans")
+        let peers = |number: &usize| {
+            let log = self.schedulers[*number].log();
+            let count = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+            count(" connected peer=").saturating_sub(count(" gone peer="))
+        };
+        let numbers = 0..self.schedulers.len();
+        numbers.filter(|number| peers(number) > 0).max_by_key(peers).context("some scheduler plans")
     }
 
     /// What a pull names.
@@ -214,7 +223,9 @@ impl Starter<'_> {
 
     fn scheduler_urls(&self) -> String {
         let url = |host: &Host| format!("http://{}:{SCHEDULER_PORT}", host.address);
-        url(&self.site.hosts.schedulers[0])
+        let used = if self.site.has_standby { SCHEDULERS } else { 1 };
+        let urls: Vec<_> = self.site.hosts.schedulers.iter().take(used).map(url).collect();
+        urls.join(",")
     }
 
     fn scheduler(&self, number: usize) -> anyhow::Result<Process> {
@@ -222,6 +233,9 @@ impl Starter<'_> {
         let listen = format!("{}:{SCHEDULER_PORT}", host.address);
         let mut command = self.modelctl(host);
         command.args(["scheduler", "--listen", &listen, "--fleet-key", self.key(), "--json"]);
+        if self.site.has_standby {
+            command.args(["--scheduler", &self.scheduler_urls()]);
+        }
         self.start(command, &format!("scheduler{}", number + 1))
     }
 
@@ -262,13 +276,15 @@ impl Starter<'_> {
         Ok(seed)
     }
 
-    fn double(&self, behaviour: Behaviour) -> anyhow::Result<Process> {
+    /// It speaks with the scheduler that plans, as a peer of before there were several is told to.
+    fn double(&self, behaviour: Behaviour, scheduler: usize) -> anyhow::Result<Process> {
         let host = &self.site.hosts.double;
         let mut command = host.command(&std::env::current_exe()?);
         let behaviour = clap::ValueEnum::to_possible_value(&behaviour).context("a behaviour has a name")?;
         command.args(["double", "--behaviour", behaviour.get_name()]);
         command.args(["--listen", &format!("{}:{PEER_PORT}", host.address)]);
-        command.args(["--scheduler", &self.scheduler_urls(), "--fleet-key", self.key()]);
+        let scheduler = format!("http://{}:{SCHEDULER_PORT}", self.site.hosts.schedulers[scheduler].address);
+        command.args(["--scheduler", &scheduler, "--fleet-key", self.key()]);
         command.args(["--layout", path(&self.model.layout)]).env("TMPDIR", &self.site.dir);
         if self.cast.data == Data::Plain {
             command.arg("--data-plain");

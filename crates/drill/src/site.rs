@@ -65,6 +65,8 @@ pub(crate) struct Site {
     pub(crate) network: Network,
     pub(crate) hosts: Hosts,
     pub(crate) model: Model,
+    /// Whether one scheduler can stand in for another.
+    pub(crate) has_standby: bool,
 }
 
 /// Whether a drill can run here, and if not, what is missing.
@@ -135,7 +137,8 @@ impl Site {
         let key = dir.join("fleet.key");
         call(&modelctl, &["fleet-key", "new", path(&key)])?;
         let model = Model::new(&modelctl, &dir, "model", bytes)?;
-        Ok(Self { modelctl, dir, key, rate, network, hosts, model })
+        let has_standby = call(&modelctl, &["scheduler", "--help"])?.contains("--scheduler ");
+        Ok(Self { modelctl, dir, key, rate, network, hosts, model, has_standby })
     }
 
     /// A directory for one process, made anew.
@@ -189,15 +192,15 @@ impl Model {
     }
 }
 
-/// Runs modelctl to its end, with nobody's settings.
-fn call(modelctl: &Path, args: &[&str]) -> anyhow::Result<()> {
+/// Runs modelctl to its end, with nobody's settings; gives its stdout.
+fn call(modelctl: &Path, args: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new(modelctl);
     without_settings(&mut command);
     let output = command.args(args).stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!("`modelctl {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Nobody's settings of modelctl reach what the drill starts.
