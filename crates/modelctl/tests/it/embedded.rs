@@ -281,7 +281,7 @@ fn what_cannot_be_is_refused_with_a_way_out() {
         &[&digest, "--direct", "--peer", "unix:alone.sock"],
         &["oci:layout:v1", "--scheduler", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"],
         &["oci:layout:v1", "--scheduler", "http://127.0.0.1:1", "--linger", "10"],
-        &["oci:layout:v1", "--scheduler", "127.0.0.1:1"],
+        &["oci:layout:v1", "--scheduler", "http://127.0.0.1"],
         &["oci:layout:v1", "--data-plain"],
     ];
     let refused = pulls.map(|args| {
