@@ -7,9 +7,11 @@ pub mod bound;
 mod id;
 mod plan;
 mod planner;
+mod quarantine;
 mod swarm_state;
 mod tree;
 
 pub use id::{ArtifactId, PeerId};
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 pub use planner::{Input, Output, Planner};
+pub use quarantine::{Alarm, HALF_LIFE, HostAddr, Standing};

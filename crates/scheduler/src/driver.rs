@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use planner::{ArtifactId, Input, Output, PeerId, Planner};
-use tokio::sync::{mpsc::Receiver, oneshot};
+use planner::{Alarm, ArtifactId, Input, Output, PeerId, Planner, Standing};
+use tokio::{
+    sync::{mpsc::Receiver, oneshot},
+    time::sleep_until,
+};
 
 use crate::outbox::Outbox;
 
@@ -60,7 +63,18 @@ impl Driver {
     /// Until nobody can send events any more.
     pub(crate) async fn run(mut self, mut events: Receiver<Event>) {
         let mut batch = Vec::new();
-        while events.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        loop {
+            let wake = self.planner.next_wake().map(|at| self.start + at);
+            let woken = async {
+                match wake {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                count = events.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
+                () = woken => self.tell(Input::Tick),
+            }
             let begin = Instant::now();
             for event in batch.drain(..) {
                 self.handle(event);
@@ -127,7 +141,13 @@ impl Driver {
 
     fn deliver(&mut self, begin: Instant) {
         let mut counts = BTreeMap::new();
-        while let Some(Output::Plan { to, artifact, plan }) = self.planner.poll() {
+        while let Some(output) = self.planner.poll() {
+            let Output::Plan { to, artifact, plan } = output else {
+                if let Output::Standing(alarm) = output {
+                    warn_of(&alarm);
+                }
+                continue;
+            };
             if let Some(live) = self.live.get(&to) {
                 let (members, epoch) = counts.entry(artifact).or_insert((0_usize, 0));
                 (*members, *epoch) = (*members + 1, plan.epoch);
@@ -141,6 +161,17 @@ impl Driver {
     }
 }
 
+/// Says who it is that an operator has to look at.
+fn warn_of(alarm: &Alarm) {
+    let Alarm { peer, name, address, standing, accusers, .. } = alarm;
+    let what = match standing {
+        Standing::Good => "a peer is trusted again",
+        Standing::Suspect => "a peer is suspected of sending wrong bytes: it is read from last",
+        Standing::Quarantined => "a peer is quarantined for sending wrong bytes: nobody is sent to it",
+    };
+    tracing::warn!(%peer, name, address, accusers, "{what}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +183,8 @@ mod tests {
         let mut driver = Driver::new();
         for (stream, outbox) in (0..).zip(&outboxes) {
             let (name, address) = (String::new(), "host:1".to_owned());
-            let register = Input::Register { peer, address, name, nic_rate: None };
+            let host = planner::HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into());
+            let register = Input::Register { peer, address, name, nic_rate: None, host };
             driver.handle(Event::Opened { stream, peer, register, outbox: Arc::clone(outbox) });
         }
         driver.handle(Event::Ended { stream: 0, peer });

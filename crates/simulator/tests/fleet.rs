@@ -94,6 +94,8 @@ fn without_a_scheduler_everybody_still_finishes() {
 fn a_corrupt_sender_is_blamed() {
     let (report, _) = check("corrupt", &fleet(8, vec![Fault::Corrupt { node: 5 }]), &[]);
     assert!(report.blamed.iter().eq([&5]), "{:?}", report.blamed);
+    assert!(report.standings.contains_key(&5), "the scheduler knows: {:?}", report.standings);
+    assert_eq!(report.standings.len(), 1);
 }
 
 #[test]
