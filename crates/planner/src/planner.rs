@@ -1,15 +1,18 @@
 //! The planner of one scheduler: who is there, who wants what, and the plans that follow. Does not own the shape of a
 //! single tree (`tree`), nor the streams that carry its inputs and outputs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
 
 use crate::id::{ArtifactId, PeerId};
 use crate::plan::PeerPlan;
+use crate::quarantine::{Alarm, HostAddr, Quarantine, Standing, Whereabouts};
 use crate::swarm_state::{MemberState, SwarmState};
 
+/// Peers whose stream has ended that are remembered, so that a case can be filed about who left before it was heard.
+const DEPARTED_MAX: usize = 1024;
 /// Repairs of one artifact that are planned together, at most. Beyond, each member is on its own: whoever keeps the
 /// pieces from adding up would otherwise keep a fleet busy for ever.
 pub const ROUNDS_MAX: u32 = 4;
@@ -27,6 +30,8 @@ pub enum Input {
         name: String,
         /// What its network card does in each direction, in bytes per second, if it knows.
         nic_rate: Option<u64>,
+        /// Where its stream comes from.
+        host: HostAddr,
     },
     /// A peer's stream ended: it is out of every swarm.
     Gone {
@@ -115,6 +120,8 @@ pub enum Output {
         /// Its part.
         plan: PeerPlan,
     },
+    /// Tell people that a peer's standing has changed.
+    Standing(Alarm),
 }
 
 /// What a registered peer said about itself.
@@ -123,9 +130,19 @@ pub(crate) struct Registered {
     pub(crate) address: String,
     pub(crate) name: String,
     pub(crate) nic_rate: Option<u64>,
+    /// What it is trusted with.
+    pub(crate) standing: Standing,
+    /// Who accuses it: they are not sent to it again.
+    pub(crate) accusers: BTreeSet<PeerId>,
+    host: HostAddr,
     /// (sent, received) in bytes per second, as last reported.
     load: (u64, u64),
-    complaints: u64,
+}
+
+impl Registered {
+    fn whereabouts(&self, peer: PeerId) -> Whereabouts {
+        Whereabouts { peer, host: self.host, name: self.name.clone(), address: self.address.clone() }
+    }
 }
 
 /// The planner of one scheduler. Soft state: everything in it can be told again.
@@ -135,6 +152,10 @@ pub(crate) struct Registered {
 pub struct Planner {
     peers: BTreeMap<PeerId, Registered>,
     swarms: BTreeMap<ArtifactId, SwarmState>,
+    quarantine: Quarantine,
+    /// The latest come last.
+    departed: VecDeque<Whereabouts>,
+    now: Duration,
     outputs: VecDeque<Output>,
 }
 
@@ -147,9 +168,18 @@ impl Planner {
     /// Takes note of one input. What contradicts earlier inputs (an unknown peer, a piece out of range, another size
     /// of the same artifact) is ignored: it can only come from a peer that is wrong about itself.
     pub fn handle(&mut self, now: Duration, input: Input) {
+        self.now = self.now.max(now);
+        if self.quarantine.next_change().is_some_and(|at| at <= self.now) {
+            let released = self.quarantine.fade(self.now);
+            self.outputs.extend(released.into_iter().map(Output::Standing));
+            self.apply_standings();
+        }
         match input {
-            Input::Register { peer, address, name, nic_rate } => {
-                self.peers.insert(peer, Registered { address, name, nic_rate, load: (0, 0), complaints: 0 });
+            Input::Register { peer, address, name, nic_rate, host } => {
+                let (standing, accusers) = self.quarantine.standing(peer, host);
+                let load = (0, 0);
+                let registered = Registered { address, name, nic_rate, standing, accusers, host, load };
+                self.peers.insert(peer, registered);
             }
             Input::Gone { peer } => self.gone(peer),
             Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress } => {
@@ -179,11 +209,7 @@ impl Planner {
                     registered.load = (sent, received);
                 }
             }
-            Input::Complaint { about, .. } => {
-                if let Some(registered) = self.peers.get_mut(&about) {
-                    registered.complaints += 1;
-                }
-            }
+            Input::Complaint { peer, artifact, about, .. } => self.accused(peer, artifact, about),
             Input::Tick => {
                 let mut due = Vec::new();
                 for (artifact, swarm) in &mut self.swarms {
@@ -206,19 +232,33 @@ impl Planner {
 
     /// When a [`Input::Tick`] is due.
     pub fn next_wake(&self) -> Option<Duration> {
-        self.swarms.values().filter_map(SwarmState::gathering).min()
+        let gathered = self.swarms.values().filter_map(SwarmState::gathering);
+        gathered.chain(self.quarantine.next_change()).min()
     }
 
     /// HOST:PORT of up to `max` members of a swarm other than the asker, those that have everything first.
     pub fn holders(&self, artifact: &ArtifactId, asker: Option<PeerId>, max: usize) -> Vec<String> {
         let Some(swarm) = self.swarms.get(artifact) else { return Vec::new() };
-        let address = |peer: PeerId| self.peers.get(&peer).map(|registered| registered.address.clone());
-        swarm.fullest_first().filter(|peer| Some(*peer) != asker).filter_map(address).take(max).collect()
+        // A description is proved by whoever asks for it, so that a suspect may give it, if nobody better does.
+        let of = |standing: Standing| {
+            swarm
+                .fullest_first()
+                .filter(|peer| Some(*peer) != asker)
+                .filter_map(|peer| self.peers.get(&peer))
+                .filter(move |registered| registered.standing == standing)
+                .map(|registered| registered.address.clone())
+        };
+        of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
     }
 
-    /// How often other peers complained about this one.
-    pub fn complaints(&self, peer: PeerId) -> u64 {
-        self.peers.get(&peer).map_or(0, |registered| registered.complaints)
+    /// What this peer is trusted with.
+    pub fn standing(&self, peer: PeerId) -> Standing {
+        self.peers.get(&peer).map(|registered| registered.standing).unwrap_or_default()
+    }
+
+    /// Every peer that is not in good standing, also those that have left.
+    pub fn alarms(&self) -> impl Iterator<Item = Alarm> + '_ {
+        self.quarantine.alarms()
     }
 
     /// The (sent, received) bytes per second that this peer last reported.
@@ -226,8 +266,50 @@ impl Planner {
         self.peers.get(&peer).map(|registered| registered.load)
     }
 
+    fn accused(&mut self, by: PeerId, artifact: ArtifactId, about: PeerId) {
+        let is_member = self.swarms.get(&artifact).is_some_and(|swarm| swarm.has(by));
+        let Some(accuser) = self.peers.get(&by).filter(|_| is_member) else { return };
+        let host = accuser.host;
+        let present = self.peers.get(&about).map(|registered| registered.whereabouts(about));
+        let Some(about) = present.or_else(|| self.departed.iter().find(|at| at.peer == about).cloned())
+        else {
+            return;
+        };
+        let alarm = self.quarantine.accuse(self.now, (by, host), &about);
+        self.outputs.extend(alarm.map(Output::Standing));
+        self.apply_standings();
+    }
+
+    /// Plans anew where somebody is trusted with more or less than before, or by fewer.
+    fn apply_standings(&mut self) {
+        let mut touched = BTreeSet::new();
+        for (peer, registered) in &mut self.peers {
+            let (standing, accusers) = self.quarantine.standing(*peer, registered.host);
+            if registered.standing != standing || registered.accusers != accusers {
+                touched.insert(*peer);
+                (registered.standing, registered.accusers) = (standing, accusers);
+            }
+        }
+        let mut changed = Vec::new();
+        for (artifact, swarm) in &mut self.swarms {
+            if touched.iter().any(|peer| swarm.has(*peer)) {
+                swarm.tell_everybody();
+                changed.push(*artifact);
+            }
+        }
+        for artifact in changed {
+            self.replan(artifact);
+        }
+    }
+
     fn gone(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
+        if let Some(registered) = self.peers.remove(&peer) {
+            self.departed.retain(|before| before.peer != peer);
+            if self.departed.len() >= DEPARTED_MAX {
+                self.departed.pop_front();
+            }
+            self.departed.push_back(registered.whereabouts(peer));
+        }
         let touched: Vec<ArtifactId> = self
             .swarms
             .iter_mut()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use modelpack::layout::Run;
-use planner::{ArtifactId, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
+use planner::{ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
 use proptest::{collection::vec, prelude::*};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
@@ -20,8 +20,16 @@ fn at(millis: u64) -> Duration {
 }
 
 fn join(planner: &mut Planner, now: Duration, peer: PeerId, progress: Progress) {
-    planner
-        .handle(now, Input::Register { peer, address: "host:1".into(), name: String::new(), nic_rate: None });
+    planner.handle(
+        now,
+        Input::Register {
+            peer,
+            address: "host:1".into(),
+            name: String::new(),
+            nic_rate: None,
+            host: HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into()),
+        },
+    );
     planner.handle(
         now,
         Input::Join {
@@ -38,7 +46,12 @@ fn join(planner: &mut Planner, now: Duration, peer: PeerId, progress: Progress) 
 }
 
 fn plans(planner: &mut Planner) -> BTreeMap<PeerId, PeerPlan> {
-    std::iter::from_fn(|| planner.poll()).map(|Output::Plan { to, plan, .. }| (to, plan)).collect()
+    std::iter::from_fn(|| planner.poll())
+        .filter_map(|output| match output {
+            Output::Plan { to, plan, .. } => Some((to, plan)),
+            Output::Standing(_) => None,
+        })
+        .collect()
 }
 
 fn in_flight(epoch: u64, pieces: impl IntoIterator<Item = u32>) -> Progress {

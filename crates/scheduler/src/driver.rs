@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use planner::{ArtifactId, Input, Output, PeerId, Planner};
+use planner::{Alarm, ArtifactId, Input, Output, PeerId, Planner, Standing};
 use tokio::{sync::mpsc::Receiver, time::sleep_until};
 
 use wire::control::Claim;
@@ -221,7 +221,13 @@ impl Driver {
 
     fn deliver(&mut self, begin: Instant) {
         let mut counts = BTreeMap::new();
-        while let Some(Output::Plan { to, artifact, plan }) = self.planner.poll() {
+        while let Some(output) = self.planner.poll() {
+            let Output::Plan { to, artifact, plan } = output else {
+                if let Output::Standing(alarm) = output {
+                    warn_of(&alarm);
+                }
+                continue;
+            };
             if let Some(live) = self.live.get(&to) {
                 let (members, epoch) = counts.entry(artifact).or_insert((0_usize, 0));
                 (*members, *epoch) = (*members + 1, plan.epoch);
@@ -241,6 +247,17 @@ impl Driver {
     }
 }
 
+/// Says who it is that an operator has to look at.
+fn warn_of(alarm: &Alarm) {
+    let Alarm { peer, name, address, standing, accusers, .. } = alarm;
+    let what = match standing {
+        Standing::Good => "a peer is trusted again",
+        Standing::Suspect => "a peer is suspected of sending wrong bytes: it is read from last",
+        Standing::Quarantined => "a peer is quarantined for sending wrong bytes: nobody is sent to it",
+    };
+    tracing::warn!(%peer, name, address, accusers, "{what}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +269,8 @@ mod tests {
         let mut driver = Driver::new(Duration::from_secs(1));
         for (stream, outbox) in (0..).zip(&outboxes) {
             let (name, address) = (String::new(), "host:1".to_owned());
-            let register = Input::Register { peer, address, name, nic_rate: None };
+            let host = planner::HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into());
+            let register = Input::Register { peer, address, name, nic_rate: None, host };
             let guest = Guest { register, may_redirect: true, unreachable: Vec::new() };
             driver.handle(Event::Opened { stream, peer, guest, outbox: Arc::clone(outbox) });
         }

@@ -1,6 +1,7 @@
 //! The gRPC face: makes a session of every stream. Does not own what is said on it.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     pin::Pin,
     sync::{
         Arc,
@@ -11,6 +12,7 @@ use std::{
 
 use futures_util::Stream;
 use identity::Security;
+use planner::HostAddr;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -127,7 +129,9 @@ impl scheduler_server::Scheduler for Service {
         request: Request<Streaming<PeerToScheduler>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let outbox = Outbox::new();
+        let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let session = Session {
+            host: HostAddr::new(request.remote_addr().map_or(unknown, |address| address.ip())),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
             inbound: request.into_inner(),
             outbox: Arc::clone(&outbox),

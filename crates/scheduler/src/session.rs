@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use planner::{ArtifactId, Input, PeerId, Progress};
+use planner::{ArtifactId, HostAddr, Input, PeerId, Progress};
 use tokio::{
     sync::{mpsc::Sender, watch},
     time::timeout,
@@ -53,6 +53,8 @@ enum End {
 /// One peer's stream.
 pub(crate) struct Session {
     pub(crate) stream: StreamId,
+    /// Where it comes from.
+    pub(crate) host: HostAddr,
     pub(crate) inbound: Streaming<PeerToScheduler>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) events: Sender<Event>,
@@ -107,6 +109,7 @@ impl Session {
             address: convert::address(hello.control_address)?,
             name: convert::name(hello.name)?,
             nic_rate: (rate > 0).then_some(rate),
+            host: self.host,
         };
         let guest = Guest {
             register,

@@ -1,11 +1,12 @@
 //! The virtual fleet: nodes, their cards, and the events between them. Does not own the scenarios (tests).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
-use planner::{ArtifactId, PeerId, Planner};
+use planner::{ArtifactId, HostAddr, PeerId, Planner, Standing};
 use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 /// Time of a control message, one way.
@@ -99,6 +100,8 @@ pub struct Report {
     pub received: Vec<u64>,
     /// Nodes that were blamed.
     pub blamed: BTreeSet<usize>,
+    /// What the scheduler trusts nodes with, where that has changed.
+    pub standings: BTreeMap<usize, Standing>,
     /// A fold over every event, to compare two runs.
     pub event_hash: u64,
     /// Events handled.
@@ -215,6 +218,7 @@ impl World {
                 seed_bytes: 0,
                 received: vec![0; count],
                 blamed: BTreeSet::new(),
+                standings: BTreeMap::new(),
                 event_hash: options.seed,
                 events: 0,
             },
@@ -333,7 +337,9 @@ impl World {
         let (epoch, origin_in_flight) = self.nodes[node].coming.clone();
         let nic_rate = Some(self.nodes[node].rate);
         let (address, name) = (format!("node-{node}:1"), format!("node-{node}"));
-        self.later(Event::ToPlanner(planner::Input::Register { peer: me, address, name, nic_rate }));
+        let [_, b, c, d] = u32::try_from(node).unwrap_or(u32::MAX).to_be_bytes();
+        let host = HostAddr::new(Ipv4Addr::new(10, b, c, d).into());
+        self.later(Event::ToPlanner(planner::Input::Register { peer: me, address, name, nic_rate, host }));
         self.later(Event::ToPlanner(planner::Input::Join {
             peer: me,
             artifact: ARTIFACT,
@@ -372,8 +378,13 @@ impl World {
             self.events.insert((at, self.seq), Event::TickPlanner);
         }
         let mut plans = Vec::new();
-        while let Some(planner::Output::Plan { to, plan, .. }) = planner.poll() {
-            plans.push((node_of(to), plan));
+        while let Some(output) = planner.poll() {
+            match output {
+                planner::Output::Plan { to, plan, .. } => plans.push((node_of(to), plan)),
+                planner::Output::Standing(alarm) => {
+                    self.report.standings.insert(node_of(alarm.peer), alarm.standing);
+                }
+            }
         }
         for (node, plan) in plans {
             self.later(Event::Input(node, Input::Plan(plan)));
@@ -439,8 +450,11 @@ impl World {
                 self.nodes[node].coming = (epoch, runs.clone());
             }
             Output::OriginLost => {}
-            Output::Blame { peer, .. } => {
+            Output::Blame { peer, piece } => {
                 self.report.blamed.insert(node_of(peer));
+                let (about, piece) = (peer, piece.0);
+                let complaint = planner::Input::Complaint { peer: me, artifact: ARTIFACT, about, piece };
+                self.later(Event::ToPlanner(complaint));
             }
             Output::Complete => self.report.done[node] = Some(self.now),
             Output::Failed { .. } => self.report.failed.push(node),

@@ -110,6 +110,8 @@ fn after_a_take_over_in_the_middle_the_origin_is_still_read_once() {
 fn a_corrupt_sender_is_blamed() {
     let (report, _) = check("corrupt", &fleet(8, vec![Fault::Corrupt { node: 5 }]), &[]);
     assert!(report.blamed.iter().eq([&5]), "{:?}", report.blamed);
+    assert!(report.standings.contains_key(&5), "the scheduler knows: {:?}", report.standings);
+    assert_eq!(report.standings.len(), 1);
 }
 
 #[test]

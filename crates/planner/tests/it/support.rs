@@ -1,9 +1,9 @@
 //! A planner and the plans that it has sent last.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use modelpack::layout::Run;
-use planner::{ArtifactId, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
+use planner::{ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
 
 pub(crate) const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
 pub(crate) const PIECES: u32 = 64;
@@ -22,15 +22,18 @@ pub(crate) struct Fleet {
 impl Fleet {
     pub(crate) fn tell(&mut self, input: Input) {
         self.planner.handle(Duration::ZERO, input);
-        while let Some(Output::Plan { to, plan, .. }) = self.planner.poll() {
-            self.plans.insert(to, plan);
+        while let Some(output) = self.planner.poll() {
+            if let Output::Plan { to, plan, .. } = output {
+                self.plans.insert(to, plan);
+            }
         }
     }
 
     /// A member that has `have` and is in repair `round`.
     pub(crate) fn join(&mut self, number: u8, round: u32, origin_ok: bool, have: Vec<Run>) {
         let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
-        self.tell(Input::Register { peer, address, name, nic_rate: None });
+        let host = HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into());
+        self.tell(Input::Register { peer, address, name, nic_rate: None, host });
         self.tell(Input::Join {
             peer,
             artifact: ARTIFACT,
