@@ -276,8 +276,19 @@ impl Planner {
             return;
         };
         let alarm = self.quarantine.accuse(self.now, (by, host), &about);
+        let is_news = alarm.is_some();
         self.outputs.extend(alarm.map(Output::Standing));
         self.apply_standings();
+        if is_news {
+            // Also plans that were sent before it left, or for parts that stay as they are, still name it.
+            let artifacts: Vec<ArtifactId> = self.swarms.keys().copied().collect();
+            for artifact in artifacts {
+                if let Some(swarm) = self.swarms.get_mut(&artifact) {
+                    swarm.tell_everybody();
+                }
+                self.replan(artifact);
+            }
+        }
     }
 
     /// Plans anew where somebody is trusted with more or less than before, or by fewer.
