@@ -6,7 +6,7 @@
 //! each network address that it comes from, and what is quarantined is the address, not the name that it goes by today.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::id::PeerId;
@@ -43,12 +43,17 @@ pub struct HostAddr(IpAddr);
 impl HostAddr {
     /// The host that this address belongs to.
     pub fn new(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) if !v6.is_loopback() => {
+        let address = address.to_canonical();
+        if address.is_loopback() {
+            // One process may choose from all of them.
+            return Self(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        Self(match address {
+            IpAddr::V6(v6) => {
                 let [a, b, c, d, ..] = v6.segments();
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
             }
-            other => other,
+            IpAddr::V4(v4) => IpAddr::V4(v4),
         })
     }
 

@@ -1,6 +1,8 @@
 //! How control connections behave, the same on both ends: message sizes, keep-alive, dialling, serving, securing, and
 //! the words of their failures. Does not own who connects to whom, or what is said.
 
+mod member;
+
 use std::{convert::Infallible, error::Error, io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
@@ -10,7 +12,6 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::{sleep, timeout},
 };
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
@@ -18,6 +19,8 @@ use tonic::{
     codegen::{Service, http},
     transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
+
+use member::Member;
 
 /// Most bytes of a message, but for the description of an artifact. What grows with an artifact is sent in parts.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -148,11 +151,9 @@ where
     }
 }
 
-type Member = Result<TlsStream<TcpStream>, io::Error>;
-
 /// Connections whose other end has proved to be a member. Each proves it by itself: a stranger who says nothing holds
 /// up nobody.
-fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<Member> {
+fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<io::Result<Member>> {
     let (members, incoming) = mpsc::channel(1);
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     tokio::spawn(async move {
@@ -174,7 +175,7 @@ fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<M
                     identity.accept(socket).await
                 };
                 match timeout(CONNECT_TIMEOUT, secured).await {
-                    Ok(Ok(member)) => drop(members.send(Ok(member)).await),
+                    Ok(Ok(member)) => drop(members.send(Ok(Member::new(member))).await),
                     Ok(Err(error)) => {
                         let why = identity::explain(&error).unwrap_or("the handshake failed");
                         tracing::warn!(%from, %error, why, "a connection was refused");

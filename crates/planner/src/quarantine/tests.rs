@@ -178,6 +178,8 @@ fn many_names_at_one_address_are_one_accuser() {
         fleet.accuse(number, 3);
     }
     assert_eq!(fleet.planner.standing(id(3)), Standing::Suspect);
+    let loopback = ["127.0.0.1", "127.9.8.7", "::1"].map(|at| HostAddr::new(at.parse().expect("an address")));
+    assert!(loopback.iter().all(|at| *at == loopback[0]));
     let mapped: IpAddr = "::ffff:10.0.0.3".parse().expect("an address");
     assert_eq!(HostAddr::new(mapped), host(3));
 }
