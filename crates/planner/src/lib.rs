@@ -4,6 +4,7 @@
 //! choice of a source for each piece (crate `swarm`), streams and messages (crates `scheduler`, `wire`).
 
 pub mod bound;
+mod cast;
 mod id;
 mod plan;
 mod planner;

@@ -172,7 +172,8 @@ impl Planner {
         if self.quarantine.next_change().is_some_and(|at| at <= self.now) {
             let released = self.quarantine.fade(self.now);
             self.outputs.extend(released.into_iter().map(Output::Standing));
-            self.apply_standings();
+            let touched = self.update_standings();
+            self.replan_where(|swarm| touched.iter().any(|peer| swarm.has(*peer)));
         }
         match input {
             Input::Register { peer, address, name, nic_rate, host } => {
@@ -276,23 +277,15 @@ impl Planner {
             return;
         };
         let alarm = self.quarantine.accuse(self.now, (by, host), &about);
+        // Of one that has left, plans that were sent before may still speak.
         let is_news = alarm.is_some();
         self.outputs.extend(alarm.map(Output::Standing));
-        self.apply_standings();
-        if is_news {
-            // Also plans that were sent before it left, or for parts that stay as they are, still name it.
-            let artifacts: Vec<ArtifactId> = self.swarms.keys().copied().collect();
-            for artifact in artifacts {
-                if let Some(swarm) = self.swarms.get_mut(&artifact) {
-                    swarm.tell_everybody();
-                }
-                self.replan(artifact);
-            }
-        }
+        let touched = self.update_standings();
+        self.replan_where(|swarm| is_news || touched.iter().any(|peer| swarm.has(*peer)));
     }
 
-    /// Plans anew where somebody is trusted with more or less than before, or by fewer.
-    fn apply_standings(&mut self) {
+    /// Says who is trusted with more or less than before, or by fewer.
+    fn update_standings(&mut self) -> BTreeSet<PeerId> {
         let mut touched = BTreeSet::new();
         for (peer, registered) in &mut self.peers {
             let (standing, accusers) = self.quarantine.standing(*peer, registered.host);
@@ -301,9 +294,14 @@ impl Planner {
                 (registered.standing, registered.accusers) = (standing, accusers);
             }
         }
+        touched
+    }
+
+    /// Plans those swarms anew, and tells everybody in them.
+    fn replan_where(&mut self, is_concerned: impl Fn(&SwarmState) -> bool) {
         let mut changed = Vec::new();
         for (artifact, swarm) in &mut self.swarms {
-            if touched.iter().any(|peer| swarm.has(*peer)) {
+            if is_concerned(swarm) {
                 swarm.tell_everybody();
                 changed.push(*artifact);
             }

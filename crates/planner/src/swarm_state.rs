@@ -9,6 +9,7 @@ use modelpack::layout::{PIECE_BYTES, Run};
 use modelpack::piece_map::PieceMap;
 
 use crate::bound::{Bound, Rates, discrete_optimum};
+use crate::cast::{Cast, Trust};
 use crate::id::PeerId;
 use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 use crate::planner::{Progress, ROUNDS_MAX, Registered};
@@ -111,45 +112,6 @@ pub(crate) struct SwarmState {
     sent: BTreeMap<PeerId, Vec<StripePart>>,
     /// While members come from another scheduler: since when, and until when no plan is made.
     gathering: Option<(Duration, Duration)>,
-}
-
-/// Whom a plan may name to whom.
-struct Trust<'a>(&'a BTreeMap<PeerId, Registered>);
-
-impl Trust<'_> {
-    fn standing(&self, peer: PeerId) -> Standing {
-        self.0.get(&peer).map(|registered| registered.standing).unwrap_or_default()
-    }
-
-    /// Nobody is sent to those who are quarantined, or to whom it accuses itself.
-    fn may_serve(&self, source: PeerId, reader: PeerId) -> bool {
-        self.standing(source) < Standing::Quarantined
-            && self.0.get(&source).is_none_or(|registered| !registered.accusers.contains(&reader))
-    }
-
-    /// Those in good standing; if there are none, those that are suspects.
-    fn best(&self, candidates: &[PeerId]) -> Vec<PeerId> {
-        let of =
-            |standing| candidates.iter().copied().filter(|peer| self.standing(*peer) == standing).collect();
-        let good: Vec<PeerId> = of(Standing::Good);
-        if good.is_empty() { of(Standing::Suspect) } else { good }
-    }
-}
-
-/// Who can play which part in the next plan.
-struct Cast<'a> {
-    trust: Trust<'a>,
-    /// Those who want pieces, ascending.
-    wanting: Vec<PeerId>,
-    /// In a repair: those who want pieces and have not noticed, ascending. They are given right pieces, but what they
-    /// have may be wrong, so that nobody reads from them.
-    unaware: Vec<PeerId>,
-    /// Those among them who may have children.
-    serving: Vec<PeerId>,
-    /// Those who have everything: first members, else seeds if no member can read the origin.
-    holders: Vec<PeerId>,
-    /// Those who may be entrants, ascending.
-    eligible: BTreeSet<PeerId>,
 }
 
 impl SwarmState {
@@ -412,7 +374,8 @@ impl SwarmState {
     fn parts_of(&self, peer: PeerId, cast: &Cast<'_>) -> Vec<StripePart> {
         let is_wanting = cast.wanting.binary_search(&peer).is_ok();
         if cast.unaware.binary_search(&peer).is_ok() {
-            return (0..self.entrants.len()).map(|stripe| self.part_of_unaware(stripe, cast)).collect();
+            let part = |stripe| self.part_of_unaware(peer, stripe, cast);
+            return (0..self.entrants.len()).map(part).collect();
         }
         (0..self.entrants.len())
             .map(|stripe| {
@@ -437,11 +400,8 @@ impl SwarmState {
 
     fn source_of(&self, peer: PeerId, stripe: usize, cast: &Cast<'_>) -> StripeSource {
         let may_serve = |source: &PeerId| cast.trust.may_serve(*source, peer);
-        let at = stripe % cast.holders.len().max(1);
-        let holders = cast.holders[at..].iter().chain(&cast.holders[..at]).copied();
-        let holder = holders.filter(may_serve).find(|holder| *holder != peer);
         // Nobody may read from a quarantined member, which still reads by itself what nobody else gives it.
-        let by_itself = match holder {
+        let by_itself = match cast.holder_for(peer, stripe) {
             Some(holder) => StripeSource::Parent(holder),
             None if self.members.get(&peer).is_some_and(|member| member.origin_ok) => StripeSource::Origin,
             None => StripeSource::None,
@@ -461,9 +421,10 @@ impl SwarmState {
         }
     }
 
-    fn part_of_unaware(&self, stripe: usize, cast: &Cast<'_>) -> StripePart {
-        let holder = cast.holders.get(stripe % cast.holders.len().max(1)).copied();
-        let source = holder.or(self.entrants[stripe]).map_or(StripeSource::None, StripeSource::Parent);
+    fn part_of_unaware(&self, peer: PeerId, stripe: usize, cast: &Cast<'_>) -> StripePart {
+        let entrant = self.entrants[stripe].filter(|entrant| cast.trust.may_serve(*entrant, peer));
+        let source = cast.holder_for(peer, stripe).or(entrant);
+        let source = source.map_or(StripeSource::None, StripeSource::Parent);
         StripePart { source, backups: Vec::new(), before: Vec::new() }
     }
 

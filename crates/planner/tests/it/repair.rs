@@ -45,6 +45,15 @@ fn those_who_had_everything_before_are_not_asked_in_a_repair() {
 }
 
 #[test]
+fn whoever_accuses_the_one_that_repairs_is_not_sent_to_it() {
+    let mut fleet = fleet_of(3);
+    fleet.tell(Input::Complaint { peer: id(2), artifact: ARTIFACT, about: id(1), piece: 0 });
+    fleet.join(1, 1, true, vec![]);
+    assert_eq!(fleet.sources(3), [id(1)]);
+    assert!(!fleet.sources(2).contains(&id(1)), "it would not believe it");
+}
+
+#[test]
 fn another_is_elected_when_the_elected_is_gone_or_cannot_read() {
     let mut fleet = fleet_of(3);
     fleet.join(2, 1, false, vec![]);
