@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::Voucher;
 use memory::Lease;
 use modelpack::{
     digest::Sha256Hasher,
@@ -33,7 +34,7 @@ use crate::{
     origin::Origin,
     prefix::Prefixes,
     progress::{Load, Stage, Stages},
-    vouching::{Announced, Provenance},
+    vouching::Provenance,
 };
 
 /// What a download is told from outside.
@@ -163,7 +164,8 @@ struct Transfer {
 struct OpenLink {
     generation: u64,
     granted: Option<GrantedLink>,
-    vouchers: Announced,
+    /// Of the pieces that it announced and that are not here yet.
+    vouchers: BTreeMap<PieceIndex, Arc<Voucher>>,
     /// Dropped to close the link.
     _handle: LinkHandle,
 }
@@ -413,7 +415,7 @@ impl<H: Herald> Download<H> {
         self.end_read(read);
         if is_news {
             for link in self.links.values_mut() {
-                link.vouchers.remove(piece);
+                link.vouchers.remove(&piece);
             }
             self.settle();
             self.hash_on(self.ground.artifact.layout().span(piece).blob);
@@ -455,10 +457,8 @@ impl<H: Herald> Download<H> {
             let _ = events.send(Event::Transferred(completion));
         });
         let handle = open_link(request, sink, self.link_events.clone());
-        self.links.insert(
-            peer,
-            OpenLink { generation, granted: None, vouchers: Announced::default(), _handle: handle },
-        );
+        self.links
+            .insert(peer, OpenLink { generation, granted: None, vouchers: BTreeMap::new(), _handle: handle });
     }
 
     fn link_event(&mut self, event: LinkEvent) {
@@ -563,7 +563,7 @@ impl<H: Herald> Download<H> {
                 open.sent += 1;
                 let events = self.events.clone();
                 let link = self.links.get(&peer);
-                let voucher = link.and_then(|link| link.vouchers.get(piece)).cloned();
+                let voucher = link.and_then(|link| link.vouchers.get(&piece)).cloned();
                 let provenance = Provenance::Peer(peer, voucher);
                 self.ground.land((read, piece), Piece { bytes, permit }, provenance, move |checked| {
                     // A driver that is gone needs no answer.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use identity::{Security, Voucher};
 use modelpack::{
-    layout::{BlobIndex, PieceIndex, PieceLayout, Run},
+    layout::{BlobIndex, PieceIndex, PieceLayout, Run, runs_of},
     piece_map::PieceMap,
 };
 use planner::{ArtifactId, PeerId};
@@ -431,14 +431,7 @@ impl Child {
 
 /// What of `runs` is new: however often a parent says the same, its child's work is bounded.
 fn fresh(have: &mut PieceMap, runs: &[Run]) -> Vec<Run> {
-    let mut fresh: Vec<Run> = Vec::new();
-    for piece in runs.iter().flat_map(Run::pieces).filter(|piece| have.insert(*piece)) {
-        match fresh.last_mut() {
-            Some(run) if run.end == piece => run.end.0 += 1,
-            _ => fresh.push(Run::one(piece)),
-        }
-    }
-    fresh
+    runs_of(runs.iter().flat_map(Run::pieces).filter(|piece| have.insert(*piece)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use identity::Security;
-use modelpack::layout::{BlobIndex, PieceIndex, Run};
+use modelpack::layout::{BlobIndex, PieceIndex, Run, runs_of};
 use planner::{ArtifactId, PeerId};
 use tokio::{
     net::TcpListener,
@@ -345,21 +345,9 @@ fn vouched_messages(runs: &[Run], vouching: &Vouching) -> Vec<HaveRuns> {
         let voucher =
             |piece: &PieceIndex| Some(convert::voucher_message(*piece, &vouching.get(*piece)?.voucher));
         let vouchers = pieces.iter().filter_map(voucher).collect();
-        HaveRuns { vouchers, ..have_message(&joined(pieces)) }
+        HaveRuns { vouchers, ..have_message(&runs_of(pieces.iter().copied())) }
     };
     pieces.chunks(VOUCHERS_PER_MESSAGE_MAX).map(message).collect()
-}
-
-/// Ascending pieces as runs.
-fn joined(pieces: &[PieceIndex]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for piece in pieces {
-        match runs.last_mut() {
-            Some(run) if run.end == *piece => run.end.0 += 1,
-            _ => runs.push(Run::one(*piece)),
-        }
-    }
-    runs
 }
 
 /// What happens next on a link.

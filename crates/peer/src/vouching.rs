@@ -145,22 +145,3 @@ impl Vouching {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// The vouchers that one peer announced, for pieces that are not here yet.
-#[derive(Debug, Default)]
-pub(crate) struct Announced(BTreeMap<PieceIndex, Arc<Voucher>>);
-
-impl Announced {
-    pub(crate) fn get(&self, piece: PieceIndex) -> Option<&Arc<Voucher>> {
-        self.0.get(&piece)
-    }
-
-    pub(crate) fn insert(&mut self, piece: PieceIndex, voucher: Arc<Voucher>) {
-        self.0.insert(piece, voucher);
-    }
-
-    /// The piece is here.
-    pub(crate) fn remove(&mut self, piece: PieceIndex) {
-        self.0.remove(&piece);
-    }
-}

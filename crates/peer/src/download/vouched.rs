@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use identity::Voucher;
-use modelpack::layout::{PieceIndex, Run};
+use modelpack::layout::{PieceIndex, Run, runs_of};
 use planner::PeerId;
 
 use super::{Download, Herald};
@@ -23,7 +23,7 @@ impl<H: Herald> Download<H> {
                 continue;
             }
             // Many peers announce the same voucher; one copy of it is enough.
-            let same = self.links.values().filter_map(|link| link.vouchers.get(piece));
+            let same = self.links.values().filter_map(|link| link.vouchers.get(&piece));
             let same = same.filter(|other| ***other == voucher).map(Arc::clone).next();
             if let Some(link) = self.links.get_mut(&peer) {
                 link.vouchers.insert(piece, same.unwrap_or_else(|| Arc::new(voucher)));
@@ -32,9 +32,9 @@ impl<H: Herald> Download<H> {
         let Some(link) = self.links.get(&peer) else { return Vec::new() };
         let is_usable = |piece: &PieceIndex| {
             self.ground.vouching_for(*piece).is_none()
-                || link.vouchers.get(*piece).is_some()
+                || link.vouchers.contains_key(piece)
                 || self.swarm.have().contains(*piece)
         };
-        runs.iter().flat_map(Run::pieces).filter(is_usable).map(Run::one).collect()
+        runs_of(runs.iter().flat_map(Run::pieces).filter(is_usable))
     }
 }
