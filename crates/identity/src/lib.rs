@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 pub use certificate::{VALID_FOR, VALID_SINCE};
-pub use key::{FleetKey, KEY_BYTES, KeyError};
+pub use key::{FleetKey, KEY_BYTES, KeyError, random_bytes};
 pub use voucher::{KeyFailed, ReaderKey, Voucher};
 
 /// The name that each process's certificate bears. The chain to the fleet's authority is what is checked; addresses

@@ -80,10 +80,7 @@ pub async fn serve(
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (stop, stopped) = watch::channel(());
     let security = options.security.clone();
-    let mut instance: Instance = [0; 16];
-    let count = rustix::rand::getrandom(&mut instance, rustix::rand::GetRandomFlags::empty());
-    let count = count.map_err(|error| SchedulerError::Random(error.into()))?;
-    assert!(count == instance.len(), "requests of at most 256 bytes are not cut short (getrandom(2))");
+    let instance: Instance = identity::random_bytes().map_err(SchedulerError::Random)?;
     let (peering, to_driver, secured) = (options.peering.clone(), events.clone(), security.clone());
     let watching = async {
         match peering {
