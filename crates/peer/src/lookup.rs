@@ -99,7 +99,7 @@ pub(crate) async fn lookup(node: &Node, digest: &Sha256Digest) -> Result<Artifac
     loop {
         // A scheduler may be taking over from another at this moment.
         let found = if let Some(scheduler) = node.scheduler() {
-            holders(&scheduler, digest, (Claim::None, node)).await
+            ask_holders(&scheduler, digest, (Claim::None, node.me())).await
         } else {
             let (reason, hint) = node.lost_reason();
             Err(LookupError::NoScheduler { reason, hint })
@@ -139,14 +139,10 @@ pub(crate) async fn open(
         }
     };
     let name = reference.to_string();
-    let shared = match node.description(&digest) {
-        Some(reply) => prove(&name, &digest, reply).ok(),
-        None => None,
-    };
-    if let Some(artifact) = shared {
+    if let Some(artifact) = node.description(&digest).and_then(|reply| prove(&name, &digest, reply).ok()) {
         return Ok((Origin::Registry(repository), artifact));
     }
-    let found = holders(&scheduler, &digest, (Claim::Offer, node)).await.unwrap_or_else(|error| {
+    let found = ask_holders(&scheduler, &digest, (Claim::Offer, node.me())).await.unwrap_or_else(|error| {
         tracing::debug!(error = &error as &dyn std::error::Error, "reading the origin without the fleet");
         HoldersReply::default()
     });
@@ -207,14 +203,6 @@ async fn ask_each(
         }
     }
     Err(last)
-}
-
-async fn holders(
-    scheduler: &(Channel, String),
-    digest: &Sha256Digest,
-    (claim, node): (Claim, &Node),
-) -> Result<HoldersReply, LookupError> {
-    ask_holders(scheduler, digest, (claim, node.me())).await
 }
 
 async fn ask_holders(

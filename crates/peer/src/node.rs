@@ -333,15 +333,15 @@ impl Node {
         if feed.snapshot().is_full() {
             return;
         }
-        let gone = state.shared.remove(id);
-        state.say(SessionCommand::Leave { artifact: *id });
-        drop(state);
-        self.withdraw(gone, "the download was given up");
+        self.remove(state, id, "the download was given up");
     }
 
     /// From now on nobody reads an artifact here.
     pub(crate) fn unshare(&self, id: &ArtifactId, reason: &str) {
-        let mut state = self.state();
+        self.remove(self.state(), id, reason);
+    }
+
+    fn remove(&self, mut state: MutexGuard<'_, State>, id: &ArtifactId, reason: &str) {
         let gone = state.shared.remove(id);
         if gone.is_some() {
             state.say(SessionCommand::Leave { artifact: *id });

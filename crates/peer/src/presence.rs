@@ -12,7 +12,6 @@ use std::{
 };
 
 use identity::ReaderKey;
-use planner::PeerId;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -54,7 +53,6 @@ pub(crate) struct Membership {
 
 /// Open sockets, on which nobody is served yet.
 pub(crate) struct Presence {
-    me: PeerId,
     address: Address,
     security: PeerSecurity,
     control: TcpListener,
@@ -73,9 +71,8 @@ impl Presence {
         let at = SocketAddr::new(address.listen.ip(), 0);
         let data = tcp::Server::bind(at, exports.clone(), security.data.clone()).await.map_err(listen)?;
         let key = ReaderKey::generate().map_err(|error| listen(io::Error::other(error)))?;
-        let me = PeerId::new(key.id());
         let node = Node::new(key, security.clone(), exports);
-        Ok(Self { me, address, security, control, control_addr, data, node })
+        Ok(Self { address, security, control, control_addr, data, node })
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -89,13 +86,13 @@ impl Presence {
 
     /// Serves from now on, as a member of that scheduler's fleet if there is one.
     pub(crate) fn begin(self, membership: Option<Membership>) -> Present {
-        let control_address = self.advertised();
+        let (me, control_address) = (self.node.me(), self.advertised());
         let children = Children::none();
         let (stop, stopped) = watch::channel(());
         let mut present =
             Present { node: self.node, children: children.clone(), stop, stopped, tasks: JoinSet::new() };
         let options = ServiceOptions {
-            me: self.me,
+            me,
             security: self.security.clone(),
             tcp: self.data.clone(),
             data_address: self.data.local_addr().to_string(),
@@ -113,8 +110,7 @@ impl Presence {
             let (events, inbox) = mpsc::unbounded_channel();
             let security = self.security.control;
             let schedulers = Schedulers::new(&security, schedulers);
-            let session =
-                SessionOptions { schedulers, me: self.me, control_address, name, nic_rate, security };
+            let session = SessionOptions { schedulers, me, control_address, name, nic_rate, security };
             present.node.set_session(Session::spawn(session, events));
             present.tasks.spawn(Arc::clone(&present.node).follow_session(inbox, self.data.clone()));
         }
@@ -181,8 +177,8 @@ impl Present {
     }
 }
 
-/// The address by which this machine speaks with a scheduler at HOST:PORT: by it other machines of the fleet most likely reach this
-/// one. `None` where there is no way to it. Nothing is sent, so that it need not be there.
+/// The address by which this machine speaks with a scheduler at HOST:PORT: by it other machines of the fleet most
+/// likely reach this one. `None` where there is no way to it. Nothing is sent, so that it need not be there.
 pub async fn address_towards(scheduler: &str) -> Option<IpAddr> {
     let found = tokio::net::lookup_host(scheduler).await.ok()?.collect::<Vec<_>>();
     blocking(move || {
