@@ -142,7 +142,12 @@ fn judge_store(fleet: &Fleet<'_>, peer: usize) -> anyhow::Result<()> {
     for path in artifact::files_below(&blobs)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if let Some(expected) = fleet.model.names.get(name) {
-            ensure!(artifact::hash(&path)? == *expected, "{name} is visible and wrong");
+            let found = artifact::hash(&path);
+            // A blob gets its SHA-256 name in place of its BLAKE3 name once that is computed.
+            if found.is_err() && !path.exists() {
+                continue;
+            }
+            ensure!(found? == *expected, "{name} is visible and wrong");
         }
     }
     Ok(())

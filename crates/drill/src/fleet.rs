@@ -279,7 +279,9 @@ impl Starter<'_> {
     /// It speaks with the scheduler that plans, as a peer of before there were several is told to.
     fn double(&self, behaviour: Behaviour, scheduler: usize) -> anyhow::Result<Process> {
         let host = &self.site.hosts.double;
-        let mut command = host.command(&std::env::current_exe()?);
+        // This very binary, also where another was built in its place since.
+        let own = format!("/proc/{}/exe", std::process::id());
+        let mut command = host.command(Path::new(&own));
         let behaviour = clap::ValueEnum::to_possible_value(&behaviour).context("a behaviour has a name")?;
         command.args(["double", "--behaviour", behaviour.get_name()]);
         command.args(["--listen", &format!("{}:{PEER_PORT}", host.address)]);

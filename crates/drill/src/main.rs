@@ -14,7 +14,7 @@ mod report;
 mod site;
 mod watch;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, thread};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::atomic::Ordering, thread};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -100,6 +100,7 @@ fn drill(cli: Cli) -> anyhow::Result<ExitCode> {
             _ = int.recv() => Ok(None),
         }
     });
+    process::IS_OVER.store(true, Ordering::Relaxed);
     site::sweep(std::process::id());
     match ended? {
         Some(true) => Ok(ExitCode::SUCCESS),

@@ -7,11 +7,12 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -20,6 +21,9 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a process may take until it says that it is ready.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether the drill was told to end, so that nothing new begins.
+pub(crate) static IS_OVER: AtomicBool = AtomicBool::new(false);
 
 /// A process, killed at the latest with this value.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ impl Process {
     pub(crate) fn start(mut command: Command, logs: &Path, name: &str) -> anyhow::Result<Self> {
         let (out, err) = (logs.join(format!("{name}.out")), logs.join(format!("{name}.err")));
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+        ensure!(!IS_OVER.load(Ordering::Relaxed), "the drill was told to end");
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), child, out, err, begin: Instant::now(), end: None })
     }

@@ -7,6 +7,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::Ordering,
+    thread::sleep,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -14,6 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 use crate::{
     artifact::{self, Artifact, FileProof, Source, TAG},
     netns::{self, Host, Mbit, Network},
+    process::{IS_OVER, LOOK_INTERVAL},
 };
 
 /// What a drill's directory is called; the process id of its maker follows.
@@ -25,6 +28,9 @@ const MEMORY: &str = "/dev/shm";
 /// Copies of the model on disk at a time: the source, its layout and its registry; a store and an output a peer, with
 /// some room.
 const COPIES: u64 = 24;
+
+/// How often a directory is removed that somebody still writes to.
+const REMOVALS_MAX: usize = 500;
 
 /// How many peers pull.
 pub(crate) const PEERS: usize = 8;
@@ -104,8 +110,15 @@ pub(crate) fn sweep_leftovers() {
 pub(crate) fn sweep(maker: u32) {
     netns::sweep(maker);
     for base in bases() {
-        // Absent where the drill did not put it.
-        let _ = fs::remove_dir_all(base.join(format!("{DIR_PREFIX}{maker}")));
+        let dir = base.join(format!("{DIR_PREFIX}{maker}"));
+        for _ in 0..REMOVALS_MAX {
+            // Absent where the drill did not put it; and what was under way may still have put something there.
+            let _ = fs::remove_dir_all(&dir);
+            if !dir.exists() {
+                break;
+            }
+            sleep(LOOK_INTERVAL);
+        }
     }
 }
 
@@ -144,6 +157,7 @@ impl Site {
     /// A directory for one process, made anew.
     pub(crate) fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(name);
+        ensure!(!IS_OVER.load(Ordering::Relaxed), "the drill was told to end");
         if dir.exists() {
             fs::remove_dir_all(&dir)?;
         }
