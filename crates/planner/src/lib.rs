@@ -7,9 +7,13 @@ pub mod bound;
 mod id;
 mod plan;
 mod planner;
+mod quarantine;
+mod ranking;
 mod swarm_state;
 mod tree;
 
 pub use id::{ArtifactId, PeerId};
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
-pub use planner::{Input, Output, Planner};
+pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
+pub use quarantine::{Alarm, HALF_LIFE, HostAddr, Standing};
+pub use ranking::FleetName;

@@ -108,5 +108,5 @@ fn grant(double: &Double) -> Grant {
 
 fn everything(double: &Double) -> HaveRuns {
     let runs = vec![Run { start: 0, end: double.artifact.pieces() }];
-    HaveRuns { runs, coming: Some(Coming { runs: Vec::new(), epoch: 0 }) }
+    HaveRuns { runs, coming: Some(Coming { runs: Vec::new(), epoch: 0 }), vouchers: Vec::new() }
 }
