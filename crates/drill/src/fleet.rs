@@ -3,7 +3,8 @@
 //! Owns: how each is started and found. Does not own: pulls, faults.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,7 +18,7 @@ use crate::{
     doubles::Behaviour,
     netns::Host,
     process::Process,
-    site::{Model, PEERS, SCHEDULERS, Site, path, without_settings},
+    site::{CLOCKED, Model, PEERS, SCHEDULERS, Site, path, without_settings},
 };
 
 const SCHEDULER_PORT: u16 = 7100;
@@ -265,7 +266,13 @@ impl Starter<'_> {
             // What measures durations goes on truly, as it does on a machine whose wall clock is set.
             command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        self.start(command, &name)
+        let peer = self.start(command, &name)?;
+        if self.cast.clockwork == Some(number) {
+            let mut clocked =
+                OpenOptions::new().create(true).append(true).open(self.site.dir.join(CLOCKED))?;
+            writeln!(clocked, "{}", peer.pid())?;
+        }
+        Ok(peer)
     }
 
     fn seed(&self) -> anyhow::Result<Process> {

@@ -111,6 +111,7 @@ pub(crate) fn sweep(maker: u32) {
     netns::sweep(maker);
     for base in bases() {
         let dir = base.join(format!("{DIR_PREFIX}{maker}"));
+        remove_clocks(&dir);
         for _ in 0..REMOVALS_MAX {
             // Absent where the drill did not put it; and what was under way may still have put something there.
             let _ = fs::remove_dir_all(&dir);
@@ -118,6 +119,19 @@ pub(crate) fn sweep(maker: u32) {
                 break;
             }
             sleep(LOOK_INTERVAL);
+        }
+    }
+}
+
+/// Where a drill notes the process ids of those whose clock it fakes, one a line.
+pub(crate) const CLOCKED: &str = "clocked";
+
+/// Removes what libfaketime leaves in memory for each process that is killed.
+fn remove_clocks(dir: &Path) {
+    for pid in fs::read_to_string(dir.join(CLOCKED)).unwrap_or_default().lines() {
+        for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
+            // Absent where it ended well.
+            let _ = fs::remove_file(Path::new(MEMORY).join(name));
         }
     }
 }

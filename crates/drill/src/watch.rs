@@ -118,3 +118,58 @@ fn looks_of(dir: &Path) -> Looks {
     };
     files.into_iter().filter_map(look).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is judged of an output into which `fill` puts files while it is watched.
+    fn judged(fill: impl FnOnce(&Path, &Source), is_done: bool) -> anyhow::Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source::write(&dir.path().join("source"), 4 << 10, 1).unwrap();
+        let (staged, output) = (dir.path().join("staged"), dir.path().join("output"));
+        fs::create_dir(&staged).unwrap();
+        fill(&staged, &source);
+        fs::rename(&staged, &output).unwrap();
+        let mut watch = Watch::begin(vec![output.clone()]);
+        watch.end();
+        watch.judge(&output, &source, is_done.then(Instant::now))
+    }
+
+    fn copy(output: &Path, source: &Source) {
+        for file in source.files.keys() {
+            fs::copy(source.dir.join(file), output.join(file)).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_model_is_right() {
+        judged(copy, true).unwrap();
+    }
+
+    #[test]
+    fn one_wrong_byte_is_found() {
+        let fill = |output: &Path, source: &Source| {
+            copy(output, source);
+            let path = output.join(source.files.keys().last().unwrap());
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[0] ^= 1;
+            fs::write(path, bytes).unwrap();
+        };
+        assert!(judged(fill, true).unwrap_err().to_string().contains("the bytes"));
+    }
+
+    #[test]
+    fn a_missing_file_is_found() {
+        let fill = |output: &Path, source: &Source| {
+            copy(output, source);
+            fs::remove_file(output.join("config.json")).unwrap();
+        };
+        assert!(judged(fill, true).unwrap_err().to_string().contains("not all of it"));
+    }
+
+    #[test]
+    fn nothing_may_be_visible_of_a_pull_that_was_not_done() {
+        assert!(judged(copy, false).unwrap_err().to_string().contains("not done"));
+    }
+}
