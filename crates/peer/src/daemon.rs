@@ -1,6 +1,6 @@
 //! `modelctl peer`: one process a node that stores, fetches and serves.
 //!
-//! Owns: its local socket, its start and end, and the artifacts it holds from before. Does not own: one client's
+//! Owns: its local socket, its start and end. Does not own: the artifacts it holds from before (`kept`), one client's
 //! conversation (`clients`), a transfer (`transfer`), or how other processes reach it (`presence`).
 
 use std::{
@@ -13,25 +13,19 @@ use std::{
     time::Duration,
 };
 
-use modelpack::{
-    digest::Sha256Digest,
-    manifest::Manifest,
-    reference::{LayoutReference, Reference},
-};
-use store::{Store, StoreError};
+use modelpack::reference::{LayoutReference, Reference};
+use store::Store;
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::{
-    artifact::{Artifact, Check},
     clients::Clients,
     descriptors,
     error::PeerError,
     fill::blocking,
-    node::Node,
+    kept,
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed,
-    transfer::open_blobs,
 };
 
 /// Clients that wait to be accepted.
@@ -80,7 +74,7 @@ impl Peer {
         let presence = Presence::open(address, options.security.clone()).await?;
         let clients = listen_locally(&options)?;
         let node = presence.node();
-        hold_what_is_complete(&store, node).await?;
+        kept::offer(&store, node).await?;
         // After the store: a seed's share has the piece trees, and its bytes count as the origin's.
         if let Some(layout) = options.seed.clone() {
             seed::announce(node, Reference::Layout(layout)).await?;
@@ -107,43 +101,6 @@ impl Peer {
         present.end(Duration::ZERO).await;
         Ok(())
     }
-}
-
-/// Offers what the store has from earlier runs.
-async fn hold_what_is_complete(store: &Arc<Store>, node: &Arc<Node>) -> Result<(), PeerError> {
-    let (store, node) = (Arc::clone(store), Arc::clone(node));
-    blocking(move || {
-        for digest in store.complete_manifests()? {
-            match load(&store, &digest) {
-                Ok(Some((artifact, files))) => {
-                    node.hold(&artifact, files.into_iter().map(Arc::new).collect());
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(%digest, error, "a stored artifact is not offered");
-                }
-            }
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// An artifact of the store, if it can be offered: peers exchange only what they can prove.
-fn load(store: &Store, digest: &Sha256Digest) -> Result<Option<(Artifact, Vec<std::fs::File>)>, StoreError> {
-    let (Some(raw), reference) = (store.manifest(digest)?, digest.to_string()) else { return Ok(None) };
-    // A layout may list what is no model.
-    let Ok(manifest) = Manifest::parse(&raw) else { return Ok(None) };
-    let Some(config) = store.config(&manifest.config().digest)? else { return Ok(None) };
-    if manifest.blobs().iter().any(|blob| blob.root.is_none()) {
-        return Ok(None);
-    }
-    let root = |blob: &modelpack::manifest::Blob| blob.root.map_or(Check::Sha256, Check::Root);
-    let checks = manifest.blobs().iter().map(root).collect();
-    let artifact = Artifact { reference, manifest, config, checks };
-    let files = open_blobs(store, &artifact)?;
-    Ok(Some((artifact, files)))
 }
 
 /// Listens on the local socket, which only its owner may use. A socket that nobody answers on is left from a process

@@ -27,6 +27,7 @@ mod error;
 mod fetch;
 mod fill;
 mod have_feed;
+mod kept;
 mod links;
 mod lookup;
 mod node;

@@ -255,6 +255,19 @@ impl Node {
         self.enter(artifact.id(), self.share(artifact, files, feed));
     }
 
+    /// The same for one that somebody may have begun to share meanwhile, which then goes before.
+    pub(crate) fn hold_unless_shared(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
+        let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
+        let (id, shared) = (artifact.id(), self.share(artifact, files, feed));
+        let mut state = self.state();
+        if state.shared.contains_key(&id) {
+            drop(state);
+            return self.withdraw(Some(shared), "it is served already");
+        }
+        state.say(shared.join(id));
+        state.shared.insert(id, shared);
+    }
+
     /// Announces an artifact of this machine, proved from end to end: its bytes count as the origin's.
     pub(crate) fn seed(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));

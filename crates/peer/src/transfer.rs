@@ -15,7 +15,7 @@ use store::{BlobIdentity, Contents, Landing, Store, StoreError};
 use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
-    artifact::Artifact,
+    artifact::{Artifact, Check},
     error::PeerError,
     fetch::Ground,
     fill::{Filled, blocking, detach, fill_alone, resume},
@@ -135,6 +135,7 @@ impl Bring {
             for proof in &proofs {
                 store.finish_blob(&landing, &BlobIdentity::from(artifact.blob(proof.blob())), proof)?;
             }
+            keep_trees(&store, &artifact);
             store.put_config(&artifact.config)?;
             let digest = store.put_manifest(artifact.manifest.raw())?;
             store.complete(&landing, &digest)?;
@@ -196,6 +197,17 @@ pub(crate) async fn fill(
         return fill_alone(ground, origin, have).await;
     }
     Together { node, ground, origin }.fill(have).await
+}
+
+/// Keeps the trees beside the blobs. One that is not kept only costs that it is computed again after a restart.
+fn keep_trees(store: &Store, artifact: &Artifact) {
+    for check in &artifact.checks {
+        if let Check::Tree(tree) = check
+            && let Err(error) = store.put_tree(tree)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a piece tree is not kept");
+        }
+    }
 }
 
 /// The store's own files of an artifact's blobs, opened read-only.
