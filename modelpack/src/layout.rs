@@ -85,6 +85,18 @@ impl Run {
     }
 }
 
+/// Ascending pieces as their maximal runs.
+pub fn runs_of(pieces: impl IntoIterator<Item = PieceIndex>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for piece in pieces {
+        match runs.last_mut() {
+            Some(run) if run.end == piece => run.end.0 += 1,
+            _ => runs.push(Run::one(piece)),
+        }
+    }
+    runs
+}
+
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..{}", self.start, self.end)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::layout::{PieceIndex, Run};
+use crate::layout::{PieceIndex, Run, runs_of};
 
 /// A set of piece numbers below a fixed count. A monoid: union is associative, commutative and idempotent, and
 /// the empty map is its neutral element.
@@ -115,14 +115,7 @@ impl PieceMap {
 
     /// The set as its maximal runs, ascending: the form it travels in.
     pub fn runs(&self) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
-        for piece in self.iter() {
-            match runs.last_mut() {
-                Some(run) if run.end == piece => run.end.0 += 1,
-                _ => runs.push(Run::one(piece)),
-            }
-        }
-        runs
+        runs_of(self.iter())
     }
 
     /// The first piece at or after `from` that is not in the set.

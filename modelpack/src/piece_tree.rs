@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchored(());
 
-/// A tree that some peer computed from the origin's bytes: what it admits is only [`Consistent`].
+/// A tree that was computed from bytes of which nobody knows whether they are the manifest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Provisional(());
 
@@ -104,15 +104,6 @@ impl PieceTree<Anchored> {
 }
 
 impl PieceTree<Provisional> {
-    /// Compares one piece with what another reader of the origin saw.
-    pub fn compare<B: AsRef<[u8]>>(&self, landed: Landed<B>) -> Result<Consistent<B>, Mismatch<B>> {
-        if self.admits(landed.piece, landed.bytes.as_ref()) {
-            Ok(Consistent(landed))
-        } else {
-            Err(Mismatch(landed))
-        }
-    }
-
     /// Turns into an anchored tree, if its root is the one the manifest states.
     pub fn anchored(self, stated: Blake3Root) -> Result<PieceTree<Anchored>, TreeError> {
         if self.root != stated {
@@ -250,15 +241,51 @@ impl<B: AsRef<[u8]>> Landed<B> {
         piece_value(self.piece, self.bytes.as_ref())
     }
 
+    /// Compares the piece with the chaining value that a reader of the origin vouches for: one leaf of a provisional
+    /// tree, which grows as readers read.
+    pub fn compare(self, value: &[u8; 32]) -> Result<Consistent<B>, Mismatch<B>> {
+        if self.value() == *value {
+            Ok(Consistent { landed: self, value: *value })
+        } else {
+            Err(Mismatch(self))
+        }
+    }
+
+    /// The piece as the caller read it from the origin itself: nobody knows better yet.
+    pub fn as_read(self) -> Consistent<B> {
+        let value = self.value();
+        Consistent { landed: self, value }
+    }
+
     /// Gives the buffer back.
     pub fn into_inner(self) -> B {
         self.bytes
     }
 }
 
-/// A piece that matches a provisional tree: it may be relayed inside its swarm, nothing more.
+/// A piece that is what a reader of the origin says: it may be relayed inside its swarm, nothing more.
 #[derive(Debug)]
-pub struct Consistent<B>(Landed<B>);
+pub struct Consistent<B> {
+    landed: Landed<B>,
+    value: [u8; 32],
+}
+
+impl<B: AsRef<[u8]>> Consistent<B> {
+    /// Which piece of its blob.
+    pub fn piece(&self) -> BlobPiece {
+        self.landed.piece
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.landed.bytes.as_ref()
+    }
+
+    /// Its chaining value.
+    pub fn value(&self) -> &[u8; 32] {
+        &self.value
+    }
+}
 
 /// A piece that is proved against the manifest. Only [`PieceTree::verify`] makes one.
 #[derive(Debug)]
@@ -288,4 +315,4 @@ macro_rules! checked_piece {
         }
     )*};
 }
-checked_piece!(Consistent, Verified, Mismatch);
+checked_piece!(Verified, Mismatch);

@@ -14,6 +14,17 @@ pub const KEY_BYTES: usize = 32;
 /// Separates the fleet's name from whatever else is derived from a key.
 const NAME_CONTEXT: &str = "modelcast 2026-11 fleet name";
 
+/// Bytes that nobody can foresee, at most 256.
+///
+/// # Errors
+/// If the system's random source cannot be read, which Linux does not do once it has booted.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let count = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    assert!(count == N, "requests of at most 256 bytes are not cut short (getrandom(2))");
+    Ok(bytes)
+}
+
 /// A fleet's key. Whoever holds it is a member.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FleetKey([u8; KEY_BYTES]);
@@ -75,10 +86,7 @@ impl FleetKey {
     /// # Errors
     /// If that cannot be read, which Linux does not do once it has booted.
     pub fn generate() -> io::Result<Self> {
-        let mut bytes = [0; KEY_BYTES];
-        let count = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        assert!(count == KEY_BYTES, "requests of at most 256 bytes are not cut short (getrandom(2))");
-        Ok(Self(bytes))
+        random_bytes().map(Self)
     }
 
     /// The key of these bytes.

@@ -1,7 +1,7 @@
 //! Who may speak in a fleet: one key, and the certificates that every process derives from it (DESIGN §4).
 //!
 //! Owns: the fleet key and its file, the fleet's certificate authority, this process's own certificate, and TLS with
-//! it in both directions. Does not own: which connections are secured, or anything finer than "holds the key": inside
+//! it in both directions, and signed vouchers. Does not own: which connections are secured, or anything finer than "holds the key": inside
 //! one key everybody may read everything.
 //!
 //! Every holder of the key can act as the authority, so that nothing has to be issued, distributed or renewed by hand.
@@ -9,6 +9,7 @@
 
 mod certificate;
 mod key;
+mod voucher;
 
 use std::{io, sync::Arc};
 
@@ -17,7 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 pub use certificate::{VALID_FOR, VALID_SINCE};
-pub use key::{FleetKey, KEY_BYTES, KeyError};
+pub use key::{FleetKey, KEY_BYTES, KeyError, random_bytes};
+pub use voucher::{KeyFailed, ReaderKey, Voucher};
 
 /// The name that each process's certificate bears. The chain to the fleet's authority is what is checked; addresses
 /// say nothing in a fleet, where they come and go.
@@ -97,8 +99,11 @@ impl std::fmt::Debug for Identity {
 
 /// What a failed handshake means for whoever runs the fleet, if it can be told.
 pub fn explain(error: &io::Error) -> Option<&'static str> {
+    explain_rustls(error.get_ref()?.downcast_ref::<rustls::Error>()?)
+}
+
+fn explain_rustls(error: &rustls::Error) -> Option<&'static str> {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
-    let error = error.get_ref()?.downcast_ref::<Error>()?;
     match error {
         Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })
         | Error::AlertReceived(Alert::CertificateExpired) => Some(
@@ -122,3 +127,27 @@ pub fn explain(error: &io::Error) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// What whoever runs the fleet may do about a failed handshake, if it can be told.
+pub fn hint(error: &io::Error) -> Option<&'static str> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    match error {
+        Error::InvalidCertificate(
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. },
+        )
+        | Error::AlertReceived(Alert::CertificateExpired) => Some(HINT_CLOCKS),
+        Error::NoCertificatesPresented
+        | Error::InvalidMessage(_)
+        | Error::AlertReceived(Alert::CertificateRequired) => Some(HINT_NO_KEY),
+        _ => explain_rustls(error).map(|_| HINT_OTHER_KEY),
+    }
+}
+
+const HINT_CLOCKS: &str =
+    "compare `date -u` on both machines; a process that has run for more than 400 days is started again";
+
+const HINT_OTHER_KEY: &str = "compare `sha256sum` of the `--fleet-key` files of both processes";
+
+/// Where one of two processes has no key.
+pub const HINT_NO_KEY: &str = "start both processes with the same `--fleet-key FILE`, or both without";

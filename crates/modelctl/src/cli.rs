@@ -13,7 +13,7 @@ use clap::{
 use modelpack::reference::{Reference, ReferenceError};
 
 pub(crate) use self::fleet::{
-    FleetKeyAction, FleetKeyArgs, PeerArgs, PeerChoice, PullArgs, SchedulerArgs, TrustArgs,
+    EmbeddedArgs, FleetKeyAction, FleetKeyArgs, PeerArgs, PeerChoice, PullArgs, SchedulerArgs, TrustArgs,
 };
 use crate::report::Refusal;
 

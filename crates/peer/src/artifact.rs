@@ -104,9 +104,10 @@ impl Artifact {
         let mut buffer = vec![0; span.len as usize];
         match (self.check(span.blob), claim.kind) {
             (Check::Tree(tree), _) => landing.recheck(claim.piece, tree, &mut buffer),
-            (Check::Root(_) | Check::Sha256, store::ClaimKind::Landed { value }) => {
-                landing.recheck_landed(claim.piece, &value, &mut buffer)
-            }
+            (
+                Check::Root(_) | Check::Sha256,
+                store::ClaimKind::Landed { value } | store::ClaimKind::Read { value },
+            ) => landing.recheck_landed(claim.piece, &value, &mut buffer),
             // It was proved by a tree that is gone, so that nothing is left to check it with.
             (Check::Root(_) | Check::Sha256, store::ClaimKind::Verified) => Ok(false),
         }

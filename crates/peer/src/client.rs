@@ -36,6 +36,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct LocalPeer {
     stream: LocalStream,
     socket: std::path::PathBuf,
+    schedulers: Vec<String>,
+    has_fleet_key: bool,
 }
 
 impl LocalPeer {
@@ -44,18 +46,29 @@ impl LocalPeer {
         let failed = |source| PeerError::Local { socket: socket.to_path_buf(), source };
         let hello = async {
             let mut stream = LocalStream::connect(socket).await?;
-            let hello = Hello { protocol_version: PROTOCOL_VERSION, features: FEATURES };
+            let hello = Hello { protocol_version: PROTOCOL_VERSION, features: FEATURES, ..Hello::default() };
             stream.send(&said(Said::Hello(hello))).await?;
             let (frame, _) = next_frame(&mut stream).await?;
             match frame {
-                Told::Hello(hello) => check_version(hello.protocol_version).map(|()| stream),
+                Told::Hello(hello) => check_version(hello.protocol_version).map(|()| (stream, hello)),
                 _ => Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }),
             }
         };
         let late = |_| WireError::Io(std::io::ErrorKind::TimedOut.into());
         let hello = tokio::time::timeout(HELLO_TIMEOUT, hello).await;
-        let stream = hello.map_err(late).and_then(|stream| stream).map_err(failed)?;
-        Ok(Self { stream, socket: socket.to_path_buf() })
+        let (stream, hello) = hello.map_err(late).and_then(|stream| stream).map_err(failed)?;
+        let Hello { schedulers, has_fleet_key, .. } = hello;
+        Ok(Self { stream, socket: socket.to_path_buf(), schedulers, has_fleet_key })
+    }
+
+    /// The schedulers of its fleet, as HOST:PORT.
+    pub fn schedulers(&self) -> &[String] {
+        &self.schedulers
+    }
+
+    /// Whether its fleet has a key, which it does not tell.
+    pub fn has_fleet_key(&self) -> bool {
+        self.has_fleet_key
     }
 
     /// Pulls through the peer. Dropping the future, or this connection, cancels it.
@@ -211,6 +224,7 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Published
         bound: seconds(done.bound_seconds),
         bounded_by: Some(done.bounded_by.clone()).filter(|stage| !stage.is_empty()),
         copied: published.copied,
+        fallback_reason: None,
         output: published.dir,
     }
 }

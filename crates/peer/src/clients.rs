@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use identity::Security;
 use modelpack::reference::Reference;
 use planner::ArtifactId;
 use registry::{Access, Credentials};
@@ -27,9 +28,9 @@ use wire::{
 use crate::{
     artifact::Artifact,
     error::{ErrorClass, PeerError},
-    lookup::lookup,
+    lookup::{self, lookup},
     node::Node,
-    origin::{self, Origin},
+    origin::Origin,
     progress::Stage,
     transfer::{Brought, Transfer},
 };
@@ -50,7 +51,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Clients {
     node: Arc<Node>,
     store: Arc<Store>,
-    scheduler: Option<String>,
+    /// HOST:PORT of each, as pulls that land the bytes themselves are told.
+    schedulers: Vec<String>,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
 }
 
@@ -82,8 +84,8 @@ impl From<PeerError> for Ended {
 }
 
 impl Clients {
-    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, scheduler: Option<String>) -> Arc<Self> {
-        Arc::new(Self { node, store, scheduler, transfers: Mutex::default() })
+    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, schedulers: Vec<String>) -> Arc<Self> {
+        Arc::new(Self { node, store, schedulers, transfers: Mutex::default() })
     }
 
     /// Serves clients until `stopped`.
@@ -141,7 +143,12 @@ impl Clients {
             return Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }.into());
         };
         check_version(hello.protocol_version)?;
-        let hello = Hello { protocol_version: PROTOCOL_VERSION, features: FEATURES };
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            features: FEATURES,
+            schedulers: self.schedulers.clone(),
+            has_fleet_key: matches!(self.node.security().control, Security::Fleet(_)),
+        };
         stream.send(&told(Told::Hello(hello))).await?;
         let Said::Pull(pull) = receive(stream).await? else {
             return Err(WireError::Invalid { field: "kind", why: "the second frame is a pull" }.into());
@@ -168,12 +175,10 @@ impl Clients {
         let refused = |reason| PeerError::Reference { reference: pull.reference.clone(), reason };
         let (origin, artifact) = match pull.reference.parse() {
             Ok(reference @ Reference::Registry(_)) => {
-                let (origin, artifact) = origin::open(&reference, access_of(pull)).await?;
+                let (origin, artifact) = lookup::open(&self.node, &reference, access_of(pull)).await?;
                 (Some(origin), artifact)
             }
-            Ok(Reference::Fleet(digest)) => {
-                (None, lookup(self.scheduler.as_deref(), &self.node.security().control, &digest).await?)
-            }
+            Ok(Reference::Fleet(digest)) => (None, lookup(&self.node, &digest).await?),
             Ok(Reference::Layout(_) | Reference::Directory(_)) | Err(_) => {
                 return Err(refused("the local peer opens no path: pull with `--peer none`"));
             }

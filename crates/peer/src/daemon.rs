@@ -1,7 +1,7 @@
 //! `modelctl peer`: one process a node that stores, fetches and serves.
 //!
-//! Owns: its sockets, its start and end, and the artifacts it holds from before. Does not own: one client's
-//! conversation (`clients`), or a transfer (`transfer`).
+//! Owns: its local socket, its start and end. Does not own: the artifacts it holds from before (`kept`), one client's
+//! conversation (`clients`), a transfer (`transfer`), or how other processes reach it (`presence`).
 
 use std::{
     fs::Permissions,
@@ -10,34 +10,22 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
-use modelpack::{
-    digest::Sha256Digest,
-    manifest::Manifest,
-    reference::{LayoutReference, Reference},
-};
-use planner::PeerId;
-use store::{Store, StoreError};
-use tokio::{
-    net::{TcpListener, UnixListener, UnixSocket},
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
-use transport::{Exports, tcp};
+use modelpack::reference::{LayoutReference, Reference};
+use store::Store;
+use tokio::net::{UnixListener, UnixSocket};
 
 use crate::{
-    artifact::{Artifact, Check},
     clients::Clients,
     descriptors,
     error::PeerError,
     fill::blocking,
-    node::Node,
+    kept,
+    presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed,
-    service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
-    session::{Session, SessionOptions},
-    transfer::open_blobs,
 };
 
 /// Clients that wait to be accepted.
@@ -55,8 +43,8 @@ pub struct PeerOptions {
     pub listen: SocketAddr,
     /// The host by which others reach it, where that is not the address that it listens on.
     pub advertise: Option<String>,
-    /// `http://HOST:PORT` of the scheduler.
-    pub scheduler: Option<String>,
+    /// HOST:PORT of each scheduler, or of a name that has several addresses; none to be alone.
+    pub schedulers: Vec<String>,
     /// What its network card does in each direction, in bytes per second, if known.
     pub nic_rate: Option<u64>,
     /// Its name for people.
@@ -70,12 +58,8 @@ pub struct PeerOptions {
 /// A peer that is ready: its sockets are open.
 pub struct Peer {
     options: PeerOptions,
-    me: PeerId,
     store: Arc<Store>,
-    control: TcpListener,
-    control_addr: SocketAddr,
-    data: tcp::Server,
-    node: Arc<Node>,
+    presence: Presence,
     clients: UnixListener,
 }
 
@@ -86,137 +70,37 @@ impl Peer {
         descriptors::allow_many();
         let dir = options.store.clone();
         let store = Arc::new(blocking(move || Store::open(&dir)).await?);
-        let listen = |source| PeerError::Listen { address: options.listen.to_string(), source };
-        let control = TcpListener::bind(options.listen).await.map_err(listen)?;
-        let control_addr = control.local_addr().map_err(listen)?;
-        let exports = Exports::new();
-        let data = tcp::Server::bind(
-            SocketAddr::new(options.listen.ip(), 0),
-            exports.clone(),
-            options.security.data.clone(),
-        );
-        let data = data.await.map_err(listen)?;
+        let address = Address { listen: options.listen, advertise: options.advertise.clone() };
+        let presence = Presence::open(address, options.security.clone()).await?;
         let clients = listen_locally(&options)?;
-        let me = PeerId::new(random_id().map_err(listen)?);
-        let node = Node::new(me, options.security.clone(), exports);
-        hold_what_is_complete(&store, &node).await?;
+        let node = presence.node();
+        kept::offer(&store, node).await?;
         // After the store: a seed's share has the piece trees, and its bytes count as the origin's.
         if let Some(layout) = options.seed.clone() {
-            seed::announce(&node, Reference::Layout(layout)).await?;
+            seed::announce(node, Reference::Layout(layout)).await?;
         }
-        Ok(Self { options, me, store, control, control_addr, data, node, clients })
+        Ok(Self { options, store, presence, clients })
     }
 
     /// Where its control service listens.
     pub fn listening(&self) -> SocketAddr {
-        self.control_addr
+        self.presence.listening()
     }
 
     /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
-        let node = Arc::clone(&self.node);
-        let control_address = self.advertised();
-        let (stop, stopped) = watch::channel(());
-        let stopped = move || {
-            let mut stopped = stopped.clone();
-            // Ends with an error when the sender is dropped, which is the signal.
-            async move { while stopped.changed().await.is_ok() {} }
-        };
-        let mut tasks = JoinSet::new();
-        let (data, until) = (self.data.clone(), stopped());
-        tasks.spawn(async move { data.run(until).await });
-        let options = ServiceOptions {
-            me: self.me,
-            security: self.options.security.clone(),
-            tcp: self.data.clone(),
-            data_address: self.data.local_addr().to_string(),
-            grant_expiry: GRANT_EXPIRY,
-        };
-        let serving = service::serve(self.control, Arc::clone(&node) as Arc<dyn Shares>, options, stopped());
-        tasks.spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(error = &error as &dyn std::error::Error, "the control service ended");
-            }
-        });
-        if let Some(scheduler) = self.options.scheduler.clone() {
-            let (events, inbox) = mpsc::unbounded_channel();
-            let session = SessionOptions {
-                scheduler,
-                me: self.me,
-                control_address,
-                name: self.options.name.clone(),
-                nic_rate: self.options.nic_rate,
-                security: self.options.security.control.clone(),
-            };
-            node.set_session(Session::spawn(session, events));
-            tasks.spawn(Arc::clone(&node).follow_session(inbox, self.data.clone()));
-        }
-        let scheduler = self.options.scheduler.clone();
-        let clients = Clients::new(Arc::clone(&node), Arc::clone(&self.store), scheduler);
-        tasks.spawn(clients.serve(self.clients, stopped()));
+        let Self { options, store, presence, clients } = self;
+        let PeerOptions { schedulers, name, nic_rate, .. } = options.clone();
+        let membership = Membership { schedulers: schedulers.clone(), name, nic_rate };
+        let mut present = presence.begin((!schedulers.is_empty()).then_some(membership));
+        let conversations = Clients::new(Arc::clone(present.node()), store, schedulers);
+        let stopped = present.stopped();
+        present.spawn(conversations.serve(clients, stopped));
         shutdown.await;
-        node.say_farewell();
-        remove_socket(&self.options.socket);
-        drop(stop);
-        tasks.shutdown().await;
+        remove_socket(&options.socket);
+        present.end(Duration::ZERO).await;
         Ok(())
     }
-
-    /// HOST:PORT of the control service, as others reach it.
-    fn advertised(&self) -> String {
-        match &self.options.advertise {
-            // As in a URI, an IPv6 address stands in brackets.
-            Some(host) if host.contains(':') && !host.starts_with('[') => {
-                format!("[{host}]:{}", self.control_addr.port())
-            }
-            Some(host) => format!("{host}:{}", self.control_addr.port()),
-            None => self.control_addr.to_string(),
-        }
-    }
-}
-
-/// Offers what the store has from earlier runs.
-async fn hold_what_is_complete(store: &Arc<Store>, node: &Arc<Node>) -> Result<(), PeerError> {
-    let (store, node) = (Arc::clone(store), Arc::clone(node));
-    blocking(move || {
-        for digest in store.complete_manifests()? {
-            match load(&store, &digest) {
-                Ok(Some((artifact, files))) => {
-                    node.hold(&artifact, files.into_iter().map(Arc::new).collect());
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(%digest, error, "a stored artifact is not offered");
-                }
-            }
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// An artifact of the store, if it can be offered: peers exchange only what they can prove.
-fn load(store: &Store, digest: &Sha256Digest) -> Result<Option<(Artifact, Vec<std::fs::File>)>, StoreError> {
-    let (Some(raw), reference) = (store.manifest(digest)?, digest.to_string()) else { return Ok(None) };
-    // A layout may list what is no model.
-    let Ok(manifest) = Manifest::parse(&raw) else { return Ok(None) };
-    let Some(config) = store.config(&manifest.config().digest)? else { return Ok(None) };
-    if manifest.blobs().iter().any(|blob| blob.root.is_none()) {
-        return Ok(None);
-    }
-    let root = |blob: &modelpack::manifest::Blob| blob.root.map_or(Check::Sha256, Check::Root);
-    let checks = manifest.blobs().iter().map(root).collect();
-    let artifact = Artifact { reference, manifest, config, checks };
-    let files = open_blobs(store, &artifact)?;
-    Ok(Some((artifact, files)))
-}
-
-fn random_id() -> io::Result<[u8; 16]> {
-    let mut id = [0; 16];
-    let count = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
-    assert!(count == id.len(), "requests of at most 256 bytes are not cut short (getrandom(2))");
-    Ok(id)
 }
 
 /// Listens on the local socket, which only its owner may use. A socket that nobody answers on is left from a process

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::Voucher;
 use memory::Lease;
 use modelpack::{
     digest::Sha256Hasher,
@@ -33,6 +34,7 @@ use crate::{
     origin::Origin,
     prefix::Prefixes,
     progress::{Load, Stage, Stages},
+    vouching::Provenance,
 };
 
 /// What a download is told from outside.
@@ -100,6 +102,8 @@ pub(crate) struct Downloaded {
     pub(crate) bounded_by: Option<Stage>,
     /// The plan's bound, if the rates were known.
     pub(crate) bound: Option<Duration>,
+    /// Every peer that a plan has named.
+    pub(crate) members: BTreeSet<PeerId>,
 }
 
 /// One artifact being downloaded.
@@ -129,6 +133,8 @@ pub(crate) struct Download<H> {
     last_error: Option<PeerError>,
     /// Peers whose bytes count as the origin's.
     seeds: BTreeSet<PeerId>,
+    /// Every peer that a plan has named.
+    members: BTreeSet<PeerId>,
     bound: Option<Duration>,
     end: Option<Result<(), Failure>>,
 }
@@ -158,6 +164,8 @@ struct Transfer {
 struct OpenLink {
     generation: u64,
     granted: Option<GrantedLink>,
+    /// Of the pieces that it announced and that are not here yet.
+    vouchers: BTreeMap<PieceIndex, Arc<Voucher>>,
     /// Dropped to close the link.
     _handle: LinkHandle,
 }
@@ -200,6 +208,7 @@ impl<H: Herald> Download<H> {
             has_ranges: true,
             last_error: None,
             seeds: BTreeSet::new(),
+            members: BTreeSet::new(),
             bound: None,
             end: None,
         }
@@ -308,6 +317,7 @@ impl<H: Herald> Download<H> {
         match event {
             Event::Plan(plan) => {
                 self.seeds = plan.members.iter().filter(|at| at.is_seed).map(|at| at.id).collect();
+                self.members.extend(plan.members.iter().map(|member| member.id));
                 self.bound = plan.bound.or(self.bound);
                 self.inputs.push_back(Input::Plan(plan));
             }
@@ -326,7 +336,8 @@ impl<H: Herald> Download<H> {
 
     fn finish(self) -> Downloaded {
         let bounded_by = self.stages.longest();
-        Downloaded { hashers: self.prefixes.finish(), bounded_by, bound: self.bound }
+        let Self { prefixes, bound, members, .. } = self;
+        Downloaded { hashers: prefixes.finish(), bounded_by, bound, members }
     }
 
     fn failed(self, failure: Failure) -> PeerError {
@@ -403,6 +414,9 @@ impl<H: Herald> Download<H> {
         }
         self.end_read(read);
         if is_news {
+            for link in self.links.values_mut() {
+                link.vouchers.remove(&piece);
+            }
             self.settle();
             self.hash_on(self.ground.artifact.layout().span(piece).blob);
         }
@@ -443,7 +457,8 @@ impl<H: Herald> Download<H> {
             let _ = events.send(Event::Transferred(completion));
         });
         let handle = open_link(request, sink, self.link_events.clone());
-        self.links.insert(peer, OpenLink { generation, granted: None, _handle: handle });
+        self.links
+            .insert(peer, OpenLink { generation, granted: None, vouchers: BTreeMap::new(), _handle: handle });
     }
 
     fn link_event(&mut self, event: LinkEvent) {
@@ -458,11 +473,17 @@ impl<H: Herald> Download<H> {
                 }
                 self.inputs.push_back(Input::LinkUp { peer, in_flight_max });
             }
-            LinkEvent::Have { peer, generation, runs } if is_current(&self.links, &peer, generation) => {
+            LinkEvent::Have { peer, generation, runs, vouchers }
+                if is_current(&self.links, &peer, generation) =>
+            {
+                let runs = self.vouched(peer, runs, vouchers);
                 self.inputs.push_back(Input::Have { peer, runs });
             }
             LinkEvent::Coming { peer, generation, coming } if is_current(&self.links, &peer, generation) => {
                 let Coming { epoch, runs } = coming;
+                // In a repair one peer alone reads the origin; what others read was begun before.
+                let is_repair = self.ground.vouching.as_ref().is_some_and(|vouching| vouching.round() > 0);
+                let runs = if is_repair { Vec::new() } else { runs };
                 self.inputs.push_back(Input::Coming { peer, epoch, runs });
             }
             LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
@@ -541,7 +562,10 @@ impl<H: Herald> Download<H> {
                 counters.came_from_peer(bytes.len() as u64, self.seeds.contains(&peer));
                 open.sent += 1;
                 let events = self.events.clone();
-                self.ground.land((read, piece), Piece { bytes, permit }, move |checked| {
+                let link = self.links.get(&peer);
+                let voucher = link.and_then(|link| link.vouchers.get(&piece)).cloned();
+                let provenance = Provenance::Peer(peer, voucher);
+                self.ground.land((read, piece), Piece { bytes, permit }, provenance, move |checked| {
                     // A driver that is gone needs no answer.
                     let _ = events.send(Event::Checked(checked));
                 });
@@ -552,6 +576,8 @@ impl<H: Herald> Download<H> {
         self.end_read(read);
     }
 }
+
+mod vouched;
 
 #[cfg(test)]
 mod tests;

@@ -97,6 +97,8 @@ pub enum PeerError {
     Lookup {
         /// What was asked for.
         reference: String,
+        /// What the user may do about it.
+        hint: &'static str,
         /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -182,7 +184,7 @@ impl PeerError {
             }
             Self::Slow { .. } => Some("look at the network on the way; what has landed is kept".into()),
             Self::CutOff { .. } => Some("pull again: what has landed is kept".into()),
-            Self::Lookup { .. } => Some("announce it with `modelctl peer --seed oci:DIR:TAG`".into()),
+            Self::Lookup { hint, .. } => Some((*hint).into()),
             Self::Remote { hint, .. } => hint.clone(),
             Self::Local { source: WireError::Io(error), .. }
                 if error.kind() == io::ErrorKind::UnexpectedEof =>

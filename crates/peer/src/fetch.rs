@@ -21,12 +21,13 @@ use swarm::{ReadId, ReadOutcome};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    artifact::{Artifact, Checked},
+    artifact::{Artifact, Check, Checked},
     buffers::{Buffers, Permit, Piece},
     error::PeerError,
     origin::{Origin, OriginStream, is_transient},
     progress::Counters,
     security::PeerSecurity,
+    vouching::{Provenance, Vouching},
     workers::Workers,
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct Ground {
     pub(crate) counters: Arc<Counters>,
     /// How links to other peers are secured.
     pub(crate) security: PeerSecurity,
+    /// Who vouches for pieces, if they are exchanged with peers and the manifest does not prove each.
+    pub(crate) vouching: Option<Arc<Vouching>>,
     checks: AtomicUsize,
 }
 
@@ -61,7 +64,7 @@ impl Ground {
         landing: Arc<Landing>,
         (workers, buffers): (Workers, Buffers),
         counters: Arc<Counters>,
-        security: PeerSecurity,
+        (security, vouching): (PeerSecurity, Option<Arc<Vouching>>),
     ) -> Arc<Self> {
         Arc::new(Self {
             artifact,
@@ -70,6 +73,7 @@ impl Ground {
             buffers,
             counters,
             security,
+            vouching,
             checks: AtomicUsize::new(0),
         })
     }
@@ -79,17 +83,36 @@ impl Ground {
         self.checks.load(Ordering::Relaxed)
     }
 
+    fn check_and_write(
+        &self,
+        piece: PieceIndex,
+        bytes: &Piece,
+        provenance: &Provenance,
+    ) -> Result<Checked, StoreError> {
+        match self.vouching_for(piece) {
+            Some(vouching) => vouching.land(&self.artifact, &self.landing, (piece, bytes), provenance),
+            None => self.artifact.land(&self.landing, piece, bytes),
+        }
+    }
+
+    /// Who vouches for this piece, if it has to be vouched for.
+    pub(crate) fn vouching_for(&self, piece: PieceIndex) -> Option<&Arc<Vouching>> {
+        let blob = self.artifact.layout().span(piece).blob;
+        self.vouching.as_ref().filter(|_| !matches!(self.artifact.check(blob), Check::Tree(_)))
+    }
+
     /// Checks and lands a piece on a worker; `report` is called there with what came of it.
     pub(crate) fn land(
         self: &Arc<Self>,
         (read, piece): (ReadId, PieceIndex),
         bytes: Piece,
+        provenance: Provenance,
         report: impl FnOnce(PieceChecked) + Send + 'static,
     ) {
         let ground = Arc::clone(self);
         self.checks.fetch_add(1, Ordering::Relaxed);
         self.workers.run(move || {
-            let result = ground.artifact.land(&ground.landing, piece, &bytes);
+            let result = ground.check_and_write(piece, &bytes, &provenance);
             ground.checks.fetch_sub(1, Ordering::Relaxed);
             // The buffer is free before the driver can ask for one.
             drop(bytes);
@@ -219,7 +242,7 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
     fn send_on(&self, piece: PieceIndex, (lease, permit): (Lease, Permit)) {
         let events = self.events.clone();
         let bytes = Piece { bytes: lease.filled(), permit };
-        self.ground.land((self.read, piece), bytes, move |checked| {
+        self.ground.land((self.read, piece), bytes, Provenance::Origin, move |checked| {
             // A driver that is gone needs no answer.
             let _ = events.send(checked.into());
         });

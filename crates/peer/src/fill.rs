@@ -18,7 +18,7 @@ use swarm::Config;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    download::{Download, Downloaded, Event, Herald},
+    download::{Download, Downloaded},
     error::PeerError,
     fetch::Ground,
     origin::Origin,
@@ -35,9 +35,6 @@ pub(crate) struct Filled {
     pub(crate) bounded_by: Option<Stage>,
     pub(crate) bound: Option<Duration>,
 }
-
-/// The two ends of a download's own channel.
-pub(crate) type Channel = (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>);
 
 /// Does a piece of blocking work off the runtime's threads. Once it has begun it goes on, also if nobody waits any
 /// more.
@@ -128,31 +125,18 @@ pub(crate) async fn fill_alone(
     }
 }
 
-/// A pull together with other peers; every piece is proved by itself.
-pub(crate) async fn fill_together<H: Herald>(
-    ground: &Arc<Ground>,
-    origin: Option<Origin>,
-    herald: H,
-    (config, have): (Config, PieceMap),
-    channel: Channel,
-) -> Result<Filled, PeerError> {
-    let download = Download::new(Arc::clone(ground), origin, herald, (config, have), channel);
-    match prove(ground, download.run().await?).await? {
-        Proved::All(filled) => Ok(filled),
-        Proved::Wrong(blobs, error) => Err(wrong_bytes(ground, blobs[0], error)),
-    }
-}
-
-enum Proved {
+/// What the bytes of a download turned out to be.
+pub(crate) enum Proved {
     All(Filled),
     /// These blobs are wrong as a whole, though nobody can say where; and how the first is.
     Wrong(Vec<BlobIndex>, StoreError),
 }
 
-async fn prove(ground: &Arc<Ground>, downloaded: Downloaded) -> Result<Proved, PeerError> {
+/// Compares every blob with the manifest.
+pub(crate) async fn prove(ground: &Arc<Ground>, downloaded: Downloaded) -> Result<Proved, PeerError> {
     let ground = Arc::clone(ground);
     blocking(move || {
-        let Downloaded { mut hashers, bounded_by, bound } = downloaded;
+        let Downloaded { mut hashers, bounded_by, bound, members: _ } = downloaded;
         let (artifact, landing) = (&ground.artifact, &ground.landing);
         let (mut proofs, mut wrong, mut first_error) = (Vec::new(), Vec::new(), None);
         for blob in artifact.layout().blobs() {
@@ -178,14 +162,14 @@ async fn prove(ground: &Arc<Ground>, downloaded: Downloaded) -> Result<Proved, P
 }
 
 /// In the user's words: the name of a file instead of where it was landing.
-fn wrong_bytes(ground: &Ground, blob: BlobIndex, error: StoreError) -> PeerError {
+pub(crate) fn wrong_bytes(ground: &Ground, blob: BlobIndex, error: StoreError) -> PeerError {
     let StoreError::Digest { expected, found, .. } = error else { return error.into() };
     let what = format!("it is {found}, not {expected}");
     PeerError::WrongBytes { path: ground.artifact.path_of(blob), what }
 }
 
 /// Forgets blobs that are wrong; says what is left.
-fn forget(ground: &Ground, blobs: &[BlobIndex]) -> Result<PieceMap, StoreError> {
+pub(crate) fn forget(ground: &Ground, blobs: &[BlobIndex]) -> Result<PieceMap, StoreError> {
     let layout = ground.artifact.layout();
     let mut have = PieceMap::full(layout.piece_count());
     for blob in blobs {
@@ -240,7 +224,7 @@ mod tests {
         let total = artifact.layout().total_bytes();
         let threads = (Workers::start(), Buffers::new());
         let counters = Counters::new(total, Arc::default());
-        let ground = Ground::new(artifact, landing, threads, counters, PeerSecurity::default());
+        let ground = Ground::new(artifact, landing, threads, counters, (PeerSecurity::default(), None));
         let begun = 2 * ground.workers.count();
         {
             let resume = resume(&ground);

@@ -101,6 +101,11 @@ impl HaveFeed {
         self.0.borrow().have.clone()
     }
 
+    /// What is being read from the origin now.
+    pub(crate) fn coming_now(&self) -> Coming {
+        self.0.borrow().coming.clone()
+    }
+
     /// Whether all of these pieces are readable.
     pub(crate) fn holds(&self, run: Run) -> bool {
         self.0.borrow().have.contains_run(run)

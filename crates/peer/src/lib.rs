@@ -15,23 +15,28 @@
 
 mod artifact;
 mod buffers;
+mod children;
 mod client;
 mod clients;
 mod daemon;
 mod describe;
 mod descriptors;
 mod download;
+mod embedded;
 mod error;
 mod fetch;
 mod fill;
 mod have_feed;
+mod kept;
 mod links;
 mod lookup;
 mod node;
 mod origin;
 mod prefix;
+mod presence;
 mod progress;
 mod pull;
+mod repair;
 mod security;
 mod seed;
 mod service;
@@ -39,12 +44,15 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod transfer;
+mod vouching;
 mod workers;
 
 pub use client::LocalPeer;
 pub use clients::default_socket;
 pub use daemon::{Peer, PeerOptions};
+pub use embedded::{FleetOptions, Lingering, pull_in_fleet};
 pub use error::{ErrorClass, PeerError, RemoteCause};
+pub use presence::address_towards;
 pub use progress::Progress;
 pub use pull::{PullPlan, PullReport, PullRequest, PullWatch, plan_pull, pull};
 pub use security::PeerSecurity;

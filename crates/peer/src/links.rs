@@ -5,9 +5,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use identity::Security;
+use identity::{Security, Voucher};
 use modelpack::{
-    layout::{BlobIndex, PieceLayout, Run},
+    layout::{BlobIndex, PieceIndex, PieceLayout, Run, runs_of},
     piece_map::PieceMap,
 };
 use planner::{ArtifactId, PeerId};
@@ -71,6 +71,8 @@ pub(crate) enum LinkEvent {
         generation: u64,
         /// The pieces.
         runs: Vec<Run>,
+        /// For those that the manifest does not prove one by one: who vouches for them. Nothing is checked yet.
+        vouchers: Vec<(PieceIndex, Voucher)>,
     },
     /// The pieces that it reads from the origin have changed; first after its first pieces.
     Coming {
@@ -397,9 +399,10 @@ impl Child {
             match heard {
                 Heard::Have(message) => {
                     let runs = convert::runs(&message.runs, have.piece_count())?;
+                    let vouchers = convert::vouchers(message.vouchers, have.piece_count())?;
                     let runs = fresh(&mut have, &runs);
                     if !runs.is_empty() {
-                        self.emit(LinkEvent::Have { peer, generation, runs });
+                        self.emit(LinkEvent::Have { peer, generation, runs, vouchers });
                     }
                     if let Some(coming) = message.coming {
                         let runs = convert::runs(&coming.runs, have.piece_count())?;
@@ -428,14 +431,7 @@ impl Child {
 
 /// What of `runs` is new: however often a parent says the same, its child's work is bounded.
 fn fresh(have: &mut PieceMap, runs: &[Run]) -> Vec<Run> {
-    let mut fresh: Vec<Run> = Vec::new();
-    for piece in runs.iter().flat_map(Run::pieces).filter(|piece| have.insert(*piece)) {
-        match fresh.last_mut() {
-            Some(run) if run.end == piece => run.end.0 += 1,
-            _ => fresh.push(Run::one(piece)),
-        }
-    }
-    fresh
+    runs_of(runs.iter().flat_map(Run::pieces).filter(|piece| have.insert(*piece)))
 }
 
 #[cfg(test)]

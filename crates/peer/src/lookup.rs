@@ -1,4 +1,4 @@
-//! What a digest stands for, learned from the fleet alone (`fleet:DIGEST`).
+//! What a digest stands for, learned from the fleet: alone (`fleet:DIGEST`), or so that a registry is asked once.
 //!
 //! Owns: asking the scheduler who knows, asking those, and proving what they say. Does not own: the pieces.
 
@@ -8,16 +8,20 @@ use identity::Security;
 use modelpack::{
     config::ModelConfig,
     digest::Sha256Digest,
-    layout::{BlobIndex, PIECE_BYTES},
+    layout::BlobIndex,
     manifest::{Blob, Manifest},
     piece_tree::PieceTree,
+    reference::Reference,
 };
-use tonic::Status;
+use planner::PeerId;
+use registry::{Access, Repository};
+use tokio::runtime::Handle;
+use tonic::{Status, transport::Channel};
 use wire::{
     PROTOCOL_VERSION,
     connection::{DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, dial, explain},
     control::{
-        DescribeReply, DescribeRequest, HoldersRequest, peer_client::PeerClient,
+        Claim, DescribeReply, DescribeRequest, HoldersReply, HoldersRequest, peer_client::PeerClient,
         scheduler_client::SchedulerClient,
     },
 };
@@ -25,6 +29,8 @@ use wire::{
 use crate::{
     artifact::{Artifact, Check},
     error::PeerError,
+    node::Node,
+    origin::{self, Origin},
 };
 
 /// How long one question may take: the largest description at 20 Mbit/s.
@@ -45,6 +51,9 @@ pub(crate) enum LookupError {
     /// This peer has no scheduler.
     #[error("this peer has no scheduler to ask")]
     Alone,
+    /// No scheduler answers.
+    #[error("no scheduler is reachable: {reason}")]
+    NoScheduler { reason: String, hint: Option<&'static str> },
     /// Somebody cannot be reached.
     #[error("cannot reach `{address}`: {reason}")]
     Connect { address: String, reason: String },
@@ -62,25 +71,126 @@ pub(crate) enum LookupError {
     Unknown,
 }
 
-/// Learns what the artifact of `digest` is.
-pub(crate) async fn lookup(
-    scheduler: Option<&str>,
-    security: &Security,
-    digest: &Sha256Digest,
-) -> Result<Artifact, PeerError> {
-    let reference = format!("fleet:{digest}");
-    let failed = |source| PeerError::Lookup { reference: reference.clone(), source: Box::new(source) };
-    let scheduler = scheduler.ok_or_else(|| failed(LookupError::Alone))?;
-    let mut last = LookupError::Unknown;
-    let give_up = Instant::now() + PATIENCE;
-    let mut addresses = holders(scheduler, security, digest).await.map_err(failed)?;
-    while addresses.is_empty() && Instant::now() < give_up {
-        tokio::time::sleep(ASK_AGAIN).await;
-        addresses = holders(scheduler, security, digest).await.map_err(failed)?;
+impl LookupError {
+    /// What the user may do about it.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Alone => "start the peer with `--scheduler URL`",
+            Self::NoScheduler { hint, .. } => {
+                hint.unwrap_or("start a scheduler, or look at the peer's `--scheduler` and `--fleet-key`")
+            }
+            _ => "announce it with `modelctl peer --seed oci:DIR:TAG`",
+        }
     }
-    for address in addresses {
-        let described = match describe(&address, security, digest).await {
-            Ok(reply) => prove(&reference, digest, reply)
+}
+
+/// Learns what the artifact of `digest` is from the fleet alone.
+pub(crate) async fn lookup(node: &Node, digest: &Sha256Digest) -> Result<Artifact, PeerError> {
+    let reference = format!("fleet:{digest}");
+    let failed = |source: LookupError| PeerError::Lookup {
+        reference: reference.clone(),
+        hint: source.hint(),
+        source: Box::new(source),
+    };
+    if !node.is_in_fleet() {
+        return Err(failed(LookupError::Alone));
+    }
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        // A scheduler may be taking over from another at this moment.
+        let found = if let Some(scheduler) = node.scheduler() {
+            ask_holders(&scheduler, digest, (Claim::None, node.me())).await
+        } else {
+            let (reason, hint) = node.lost_reason();
+            Err(LookupError::NoScheduler { reason, hint })
+        };
+        let is_last = Instant::now() >= give_up;
+        match found {
+            Ok(found) if !found.control_addresses.is_empty() => {
+                return ask_each(node, &reference, digest, found.control_addresses).await.map_err(failed);
+            }
+            Ok(_) if is_last => return Err(failed(LookupError::Unknown)),
+            Err(error) if is_last => return Err(failed(error)),
+            Ok(_) | Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+        }
+    }
+}
+
+/// Opens a registry's artifact together with the fleet: each peer asks the registry which manifest the reference names,
+/// which also proves that its credentials may read it; the manifest, the config and the piece trees are read there once,
+/// by whoever the scheduler elects, and come to the others from that one. Whatever fails on the way only means that this
+/// peer reads them at the registry by itself.
+pub(crate) async fn open(
+    node: &Node,
+    reference: &Reference,
+    access: Access,
+) -> Result<(Origin, Artifact), PeerError> {
+    let (Reference::Registry(at), Some(scheduler)) = (reference, node.scheduler()) else {
+        return origin::open(reference, access).await;
+    };
+    let opened = Repository::open(at, access.clone());
+    let repository = opened.map_err(|source| PeerError::registry(&reference.to_string(), source))?;
+    let digest = match repository.stated_digest(at.tag.as_deref(), at.digest.as_ref()).await {
+        Ok(Some(digest)) => digest,
+        Ok(None) => return origin::open(reference, access).await,
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "asking for the manifest itself");
+            return origin::open(reference, access).await;
+        }
+    };
+    let name = reference.to_string();
+    if let Some(artifact) = node.description(&digest).and_then(|reply| prove(&name, &digest, reply).ok()) {
+        return Ok((Origin::Registry(repository), artifact));
+    }
+    let found = ask_holders(&scheduler, &digest, (Claim::Offer, node.me())).await.unwrap_or_else(|error| {
+        tracing::debug!(error = &error as &dyn std::error::Error, "reading the origin without the fleet");
+        HoldersReply::default()
+    });
+    if found.read_origin {
+        let mut claim = Held { scheduler, node: node.me(), digest, end: Some(Claim::Failed) };
+        let opened = origin::open_digest(reference, repository, &digest).await?;
+        claim.end = None;
+        return Ok(opened);
+    }
+    match ask_each(node, &name, &digest, found.control_addresses).await {
+        Ok(artifact) => Ok((Origin::Registry(repository), artifact)),
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "reading the origin alone");
+            origin::open_digest(reference, repository, &digest).await
+        }
+    }
+}
+
+/// The claim of this peer while it reads the origin for all. Joining the swarm ends a good one; the scheduler hears of
+/// another when this is dropped, also by a client that goes away.
+struct Held {
+    scheduler: (Channel, String),
+    node: PeerId,
+    digest: Sha256Digest,
+    end: Option<Claim>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(claim) = self.end else { return };
+        let (scheduler, node, digest) = (self.scheduler.clone(), self.node, self.digest);
+        // If it does not arrive, the claim expires.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move { drop(ask_holders(&scheduler, &digest, (claim, node)).await) });
+    }
+}
+
+/// The description by the first of these members whose words prove themselves.
+async fn ask_each(
+    node: &Node,
+    reference: &str,
+    digest: &Sha256Digest,
+    addresses: Vec<String>,
+) -> Result<Artifact, LookupError> {
+    let mut last = LookupError::Unknown;
+    for address in addresses.into_iter().take(ASKED_MAX) {
+        let described = match describe(&address, &node.security().control, digest).await {
+            Ok(reply) => prove(reference, digest, reply)
                 .map_err(|why| LookupError::Invalid { address: address.clone(), why }),
             Err(error) => Err(error),
         };
@@ -92,24 +202,25 @@ pub(crate) async fn lookup(
             }
         }
     }
-    Err(failed(last))
+    Err(last)
 }
 
-async fn holders(
-    scheduler: &str,
-    security: &Security,
+async fn ask_holders(
+    (channel, address): &(Channel, String),
     digest: &Sha256Digest,
-) -> Result<Vec<String>, LookupError> {
+    (claim, me): (Claim, PeerId),
+) -> Result<HoldersReply, LookupError> {
     let ask = async {
-        let channel = connect(scheduler.to_owned(), scheduler, security).await?;
-        let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let request =
-            HoldersRequest { protocol_version: PROTOCOL_VERSION, artifact: digest.bytes().to_vec() };
-        client.holders(request).await.map_err(|status| refused(scheduler, &status))
+        let mut client = SchedulerClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let request = HoldersRequest {
+            protocol_version: PROTOCOL_VERSION,
+            artifact: digest.bytes().to_vec(),
+            claim: claim.into(),
+            peer_id: me.bytes().to_vec(),
+        };
+        client.holders(request).await.map_err(|status| refused(address, &status))
     };
-    let mut addresses = in_time(scheduler, ask).await?.into_inner().control_addresses;
-    addresses.truncate(ASKED_MAX);
-    Ok(addresses)
+    Ok(in_time(address, ask).await?.into_inner())
 }
 
 async fn describe(
@@ -127,11 +238,7 @@ async fn describe(
     Ok(in_time(address, ask).await?.into_inner())
 }
 
-async fn connect(
-    uri: String,
-    address: &str,
-    security: &Security,
-) -> Result<tonic::transport::Channel, LookupError> {
+async fn connect(uri: String, address: &str, security: &Security) -> Result<Channel, LookupError> {
     let unreachable = |error: tonic::transport::Error| LookupError::Connect {
         address: address.to_owned(),
         reason: explain(&error),
@@ -162,14 +269,15 @@ fn prove(reference: &str, digest: &Sha256Digest, reply: DescribeReply) -> Result
         return Err("the config is not the manifest's");
     }
     let check = |(index, blob): (BlobIndex, &Blob)| {
-        let root = blob.root.ok_or("the manifest states no BLAKE3 root")?;
-        if blob.size <= PIECE_BYTES {
-            return PieceTree::single(blob.size, root).ok_or("a blob of one piece has a tree of one value");
+        let Some(root) = blob.root else { return Ok(Check::Sha256) };
+        if let Some(tree) = PieceTree::single(blob.size, root) {
+            return Ok(Check::Tree(tree));
         }
-        let tree = trees.iter().find(|tree| tree.blob == index.0).ok_or("a piece tree is missing")?;
-        PieceTree::anchor(blob.size, root, &tree.chaining_values).map_err(|_| "a piece tree is wrong")
+        let Some(tree) = trees.iter().find(|tree| tree.blob == index.0) else { return Ok(Check::Root(root)) };
+        let tree = PieceTree::anchor(blob.size, root, &tree.chaining_values);
+        tree.map(Check::Tree).map_err(|_| "a piece tree is wrong")
     };
     let numbered = manifest.layout().blobs().zip(manifest.blobs());
-    let checks = numbered.map(|blob| check(blob).map(Check::Tree)).collect::<Result<_, _>>()?;
+    let checks = numbered.map(check).collect::<Result<_, _>>()?;
     Ok(Artifact { reference: reference.to_owned(), manifest, config, checks })
 }

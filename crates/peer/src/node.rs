@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::ReaderKey;
 use modelpack::{
+    digest::Sha256Digest,
     layout::{PIECE_BYTES, PieceIndex, Run},
     piece_map::PieceMap,
 };
@@ -22,7 +24,9 @@ use planner::{ArtifactId, PeerId};
 use store::StoreError;
 use swarm::Config;
 use tokio::sync::mpsc;
+use tonic::transport::Channel;
 use transport::{Export, Exports, tcp};
+use wire::control::DescribeReply;
 
 use crate::{
     artifact::{Artifact, Check},
@@ -33,6 +37,7 @@ use crate::{
     security::PeerSecurity,
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
+    vouching::Vouching,
     workers::Workers,
 };
 
@@ -42,9 +47,14 @@ const HAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// As many new pieces do not wait.
 const HAVE_PIECES: u32 = 64;
 
+/// How often it is looked whether the first attempt to reach a scheduler has ended; a pull begins but once.
+const REACH_POLL: Duration = Duration::from_millis(2);
+
 /// One process of a fleet.
 pub(crate) struct Node {
     me: PeerId,
+    /// What this process signs with when it vouches for pieces.
+    key: Arc<ReaderKey>,
     threads: (Workers, Buffers),
     security: PeerSecurity,
     exports: Exports,
@@ -56,6 +66,8 @@ pub(crate) struct Node {
 struct State {
     session: Option<Session>,
     reach: Reach,
+    /// Of the last loss.
+    lost: Option<(String, Option<&'static str>)>,
     shared: BTreeMap<ArtifactId, Shared>,
 }
 
@@ -117,15 +129,31 @@ pub(crate) struct Admission {
 }
 
 impl Node {
-    pub(crate) fn new(me: PeerId, security: PeerSecurity, exports: Exports) -> Arc<Self> {
+    pub(crate) fn new(key: ReaderKey, security: PeerSecurity, exports: Exports) -> Arc<Self> {
         Arc::new(Self {
-            me,
+            me: PeerId::new(key.id()),
+            key: Arc::new(key),
             threads: (Workers::start(), Buffers::new()),
             security,
             exports,
             received: Arc::default(),
             state: Mutex::default(),
         })
+    }
+
+    /// What the vouchers of a shared artifact are kept in, if its manifest does not prove every piece.
+    pub(crate) fn vouching(&self, artifact: &Artifact) -> Option<Arc<Vouching>> {
+        (!artifact.is_anchored()).then(|| Vouching::new(Arc::clone(&self.key), artifact.id()))
+    }
+
+    /// Whether a scheduler plans for this node now.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.state().reach == Reach::Connected
+    }
+
+    /// Tells the scheduler who was wrong about a piece.
+    pub(crate) fn complain(&self, artifact: ArtifactId, about: PeerId, piece: PieceIndex) {
+        self.state().say(SessionCommand::Complaint { artifact, about, piece });
     }
 
     pub(crate) fn threads(&self) -> (Workers, Buffers) {
@@ -147,9 +175,48 @@ impl Node {
         self.state().session.is_some()
     }
 
+    pub(crate) fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// What this peer tells others of an artifact that it shares.
+    pub(crate) fn description(&self, digest: &Sha256Digest) -> Option<DescribeReply> {
+        let state = self.state();
+        let shared = state.shared.get(&ArtifactId(*digest.bytes()))?;
+        Some(DescribeReply::from(shared.share.description.as_ref()))
+    }
+
+    /// Why there is no scheduler, as far as is known, and what may be done about it.
+    pub(crate) fn lost_reason(&self) -> (String, Option<&'static str>) {
+        self.state().lost.clone().unwrap_or_else(|| ("none has answered yet".to_owned(), None))
+    }
+
+    /// The connection to the scheduler that it is at, and where that is.
+    pub(crate) fn scheduler(&self) -> Option<(Channel, String)> {
+        self.state().session.as_ref().and_then(Session::scheduler)
+    }
+
     /// From now on this node belongs to the fleet of that session's scheduler.
     pub(crate) fn set_session(&self, session: Session) {
         self.state().session = Some(session);
+    }
+
+    /// From now on it belongs to no fleet; the scheduler hears it from the end of the stream.
+    pub(crate) fn leave_fleet(&self) {
+        self.state().session = None;
+    }
+
+    /// Whether it belongs to a fleet whose scheduler is not there.
+    pub(crate) fn is_without_scheduler(&self) -> bool {
+        let state = self.state();
+        state.session.is_some() && state.reach == Reach::Lost
+    }
+
+    /// Ready once the scheduler was reached, or could not be.
+    pub(crate) async fn has_tried_scheduler(&self) {
+        while self.state().reach == Reach::Unknown {
+            tokio::time::sleep(REACH_POLL).await;
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -163,12 +230,13 @@ impl Node {
         self: &Arc<Self>,
         artifact: &Artifact,
         (files, have): (Vec<Arc<File>>, PieceMap),
-        origin_ok: bool,
+        (origin_ok, vouching): (bool, Option<Arc<Vouching>>),
         events: mpsc::UnboundedSender<Event>,
     ) -> Admission {
         let id = artifact.id();
         let feed = HaveFeed::new(have);
-        let shared = self.share(artifact, files, feed.clone());
+        let mut shared = self.share(artifact, files, feed.clone());
+        shared.share.vouching = vouching;
         let shared = Shared { events: Some(events), origin_ok, ..shared };
         self.enter(id, shared);
         let herald = NodeHerald {
@@ -185,6 +253,19 @@ impl Node {
     pub(crate) fn hold(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
         self.enter(artifact.id(), self.share(artifact, files, feed));
+    }
+
+    /// The same for one that somebody may have begun to share meanwhile, which then goes before.
+    pub(crate) fn hold_unless_shared(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
+        let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
+        let (id, shared) = (artifact.id(), self.share(artifact, files, feed));
+        let mut state = self.state();
+        if state.shared.contains_key(&id) {
+            drop(state);
+            return self.withdraw(Some(shared), "it is served already");
+        }
+        state.say(shared.join(id));
+        state.shared.insert(id, shared);
     }
 
     /// Announces an artifact of this machine, proved from end to end: its bytes count as the origin's.
@@ -226,7 +307,7 @@ impl Node {
             trees,
         };
         Shared {
-            share: Share { windows, have: feed, description: Arc::new(description) },
+            share: Share { windows, have: feed, vouching: None, description: Arc::new(description) },
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),
             origin_ok: false,
@@ -265,10 +346,21 @@ impl Node {
         if feed.snapshot().is_full() {
             return;
         }
+        self.remove(state, id, "the download was given up");
+    }
+
+    /// From now on nobody reads an artifact here.
+    pub(crate) fn unshare(&self, id: &ArtifactId, reason: &str) {
+        self.remove(self.state(), id, reason);
+    }
+
+    fn remove(&self, mut state: MutexGuard<'_, State>, id: &ArtifactId, reason: &str) {
         let gone = state.shared.remove(id);
-        state.say(SessionCommand::Leave { artifact: *id });
+        if gone.is_some() {
+            state.say(SessionCommand::Leave { artifact: *id });
+        }
         drop(state);
-        self.withdraw(gone, "the download was given up");
+        self.withdraw(gone, reason);
     }
 
     /// Whether others may read an artifact here.
@@ -302,36 +394,37 @@ impl Node {
             };
             match event {
                 None => return,
-                Some(SessionEvent::Connected { load_interval }) => {
+                Some(SessionEvent::Connected { load_interval, scheduler }) => {
                     meter.set_interval(load_interval);
-                    self.connected();
+                    self.connected(&scheduler);
                 }
                 Some(SessionEvent::Plan(artifact, plan)) => {
                     if let Some(shared) = self.state().shared.get(&artifact) {
                         shared.tell(|| Event::Plan(plan.clone()));
                     }
                 }
-                Some(SessionEvent::Lost { reason }) => self.lost(&reason),
+                Some(SessionEvent::Lost { reason, hint }) => self.lost(&reason, hint),
             }
         }
     }
 
-    fn connected(&self) {
+    fn connected(&self, scheduler: &str) {
         let mut state = self.state();
         state.reach = Reach::Connected;
         for (id, shared) in &state.shared {
             state.say(shared.join(*id));
         }
-        tracing::info!("connected to the scheduler");
+        tracing::info!(scheduler, "connected to the scheduler");
     }
 
-    fn lost(&self, reason: &str) {
+    fn lost(&self, reason: &str, hint: Option<&'static str>) {
         let mut state = self.state();
         state.reach = Reach::Lost;
+        state.lost = Some((reason.to_owned(), hint));
         for shared in state.shared.values() {
             shared.tell(|| Event::NoScheduler);
         }
-        tracing::warn!(reason, "the scheduler is not reachable; pulls go on without it");
+        tracing::warn!(reason, hint, "the scheduler is not reachable; pulls go on without it");
     }
 }
 
@@ -359,7 +452,9 @@ impl Shared {
             piece_count: self.piece_count,
             origin_ok: self.origin_ok,
             is_seed: self.is_seed,
+            round: self.share.vouching.as_ref().map_or(0, |vouching| vouching.round()),
             have: self.share.have.snapshot().runs(),
+            coming: self.share.have.coming_now(),
         }
     }
 }
@@ -422,8 +517,7 @@ impl Herald for NodeHerald {
     }
 
     fn complain(&self, about: PeerId, piece: PieceIndex) {
-        let artifact = self.artifact;
-        self.node.state().say(SessionCommand::Complaint { artifact, about, piece });
+        self.node.complain(self.artifact, about, piece);
     }
 }
 
@@ -475,30 +569,30 @@ mod tests {
 
     #[test]
     fn only_a_scheduler_that_is_known_to_be_lost_is_gone_on_without() {
-        let node = Node::new(PeerId::new([1; 16]), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admitted = || {
             let (events, mut inbox) = mpsc::unbounded_channel();
             let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));
-            let admission = node.admit(&artifact, shared, true, events);
+            let admission = node.admit(&artifact, shared, (true, None), events);
             (inbox.try_recv().is_ok_and(|event| matches!(event, Event::NoScheduler)), admission, inbox)
         };
         let (is_told, _admission, mut inbox) = admitted();
         assert!(!is_told, "the first attempt to connect may succeed");
-        node.lost("it is not there");
+        node.lost("it is not there", None);
         assert!(matches!(inbox.try_recv(), Ok(Event::NoScheduler)));
         assert!(admitted().0, "also who begins later is told");
-        node.connected();
+        node.connected("10.0.0.1:7100");
         assert!(!admitted().0);
     }
 
     #[test]
     fn a_download_that_is_given_up_leaves_nothing_and_one_that_is_complete_stays() {
-        let node = Node::new(PeerId::new([1; 16]), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admit = || {
             let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));
-            node.admit(&artifact, shared, true, mpsc::unbounded_channel().0).herald
+            node.admit(&artifact, shared, (true, None), mpsc::unbounded_channel().0).herald
         };
         let handle = |node: &Node| Shares::share(node, &artifact.id()).expect("shared").windows[0].1;
         let older = admit();

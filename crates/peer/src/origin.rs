@@ -61,6 +61,25 @@ pub(crate) async fn open(reference: &Reference, access: Access) -> Result<(Origi
             return Err(PeerError::Reference { reference: name, reason });
         }
     };
+    describe(name, origin, (raw, asked)).await
+}
+
+/// The same at a registry whose word for the digest of the manifest is known.
+pub(crate) async fn open_digest(
+    reference: &Reference,
+    repository: Repository,
+    digest: &Sha256Digest,
+) -> Result<(Origin, Artifact), PeerError> {
+    let name = reference.to_string();
+    let raw = repository.manifest(digest).await.map_err(|source| PeerError::registry(&name, source))?;
+    describe(name, Origin::Registry(repository), (raw, Some(*digest))).await
+}
+
+async fn describe(
+    name: String,
+    origin: Origin,
+    (raw, asked): (Vec<u8>, Option<Sha256Digest>),
+) -> Result<(Origin, Artifact), PeerError> {
     let manifest =
         Manifest::parse(&raw).map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
     if let Some(asked) = asked.filter(|asked| *asked != manifest.digest()) {

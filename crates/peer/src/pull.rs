@@ -1,6 +1,7 @@
-//! `modelctl pull` without a local peer: from the origin straight to the files' final offsets.
+//! `modelctl pull` without a local peer: straight to the files' final offsets.
 //!
-//! Owns: the order of a pull, and what it reports. Does not own: the daemon's pulls (`transfer`).
+//! Owns: the order of a pull from the origin alone, and what any pull reports. Does not own: pulls that take part in a
+//! fleet (`embedded`), or the daemon's (`transfer`).
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use modelpack::{
     reference::Reference,
 };
 use registry::Access;
-use store::{CompleteRecord, Contents, OpenedOutput, Output, OutputDir, Published, free_bytes};
+use store::{CompleteRecord, Contents, Landing, OpenedOutput, Output, OutputDir, Published, free_bytes};
 
 use crate::{
     artifact::Artifact,
@@ -22,9 +23,9 @@ use crate::{
     descriptors,
     error::PeerError,
     fetch::Ground,
-    fill::{blocking, fill_alone, resume},
-    origin::{self, Origin},
-    progress::{Counters, Progress},
+    fill::{Filled, blocking, fill_alone, resume},
+    origin,
+    progress::{Counters, Progress, Stage},
     security::PeerSecurity,
     workers::Workers,
 };
@@ -67,6 +68,8 @@ pub struct PullReport {
     pub bounded_by: Option<String>,
     /// Blobs whose bytes were copied from the local peer instead of shared with it.
     pub copied: u32,
+    /// Why it was not pulled in the way that was asked for, if it was not.
+    pub fallback_reason: Option<String>,
     /// The output directory.
     pub output: PathBuf,
 }
@@ -132,51 +135,69 @@ impl PullWatch {
 pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport, PeerError> {
     descriptors::allow_many();
     let start = Instant::now();
-    let (origin, artifact) = origin::open(&request.reference, request.access).await?;
+    let (origin, artifact) = origin::open(&request.reference, request.access.clone()).await?;
     let artifact = Arc::new(artifact);
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     watch.count(&counters);
-    let (dir, contents) = (request.output.clone(), Contents::from(&artifact.manifest));
-    let published = match blocking(move || OutputDir::open(&dir, contents)).await? {
+    let done = match open_output(&request, &artifact).await? {
         OpenedOutput::Complete(record) => {
             counters.was_here(artifact.layout().total_bytes());
-            return Ok(report(&artifact, &counters, start, found(request.output, record)));
+            Done::found(request.output, record)
         }
-        OpenedOutput::Fresh(output) => fill_and_publish(&artifact, origin, output, &counters).await?,
+        OpenedOutput::Fresh(output) => {
+            let ground_of = |landing| {
+                let threads = (Workers::start(), Buffers::new());
+                let security = PeerSecurity::default();
+                Ground::new(Arc::clone(&artifact), landing, threads, Arc::clone(&counters), (security, None))
+            };
+            let fill = async |ground: &Arc<Ground>| {
+                let have = resume(ground).await?;
+                fill_alone(ground, Some(origin), have).await
+            };
+            fill_and_publish(output, ground_of, fill).await?
+        }
     };
-    Ok(report(&artifact, &counters, start, published))
+    Ok(report(&artifact, &counters, start, done))
 }
 
 /// What filled and published a directory.
-struct Done {
+pub(crate) struct Done {
     published: Published,
-    bounded_by: Option<&'static str>,
+    bounded_by: Option<Stage>,
+    bound: Option<Duration>,
 }
 
-fn found(dir: PathBuf, record: CompleteRecord) -> Done {
-    Done { published: Published { dir, record, copied: 0 }, bounded_by: None }
+impl Done {
+    /// It was complete before.
+    pub(crate) fn found(dir: PathBuf, record: CompleteRecord) -> Self {
+        Self { published: Published { dir, record, copied: 0 }, bounded_by: None, bound: None }
+    }
 }
 
-async fn fill_and_publish(
-    artifact: &Arc<Artifact>,
-    origin: Origin,
+pub(crate) async fn open_output(
+    request: &PullRequest,
+    artifact: &Artifact,
+) -> Result<OpenedOutput, PeerError> {
+    let (dir, contents) = (request.output.clone(), Contents::from(&artifact.manifest));
+    Ok(blocking(move || OutputDir::open(&dir, contents)).await?)
+}
+
+/// Brings every blob into a directory and gives each file its name, whoever fills it.
+pub(crate) async fn fill_and_publish(
     output: Output,
-    counters: &Arc<Counters>,
+    ground_of: impl FnOnce(Arc<Landing>) -> Arc<Ground>,
+    fill: impl AsyncFnOnce(&Arc<Ground>) -> Result<Filled, PeerError>,
 ) -> Result<Done, PeerError> {
     let landing = output.landing();
     let allocating = Arc::clone(&landing);
     blocking(move || allocating.preallocate()).await?;
-    let threads = (Workers::start(), Buffers::new());
-    let ground =
-        Ground::new(Arc::clone(artifact), landing, threads, Arc::clone(counters), PeerSecurity::default());
-    let have = resume(&ground).await?;
-    let filled = fill_alone(&ground, Some(origin), have).await?;
-    let bounded_by = filled.bounded_by.map(crate::progress::Stage::name);
-    let published = blocking(move || output.publish(filled.proofs)).await?;
-    Ok(Done { published, bounded_by })
+    let ground = ground_of(landing);
+    let Filled { proofs, bounded_by, bound } = fill(&ground).await?;
+    let published = blocking(move || output.publish(proofs)).await?;
+    Ok(Done { published, bounded_by, bound })
 }
 
-fn report(artifact: &Artifact, counters: &Counters, start: Instant, done: Done) -> PullReport {
+pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, done: Done) -> PullReport {
     let Progress { total, origin, peer, local, .. } = counters.progress();
     PullReport {
         digest: artifact.manifest.digest(),
@@ -188,9 +209,10 @@ fn report(artifact: &Artifact, counters: &Counters, start: Instant, done: Done) 
         tcp_bytes: counters.tcp_bytes(),
         elapsed: start.elapsed(),
         first_piece: counters.first_piece(),
-        bound: None,
-        bounded_by: done.bounded_by.map(str::to_owned),
+        bound: done.bound,
+        bounded_by: done.bounded_by.map(|stage| stage.name().to_owned()),
         copied: done.published.copied,
+        fallback_reason: None,
         output: done.published.dir,
     }
 }

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use identity::Security;
-use modelpack::layout::BlobIndex;
+use modelpack::layout::{BlobIndex, PieceIndex, Run, runs_of};
 use planner::{ArtifactId, PeerId};
 use tokio::{
     net::TcpListener,
@@ -30,10 +30,12 @@ use wire::{
 };
 
 use crate::{
+    children::Children,
     describe::Description,
     have_feed::{Batch, HaveFeed, HaveNews},
     links::TCP,
     security::PeerSecurity,
+    vouching::Vouching,
 };
 
 /// How long a grant lasts: a child that dies without a word holds a window no longer.
@@ -48,6 +50,9 @@ const LINKS_MAX: usize = 256;
 /// Messages that wait for the network, at most: the feed coalesces what waits longer.
 const OUTGOING_MAX: usize = 4;
 
+/// Vouchers in one message: some 150 bytes each, so about 1.2 MB.
+const VOUCHERS_PER_MESSAGE_MAX: usize = 8192;
+
 /// What this node lets others read.
 pub(crate) trait Shares: Send + Sync + 'static {
     /// The share of an artifact, unless there is none. It must not block.
@@ -61,6 +66,8 @@ pub(crate) struct Share {
     pub(crate) windows: Vec<(BlobIndex, u64, u64)>,
     /// Which pieces are readable. Closing it says farewell to every child.
     pub(crate) have: HaveFeed,
+    /// Who vouches for pieces that the manifest does not prove one by one.
+    pub(crate) vouching: Option<Arc<Vouching>>,
     /// What the artifact is.
     pub(crate) description: Arc<Description>,
 }
@@ -78,6 +85,8 @@ pub(crate) struct ServiceOptions {
     pub(crate) data_address: String,
     /// How long a grant lasts without renewal.
     pub(crate) grant_expiry: Duration,
+    /// Where those who hold a grant are counted.
+    pub(crate) children: Children,
 }
 
 /// Serves children on `listener` until `shutdown` is ready; then each is told farewell.
@@ -218,6 +227,7 @@ impl Parent {
         let (link, secret) = self.options.tcp.issue_link();
         // Until the end of this function, which is the end of the grant.
         let _data = DataLink { tcp: self.options.tcp.clone(), link };
+        let _held = self.options.children.enter();
         tracing::debug!(%child, link, "a link began");
         let welcome = LinkWelcome {
             protocol_version: PROTOCOL_VERSION,
@@ -236,7 +246,7 @@ impl Parent {
         let mut news = share.have.subscribe();
         loop {
             match self.next(&mut news, expires).await? {
-                Next::News(batch) => self.announce(batch, expires).await?,
+                Next::News(batch) => self.announce(batch, share.vouching.as_deref(), expires).await?,
                 Next::Renewal => expires = self.grant(&share, expires).await?,
                 Next::Nothing => {}
             }
@@ -296,14 +306,22 @@ impl Parent {
         Ok(Instant::now() + self.options.grant_expiry)
     }
 
-    async fn announce(&mut self, batch: Batch, expires: Instant) -> Result<(), LinkEnd> {
-        for runs in batch.runs.chunks(RUNS_PER_MESSAGE_MAX) {
-            let runs = convert::runs_message(runs);
-            self.say(Said::Have(HaveRuns { runs, coming: None }), expires).await?;
+    async fn announce(
+        &mut self,
+        batch: Batch,
+        vouching: Option<&Vouching>,
+        expires: Instant,
+    ) -> Result<(), LinkEnd> {
+        let messages = match vouching {
+            None => batch.runs.chunks(RUNS_PER_MESSAGE_MAX).map(have_message).collect(),
+            Some(vouching) => vouched_messages(&batch.runs, vouching),
+        };
+        for message in messages {
+            self.say(Said::Have(message), expires).await?;
         }
         if let Some(coming) = batch.coming {
             let coming = Some(Coming { runs: convert::runs_message(&coming.runs), epoch: coming.epoch });
-            self.say(Said::Have(HaveRuns { runs: Vec::new(), coming }), expires).await?;
+            self.say(Said::Have(HaveRuns { coming, ..HaveRuns::default() }), expires).await?;
         }
         Ok(())
     }
@@ -314,6 +332,22 @@ impl Parent {
         let sent = timeout_at(expires, self.outgoing.send(message)).await.map_err(|_| LinkEnd::Expired)?;
         sent.map_err(|_| LinkEnd::Ended)
     }
+}
+
+fn have_message(runs: &[Run]) -> HaveRuns {
+    HaveRuns { runs: convert::runs_message(runs), ..HaveRuns::default() }
+}
+
+/// The same runs with whoever vouches for their pieces, in messages of a bounded size.
+fn vouched_messages(runs: &[Run], vouching: &Vouching) -> Vec<HaveRuns> {
+    let pieces: Vec<PieceIndex> = runs.iter().flat_map(Run::pieces).collect();
+    let message = |pieces: &[PieceIndex]| {
+        let voucher =
+            |piece: &PieceIndex| Some(convert::voucher_message(*piece, &vouching.get(*piece)?.voucher));
+        let vouchers = pieces.iter().filter_map(voucher).collect();
+        HaveRuns { vouchers, ..have_message(&runs_of(pieces.iter().copied())) }
+    };
+    pieces.chunks(VOUCHERS_PER_MESSAGE_MAX).map(message).collect()
 }
 
 /// What happens next on a link.

@@ -49,7 +49,7 @@ pub(crate) fn ground(artifact: Artifact) -> (tempfile::TempDir, Arc<Ground>) {
     let landing = Arc::new(open(&dir, &artifact));
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     let threads = (Workers::start(), Buffers::new());
-    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, PeerSecurity::default()))
+    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, (PeerSecurity::default(), None)))
 }
 
 fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {

@@ -10,21 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use modelpack::{layout::BlobIndex, piece_map::PieceMap};
+use modelpack::layout::BlobIndex;
 use store::{BlobIdentity, Contents, Landing, Store, StoreError};
-use tokio::{
-    sync::{mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
-    artifact::Artifact,
+    artifact::{Artifact, Check},
     error::PeerError,
     fetch::Ground,
-    fill::{Filled, blocking, detach, fill_alone, fill_together, resume},
-    node::{Admission, Node},
+    fill::{Filled, blocking, detach, fill_alone, resume},
+    node::Node,
     origin::Origin,
     progress::{Counters, Stage},
+    repair::Together,
 };
 
 /// How long a landing may still be held by a transfer that was given up: some last checks, or one blob that is being
@@ -122,20 +120,22 @@ impl Bring {
             return Ok(Brought { blobs, elapsed: start.elapsed(), bound: None, bounded_by: None });
         }
         let landing = self.open_landing().await?;
+        let vouching = self.node.is_in_fleet().then(|| self.node.vouching(&self.artifact)).flatten();
         let ground = Ground::new(
             Arc::clone(&self.artifact),
             Arc::clone(&landing),
             self.node.threads(),
             Arc::clone(&self.counters),
-            self.node.security().clone(),
+            (self.node.security().clone(), vouching),
         );
-        let filled = self.fill(&ground).await?;
+        let filled = fill(&self.node, &ground, self.origin.clone()).await?;
         let Filled { proofs, bounded_by, bound } = filled;
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
         let blobs = blocking(move || {
             for proof in &proofs {
                 store.finish_blob(&landing, &BlobIdentity::from(artifact.blob(proof.blob())), proof)?;
             }
+            keep_trees(&store, &artifact);
             store.put_config(&artifact.config)?;
             let digest = store.put_manifest(artifact.manifest.raw())?;
             store.complete(&landing, &digest)?;
@@ -165,30 +165,6 @@ impl Bring {
         }
     }
 
-    async fn fill(&self, ground: &Arc<Ground>) -> Result<Filled, PeerError> {
-        let have = resume(ground).await?;
-        // Without a root nobody can prove a single piece, so that none is taken from or given to a peer.
-        let is_alone = !self.node.is_in_fleet() || !self.artifact.is_anchored();
-        let is_held = have.is_full() && self.node.is_shared(&self.artifact.id());
-        if is_alone || is_held {
-            return fill_alone(ground, self.origin.clone(), have).await;
-        }
-        let (events, inbox) = mpsc::unbounded_channel();
-        let Admission { herald, config } = self.admit(ground, &have, events.clone());
-        fill_together(ground, self.origin.clone(), herald, (config, have), (events, inbox)).await
-    }
-
-    fn admit(
-        &self,
-        ground: &Arc<Ground>,
-        have: &PieceMap,
-        events: mpsc::UnboundedSender<crate::download::Event>,
-    ) -> Admission {
-        let files = ground.artifact.layout().blobs().map(|blob| ground.landing.file(blob)).collect();
-        let origin_ok = self.origin.is_some();
-        self.node.admit(&self.artifact, (files, have.clone()), origin_ok, events)
-    }
-
     /// Gives blobs that their root has proved their SHA-256 name too, once somebody has time to compute it.
     fn hash_in_background(&self) {
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
@@ -205,6 +181,31 @@ impl Bring {
         });
         if let Err(error) = started {
             tracing::warn!(%error, "blobs keep only their BLAKE3 names");
+        }
+    }
+}
+
+/// Brings what is missing, together with the other peers of the fleet if there is one.
+pub(crate) async fn fill(
+    node: &Arc<Node>,
+    ground: &Arc<Ground>,
+    origin: Option<Origin>,
+) -> Result<Filled, PeerError> {
+    let have = resume(ground).await?;
+    let is_held = have.is_full() && node.is_shared(&ground.artifact.id());
+    if !node.is_in_fleet() || is_held {
+        return fill_alone(ground, origin, have).await;
+    }
+    Together { node, ground, origin }.fill(have).await
+}
+
+/// Keeps the trees beside the blobs. One that is not kept only costs that it is computed again after a restart.
+fn keep_trees(store: &Store, artifact: &Artifact) {
+    for check in &artifact.checks {
+        if let Check::Tree(tree) = check
+            && let Err(error) = store.put_tree(tree)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a piece tree is not kept");
         }
     }
 }

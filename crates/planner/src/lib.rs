@@ -4,12 +4,17 @@
 //! choice of a source for each piece (crate `swarm`), streams and messages (crates `scheduler`, `wire`).
 
 pub mod bound;
+mod cast;
 mod id;
 mod plan;
 mod planner;
+mod quarantine;
+mod ranking;
 mod swarm_state;
 mod tree;
 
 pub use id::{ArtifactId, PeerId};
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
-pub use planner::{Input, Output, Planner};
+pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
+pub use quarantine::{Alarm, HALF_LIFE, HostAddr, Standing};
+pub use ranking::FleetName;

@@ -1,14 +1,21 @@
 //! The planner of one scheduler: who is there, who wants what, and the plans that follow. Does not own the shape of a
 //! single tree (`tree`), nor the streams that carry its inputs and outputs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
 
 use crate::id::{ArtifactId, PeerId};
 use crate::plan::PeerPlan;
+use crate::quarantine::{Alarm, HostAddr, Quarantine, Standing, Whereabouts};
 use crate::swarm_state::{MemberState, SwarmState};
+
+/// Peers whose stream has ended that are remembered, so that a case can be filed about who left before it was heard.
+const DEPARTED_MAX: usize = 1024;
+/// Repairs of one artifact that are planned together, at most. Beyond, each member is on its own: whoever keeps the
+/// pieces from adding up would otherwise keep a fleet busy for ever.
+pub const ROUNDS_MAX: u32 = 4;
 
 /// What the planner is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub enum Input {
         name: String,
         /// What its network card does in each direction, in bytes per second, if it knows.
         nic_rate: Option<u64>,
+        /// Where its stream comes from.
+        host: HostAddr,
     },
     /// A peer's stream ended: it is out of every swarm.
     Gone {
@@ -45,6 +54,8 @@ pub enum Input {
         is_seed: bool,
         /// The pieces it has proved.
         have: Vec<Run>,
+        /// What it is doing by a plan that it has, perhaps of another scheduler.
+        progress: Progress,
     },
     /// A member proved more pieces.
     Have {
@@ -82,6 +93,19 @@ pub enum Input {
         /// Which piece.
         piece: u32,
     },
+    /// [`Planner::next_wake`] has come.
+    Tick,
+}
+
+/// What a member was doing by its last plan when it joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The epoch of that plan; 0 without one.
+    pub epoch: u64,
+    /// The pieces that it reads from the origin now.
+    pub origin_in_flight: Vec<Run>,
+    /// How often its pieces did not add up to the manifest's digest; at most [`ROUNDS_MAX`] counts.
+    pub round: u32,
 }
 
 /// What the planner wants done.
@@ -96,6 +120,8 @@ pub enum Output {
         /// Its part.
         plan: PeerPlan,
     },
+    /// Tell people that a peer's standing has changed.
+    Standing(Alarm),
 }
 
 /// What a registered peer said about itself.
@@ -104,9 +130,19 @@ pub(crate) struct Registered {
     pub(crate) address: String,
     pub(crate) name: String,
     pub(crate) nic_rate: Option<u64>,
+    /// What it is trusted with.
+    pub(crate) standing: Standing,
+    /// Who accuses it: they are not sent to it again.
+    pub(crate) accusers: BTreeSet<PeerId>,
+    host: HostAddr,
     /// (sent, received) in bytes per second, as last reported.
     load: (u64, u64),
-    complaints: u64,
+}
+
+impl Registered {
+    fn whereabouts(&self, peer: PeerId) -> Whereabouts {
+        Whereabouts { peer, host: self.host, name: self.name.clone(), address: self.address.clone() }
+    }
 }
 
 /// The planner of one scheduler. Soft state: everything in it can be told again.
@@ -116,6 +152,10 @@ pub(crate) struct Registered {
 pub struct Planner {
     peers: BTreeMap<PeerId, Registered>,
     swarms: BTreeMap<ArtifactId, SwarmState>,
+    quarantine: Quarantine,
+    /// The latest come last.
+    departed: VecDeque<Whereabouts>,
+    now: Duration,
     outputs: VecDeque<Output>,
 }
 
@@ -127,20 +167,31 @@ impl Planner {
 
     /// Takes note of one input. What contradicts earlier inputs (an unknown peer, a piece out of range, another size
     /// of the same artifact) is ignored: it can only come from a peer that is wrong about itself.
-    pub fn handle(&mut self, _now: Duration, input: Input) {
+    pub fn handle(&mut self, now: Duration, input: Input) {
+        self.now = self.now.max(now);
+        if self.quarantine.next_change().is_some_and(|at| at <= self.now) {
+            let released = self.quarantine.fade(self.now);
+            self.outputs.extend(released.into_iter().map(Output::Standing));
+            let touched = self.update_standings();
+            self.replan_where(|swarm| touched.iter().any(|peer| swarm.has(*peer)));
+        }
         match input {
-            Input::Register { peer, address, name, nic_rate } => {
-                self.peers.insert(peer, Registered { address, name, nic_rate, load: (0, 0), complaints: 0 });
+            Input::Register { peer, address, name, nic_rate, host } => {
+                let (standing, accusers) = self.quarantine.standing(peer, host);
+                let load = (0, 0);
+                let registered = Registered { address, name, nic_rate, standing, accusers, host, load };
+                self.peers.insert(peer, registered);
             }
             Input::Gone { peer } => self.gone(peer),
-            Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have } => {
+            Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress } => {
                 if !self.peers.contains_key(&peer) || u64::from(piece_count) > PIECES_MAX {
                     return;
                 }
                 let swarm =
                     self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
                 if swarm.is_about(bytes, piece_count) {
-                    swarm.join(peer, MemberState::new(swarm, origin_ok, is_seed, &have));
+                    let member = MemberState::new(swarm, origin_ok, is_seed, (&have, &progress));
+                    swarm.join(now, peer, member, progress.epoch);
                     self.replan(artifact);
                 }
             }
@@ -159,9 +210,17 @@ impl Planner {
                     registered.load = (sent, received);
                 }
             }
-            Input::Complaint { about, .. } => {
-                if let Some(registered) = self.peers.get_mut(&about) {
-                    registered.complaints += 1;
+            Input::Complaint { peer, artifact, about, .. } => self.accused(peer, artifact, about),
+            Input::Tick => {
+                let mut due = Vec::new();
+                for (artifact, swarm) in &mut self.swarms {
+                    if swarm.gathering().is_some_and(|until| until <= now) {
+                        swarm.gathered();
+                        due.push(*artifact);
+                    }
+                }
+                for artifact in due {
+                    self.replan(artifact);
                 }
             }
         }
@@ -172,16 +231,35 @@ impl Planner {
         self.outputs.pop_front()
     }
 
-    /// HOST:PORT of up to `max` members of a swarm, those that have everything first.
-    pub fn holders(&self, artifact: &ArtifactId, max: usize) -> Vec<String> {
-        let Some(swarm) = self.swarms.get(artifact) else { return Vec::new() };
-        let address = |peer: PeerId| self.peers.get(&peer).map(|registered| registered.address.clone());
-        swarm.fullest_first().filter_map(address).take(max).collect()
+    /// When a [`Input::Tick`] is due.
+    pub fn next_wake(&self) -> Option<Duration> {
+        let gathered = self.swarms.values().filter_map(SwarmState::gathering);
+        gathered.chain(self.quarantine.next_change()).min()
     }
 
-    /// How often other peers complained about this one.
-    pub fn complaints(&self, peer: PeerId) -> u64 {
-        self.peers.get(&peer).map_or(0, |registered| registered.complaints)
+    /// HOST:PORT of up to `max` members of a swarm other than the asker, those that have everything first.
+    pub fn holders(&self, artifact: &ArtifactId, asker: Option<PeerId>, max: usize) -> Vec<String> {
+        let Some(swarm) = self.swarms.get(artifact) else { return Vec::new() };
+        // A description is proved by whoever asks for it, so that a suspect may give it, if nobody better does.
+        let of = |standing: Standing| {
+            swarm
+                .fullest_first()
+                .filter(|peer| Some(*peer) != asker)
+                .filter_map(|peer| self.peers.get(&peer))
+                .filter(move |registered| registered.standing == standing)
+                .map(|registered| registered.address.clone())
+        };
+        of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
+    }
+
+    /// What this peer is trusted with.
+    pub fn standing(&self, peer: PeerId) -> Standing {
+        self.peers.get(&peer).map(|registered| registered.standing).unwrap_or_default()
+    }
+
+    /// Every peer that is not in good standing, also those that have left.
+    pub fn alarms(&self) -> impl Iterator<Item = Alarm> + '_ {
+        self.quarantine.alarms()
     }
 
     /// The (sent, received) bytes per second that this peer last reported.
@@ -189,8 +267,58 @@ impl Planner {
         self.peers.get(&peer).map(|registered| registered.load)
     }
 
+    fn accused(&mut self, by: PeerId, artifact: ArtifactId, about: PeerId) {
+        let is_member = self.swarms.get(&artifact).is_some_and(|swarm| swarm.has(by));
+        let Some(accuser) = self.peers.get(&by).filter(|_| is_member) else { return };
+        let host = accuser.host;
+        let present = self.peers.get(&about).map(|registered| registered.whereabouts(about));
+        let Some(about) = present.or_else(|| self.departed.iter().find(|at| at.peer == about).cloned())
+        else {
+            return;
+        };
+        let alarm = self.quarantine.accuse(self.now, (by, host), &about);
+        // Of one that has left, plans that were sent before may still speak.
+        let is_news = alarm.is_some();
+        self.outputs.extend(alarm.map(Output::Standing));
+        let touched = self.update_standings();
+        self.replan_where(|swarm| is_news || touched.iter().any(|peer| swarm.has(*peer)));
+    }
+
+    /// Says who is trusted with more or less than before, or by fewer.
+    fn update_standings(&mut self) -> BTreeSet<PeerId> {
+        let mut touched = BTreeSet::new();
+        for (peer, registered) in &mut self.peers {
+            let (standing, accusers) = self.quarantine.standing(*peer, registered.host);
+            if registered.standing != standing || registered.accusers != accusers {
+                touched.insert(*peer);
+                (registered.standing, registered.accusers) = (standing, accusers);
+            }
+        }
+        touched
+    }
+
+    /// Plans those swarms anew, and tells everybody in them.
+    fn replan_where(&mut self, is_concerned: impl Fn(&SwarmState) -> bool) {
+        let mut changed = Vec::new();
+        for (artifact, swarm) in &mut self.swarms {
+            if is_concerned(swarm) {
+                swarm.tell_everybody();
+                changed.push(*artifact);
+            }
+        }
+        for artifact in changed {
+            self.replan(artifact);
+        }
+    }
+
     fn gone(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
+        if let Some(registered) = self.peers.remove(&peer) {
+            self.departed.retain(|before| before.peer != peer);
+            if self.departed.len() >= DEPARTED_MAX {
+                self.departed.pop_front();
+            }
+            self.departed.push_back(registered.whereabouts(peer));
+        }
         let touched: Vec<ArtifactId> = self
             .swarms
             .iter_mut()
@@ -205,6 +333,9 @@ impl Planner {
         let Some(swarm) = self.swarms.get_mut(&artifact) else { return };
         if swarm.is_empty() {
             self.swarms.remove(&artifact);
+            return;
+        }
+        if swarm.gathering().is_some() {
             return;
         }
         for (to, plan) in swarm.replan(&self.peers) {

@@ -9,9 +9,11 @@ use modelpack::layout::{PIECE_BYTES, Run};
 use modelpack::piece_map::PieceMap;
 
 use crate::bound::{Bound, Rates, discrete_optimum};
+use crate::cast::{Cast, Trust};
 use crate::id::PeerId;
 use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
-use crate::planner::Registered;
+use crate::planner::{Progress, ROUNDS_MAX, Registered};
+use crate::quarantine::Standing;
 use crate::tree::{Budgets, Tree};
 
 /// Stripes of an artifact. Constant, so that stripes keep their pieces when members come and go: the origin would
@@ -27,6 +29,16 @@ const BACKUPS: usize = 2;
 /// Times a stripe may move from a live entrant: each further one has to be asked which pieces are on their way.
 const BEFORE_MAX: usize = 8;
 
+/// Where members come with the plan of another scheduler, the first plan waits this long for the next of them: without
+/// it, stripes that somebody is reading would be given to others. Nobody is held up, as all go on by their last plan.
+const GATHER_PAUSE: Duration = Duration::from_millis(50);
+
+/// It waits no longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(500);
+
+/// Epochs of other schedulers that are believed: far more plans than are ever made, and far from the end of numbers.
+const EPOCH_MAX: u64 = 1 << 62;
+
 /// Members named in a plan beyond parents and backups, for the case that those fail.
 const MEMBERS_EXTRA: usize = 64;
 
@@ -34,20 +46,39 @@ const MEMBERS_EXTRA: usize = 64;
 pub(crate) struct MemberState {
     origin_ok: bool,
     is_seed: bool,
+    /// How often its pieces did not add up to the manifest's digest.
+    round: u32,
     have: PieceMap,
     /// How many pieces of each stripe it has.
     held: Vec<u32>,
+    /// How many pieces of each stripe it was reading from the origin when it joined.
+    in_flight: Vec<u32>,
 }
 
 impl MemberState {
-    pub(crate) fn new(swarm: &SwarmState, origin_ok: bool, is_seed: bool, have: &[Run]) -> Self {
+    pub(crate) fn new(
+        swarm: &SwarmState,
+        origin_ok: bool,
+        is_seed: bool,
+        (have, progress): (&[Run], &Progress),
+    ) -> Self {
         let mut member = Self {
             origin_ok,
             is_seed,
+            round: progress.round.min(ROUNDS_MAX),
             have: PieceMap::empty(swarm.piece_count),
             held: vec![0; swarm.entrants.len()],
+            in_flight: vec![0; swarm.entrants.len()],
         };
         member.add(swarm.stripe_pieces, have);
+        for run in &progress.origin_in_flight {
+            let end = run.end.0.min(swarm.piece_count);
+            for piece in Run::new(run.start.0.min(end), end).pieces() {
+                if !member.have.contains(piece) {
+                    member.in_flight[swarm.stripe_of(piece.0)] += 1;
+                }
+            }
+        }
         member
     }
 
@@ -70,6 +101,8 @@ pub(crate) struct SwarmState {
     piece_count: u32,
     stripe_pieces: u32,
     epoch: u64,
+    /// The latest repair that a member has begun; 0 while everything adds up.
+    round: u32,
     members: BTreeMap<PeerId, MemberState>,
     /// The member that each stripe enters the swarm through.
     entrants: Vec<Option<PeerId>>,
@@ -77,16 +110,8 @@ pub(crate) struct SwarmState {
     moved_from: Vec<Vec<Before>>,
     trees: Vec<Tree>,
     sent: BTreeMap<PeerId, Vec<StripePart>>,
-}
-
-/// Who can play which part in the next plan.
-struct Cast {
-    /// Those who want pieces, ascending.
-    wanting: Vec<PeerId>,
-    /// Those who have everything: first members, else seeds if no member can read the origin.
-    holders: Vec<PeerId>,
-    /// Those who may be entrants, ascending.
-    eligible: BTreeSet<PeerId>,
+    /// While members come from another scheduler: since when, and until when no plan is made.
+    gathering: Option<(Duration, Duration)>,
 }
 
 impl SwarmState {
@@ -97,11 +122,13 @@ impl SwarmState {
             piece_count,
             stripe_pieces: (piece_count / (stripes * 16)).clamp(1, STRIPE_PIECES_MAX),
             epoch: 0,
+            round: 0,
             members: BTreeMap::new(),
             entrants: vec![None; stripes as usize],
             moved_from: vec![Vec::new(); stripes as usize],
             trees: vec![Tree::default(); stripes as usize],
             sent: BTreeMap::new(),
+            gathering: None,
         }
     }
 
@@ -113,15 +140,80 @@ impl SwarmState {
         self.members.is_empty()
     }
 
-    pub(crate) fn join(&mut self, peer: PeerId, member: MemberState) {
-        self.members.insert(peer, member);
+    fn stripe_of(&self, piece: u32) -> usize {
+        (piece / self.stripe_pieces) as usize % self.entrants.len()
+    }
+
+    /// Takes a member in, who acts by the plan of `epoch`.
+    pub(crate) fn join(&mut self, now: Duration, peer: PeerId, member: MemberState, epoch: u64) {
+        if epoch > self.epoch && epoch <= EPOCH_MAX {
+            // Another scheduler's plan. The next one comes after it, so that no epoch means two plans.
+            self.epoch = epoch;
+            self.gathering.get_or_insert((now, now));
+        }
+        if let Some((since, until)) = &mut self.gathering {
+            *until = (now + GATHER_PAUSE).min(*since + GATHER_MAX);
+        }
+        if self.members.insert(peer, member).is_none() {
+            self.keep_in_flight(peer);
+        }
         // It asked, so it is told, even if nothing changed for it.
         self.sent.remove(&peer);
+    }
+
+    /// Until when no plan is made.
+    pub(crate) fn gathering(&self) -> Option<Duration> {
+        self.gathering.map(|(_, until)| until)
+    }
+
+    /// They have come.
+    pub(crate) fn gathered(&mut self) {
+        self.gathering = None;
+        // The next plan is the first by which they give up stripes, whatever was counted while they came.
+        for before in self.moved_from.iter_mut().flatten() {
+            before.epoch = self.epoch + 1;
+        }
+    }
+
+    /// What a member reads from the origin when it joins, it is to go on reading: whoever reads more of a stripe than
+    /// its entrant is its entrant.
+    fn keep_in_flight(&mut self, peer: PeerId) {
+        for stripe in 0..self.entrants.len() {
+            let in_flight = |peer: &PeerId| self.members.get(peer).map_or(0, |at| at.in_flight[stripe]);
+            let entrant = self.entrants[stripe].filter(|entrant| *entrant != peer);
+            let (mine, theirs) = (in_flight(&peer), entrant.as_ref().map_or(0, in_flight));
+            if mine > theirs {
+                self.entrants[stripe] = Some(peer);
+                self.moved_from[stripe].retain(|before| before.peer != peer);
+                if let Some(entrant) = entrant {
+                    self.move_from(stripe, entrant, self.epoch + 1);
+                }
+            } else if mine > 0 {
+                self.move_from(stripe, peer, self.epoch + 1);
+            }
+        }
+    }
+
+    fn move_from(&mut self, stripe: usize, from: PeerId, epoch: u64) {
+        let moved_from = &mut self.moved_from[stripe];
+        moved_from.retain(|before| before.peer != from && self.members.contains_key(&before.peer));
+        moved_from.push(Before { peer: from, epoch });
+        let surplus = moved_from.len().saturating_sub(BEFORE_MAX);
+        moved_from.drain(..surplus);
     }
 
     pub(crate) fn leave(&mut self, peer: PeerId) -> bool {
         self.sent.remove(&peer);
         self.members.remove(&peer).is_some()
+    }
+
+    /// The next plan goes to everybody: also whoever keeps its sources has to hear who is no longer named.
+    pub(crate) fn tell_everybody(&mut self) {
+        self.sent.clear();
+    }
+
+    pub(crate) fn has(&self, peer: PeerId) -> bool {
+        self.members.contains_key(&peer)
     }
 
     pub(crate) fn have(&mut self, peer: PeerId, runs: &[Run]) {
@@ -140,10 +232,11 @@ impl SwarmState {
     /// Makes the next plan; returns the parts that changed.
     pub(crate) fn replan(&mut self, peers: &BTreeMap<PeerId, Registered>) -> Vec<(PeerId, PeerPlan)> {
         self.epoch += 1;
-        let cast = self.cast();
-        let weights = weights(&cast.wanting, peers);
+        self.note_round();
+        let cast = self.cast(peers);
+        let weights = weights(&cast.serving, peers);
         self.assign_entrants(&cast, &weights);
-        let mut budgets = Budgets::new(&weights, &self.entrants);
+        let mut budgets = Budgets::new(&weights, cast.wanting.len(), &self.entrants);
         for (stripe, entrant) in self.entrants.iter().enumerate() {
             let root = entrant.map(|root| (root, budgets.entrant_slots(root)));
             let before = std::mem::take(&mut self.trees[stripe]);
@@ -159,7 +252,7 @@ impl SwarmState {
                 continue;
             }
             self.sent.insert(*peer, stripes.clone());
-            let members = self.named(*peer, &stripes, peers);
+            let members = self.named(*peer, &stripes, &cast.trust);
             let plan = PeerPlan {
                 epoch: self.epoch,
                 stripe_pieces: self.stripe_pieces,
@@ -173,37 +266,77 @@ impl SwarmState {
         changed
     }
 
-    fn cast(&self) -> Cast {
+    /// In a repair one member alone reads the origin, so that whoever vouched for something else is found out; those
+    /// who have everything from before may have it wrong.
+    fn cast<'a>(&self, peers: &'a BTreeMap<PeerId, Registered>) -> Cast<'a> {
+        let trust = Trust(peers);
         let of = |pick: &dyn Fn(&MemberState) -> bool| -> Vec<PeerId> {
             self.members.iter().filter(|(_, member)| pick(member)).map(|(peer, _)| *peer).collect()
         };
-        let wanting = of(&|member| !member.have.is_full());
-        let readers = of(&|member| !member.have.is_full() && member.origin_ok);
-        let mut holders = of(&|member| member.have.is_full() && !member.is_seed);
+        let is_aware = |member: &MemberState| member.round == self.round;
+        let wanting = of(&|member| !member.have.is_full() && is_aware(member));
+        let unaware = of(&|member| !member.have.is_full() && !is_aware(member));
+        let mut readers =
+            trust.best(&of(&|member| !member.have.is_full() && member.origin_ok && is_aware(member)));
+        let mut holders =
+            trust.best(&of(&|member| member.have.is_full() && !member.is_seed && is_aware(member)));
         if holders.is_empty() && readers.is_empty() {
-            holders = of(&|member| member.have.is_full());
+            holders = trust.best(&of(&|member| member.have.is_full() && is_aware(member)));
         }
-        let eligible = if holders.is_empty() { readers } else { wanting.clone() };
-        Cast { wanting, holders, eligible: eligible.into_iter().collect() }
+        if self.round > 0 {
+            let is_reading = |peer: &PeerId| self.entrants.contains(&Some(*peer));
+            let elected = readers.iter().find(|peer| is_reading(peer)).or(readers.first()).copied();
+            readers = elected.into_iter().collect();
+        }
+        let serving = trust.best(&wanting);
+        let eligible = if holders.is_empty() { readers } else { serving.clone() };
+        Cast { trust, wanting, unaware, serving, holders, eligible: eligible.into_iter().collect() }
+    }
+
+    /// Begins a repair, or goes back to the last one that somebody is still in.
+    fn note_round(&mut self) {
+        let round = self.members.values().map(|member| member.round).max().unwrap_or(0);
+        if self.round != round {
+            self.round = round;
+            // What was read before is in doubt: nobody takes over from those who read it.
+            self.entrants.fill(None);
+            self.moved_from.fill(Vec::new());
+        }
     }
 
     /// Entrants stay while they can: a stripe that changes hands may be read from the origin twice. Only stripes that
     /// are hardly begun move to newcomers.
-    fn assign_entrants(&mut self, cast: &Cast, weights: &BTreeMap<PeerId, u64>) {
+    fn assign_entrants(&mut self, cast: &Cast<'_>, weights: &BTreeMap<PeerId, u64>) {
+        // Nobody has a plan of this scheduler yet. Who holds most of a stripe was its entrant, if there was a plan.
+        let is_first = self.sent.is_empty();
         let mut counts: BTreeMap<PeerId, u64> = cast.eligible.iter().map(|peer| (*peer, 0)).collect();
-        for entrant in &mut self.entrants {
-            match entrant.and_then(|peer| counts.get_mut(&peer)) {
-                Some(count) => *count += 1,
-                None => *entrant = None,
+        for stripe in 0..self.entrants.len() {
+            let Some(entrant) = self.entrants[stripe] else { continue };
+            if let Some(count) = counts.get_mut(&entrant) {
+                *count += 1;
+                continue;
+            }
+            self.entrants[stripe] = None;
+            if cast.trust.standing(entrant) == Standing::Suspect {
+                // It goes on serving what it has on its way, to whoever believes it.
+                self.move_from(stripe, entrant, self.epoch);
             }
         }
         let cheapest = |counts: &BTreeMap<PeerId, u64>| {
             counts.iter().map(|(peer, count)| (*peer, *count + 1)).min_by(|a, b| by_load(weights, *a, *b))
         };
         for stripe in 0..self.entrants.len() {
-            if self.entrants[stripe].is_none()
-                && let Some((peer, count)) = cheapest(&counts)
+            if self.entrants[stripe].is_some() {
+                continue;
+            }
+            let furthest = is_first.then(|| self.furthest(stripe, &cast.eligible)).flatten();
+            let begun = furthest.filter(|peer| !self.is_movable(stripe, *peer));
+            if let Some((peer, count)) =
+                begun.map(|peer| (peer, counts[&peer] + 1)).or_else(|| cheapest(&counts))
             {
+                if let Some(furthest) = furthest.filter(|furthest| *furthest != peer) {
+                    self.move_from(stripe, furthest, self.epoch);
+                }
                 self.entrants[stripe] = Some(peer);
                 counts.insert(peer, count);
             }
@@ -215,22 +348,35 @@ impl SwarmState {
             let load = counts[&from];
             if self.is_movable(stripe, from) && by_load(weights, (to, count), (from, load)).is_lt() {
                 self.entrants[stripe] = Some(to);
-                self.moved_from[stripe].retain(|before| before.peer != from && before.peer != to);
-                self.moved_from[stripe].push(Before { peer: from, epoch: self.epoch });
+                self.moved_from[stripe].retain(|before| before.peer != to);
+                self.move_from(stripe, from, self.epoch);
                 counts.insert(from, load - 1);
                 counts.insert(to, count);
             }
         }
     }
 
-    fn is_movable(&self, stripe: usize, entrant: PeerId) -> bool {
-        let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
-        let is_begun = self.members.get(&entrant).is_some_and(|member| member.held[stripe] > size / 4);
-        !is_begun && self.before(entrant, stripe).count() < BEFORE_MAX
+    /// Who holds most of a stripe, if anybody holds anything of it.
+    fn furthest(&self, stripe: usize, eligible: &BTreeSet<PeerId>) -> Option<PeerId> {
+        let held = |peer: &PeerId| self.members.get(peer).map_or(0, |member| member.held[stripe]);
+        let furthest = eligible.iter().map(|peer| (held(peer), *peer)).max();
+        furthest.filter(|(held, _)| *held > 0).map(|(_, peer)| peer)
     }
 
-    fn parts_of(&self, peer: PeerId, cast: &Cast) -> Vec<StripePart> {
+    fn is_movable(&self, stripe: usize, entrant: PeerId) -> bool {
+        let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
+        let is_begun =
+            self.members.get(&entrant).is_some_and(|at| at.held[stripe] + at.in_flight[stripe] > size / 4);
+        let is_live = |before: &&Before| self.members.contains_key(&before.peer);
+        !is_begun && self.moved_from[stripe].iter().filter(is_live).count() < BEFORE_MAX
+    }
+
+    fn parts_of(&self, peer: PeerId, cast: &Cast<'_>) -> Vec<StripePart> {
         let is_wanting = cast.wanting.binary_search(&peer).is_ok();
+        if cast.unaware.binary_search(&peer).is_ok() {
+            let part = |stripe| self.part_of_unaware(peer, stripe, cast);
+            return (0..self.entrants.len()).map(part).collect();
+        }
         (0..self.entrants.len())
             .map(|stripe| {
                 let source = if is_wanting { self.source_of(peer, stripe, cast) } else { StripeSource::None };
@@ -242,82 +388,122 @@ impl SwarmState {
                 };
                 let backups = match is_wanting {
                     false => Vec::new(),
-                    true if is_entrant => self.holding(peer, stripe),
+                    true if is_entrant => self.holding(peer, stripe, &cast.trust),
                     true => self.backups_of(peer, stripe, source, cast),
                 };
-                let before = if is_entrant { self.before(peer, stripe).collect() } else { Vec::new() };
+                let before =
+                    if is_entrant { self.before(peer, stripe, &cast.trust).collect() } else { Vec::new() };
                 StripePart { source, backups, before }
             })
             .collect()
     }
 
-    fn source_of(&self, peer: PeerId, stripe: usize, cast: &Cast) -> StripeSource {
-        if self.entrants[stripe] != Some(peer) {
-            return self.trees[stripe].parent(peer).map_or(StripeSource::None, StripeSource::Parent);
-        }
-        match cast.holders.len() {
-            0 => StripeSource::Origin,
-            count => StripeSource::Parent(cast.holders[stripe % count]),
+    fn source_of(&self, peer: PeerId, stripe: usize, cast: &Cast<'_>) -> StripeSource {
+        let may_serve = |source: &PeerId| cast.trust.may_serve(*source, peer);
+        // Nobody may read from a quarantined member, which still reads by itself what nobody else gives it.
+        let by_itself = match cast.holder_for(peer, stripe) {
+            Some(holder) => StripeSource::Parent(holder),
+            None if self.members.get(&peer).is_some_and(|member| member.origin_ok) => StripeSource::Origin,
+            None => StripeSource::None,
+        };
+        match self.entrants[stripe] {
+            Some(entrant) if entrant != peer => {
+                let tree = &self.trees[stripe];
+                let others = tree.interiors().filter(|other| *other != peer);
+                match tree.parent(peer).into_iter().chain(others).find(may_serve) {
+                    Some(parent) => StripeSource::Parent(parent),
+                    None => by_itself,
+                }
+            }
+            Some(_) => by_itself,
+            None if cast.trust.standing(peer) == Standing::Quarantined => by_itself,
+            None => StripeSource::None,
         }
     }
 
-    fn before(&self, peer: PeerId, stripe: usize) -> impl Iterator<Item = Before> + '_ {
-        let is_live = move |before: &&Before| before.peer != peer && self.members.contains_key(&before.peer);
-        self.moved_from[stripe].iter().filter(is_live).copied()
+    fn part_of_unaware(&self, peer: PeerId, stripe: usize, cast: &Cast<'_>) -> StripePart {
+        let entrant = self.entrants[stripe].filter(|entrant| cast.trust.may_serve(*entrant, peer));
+        let source = cast.holder_for(peer, stripe).or(entrant);
+        let source = source.map_or(StripeSource::None, StripeSource::Parent);
+        StripePart { source, backups: Vec::new(), before: Vec::new() }
+    }
+
+    /// Former entrants of a stripe that this member may ask what is on its way.
+    fn before<'a>(
+        &'a self,
+        peer: PeerId,
+        stripe: usize,
+        trust: &'a Trust<'_>,
+    ) -> impl Iterator<Item = Before> + 'a {
+        let counts = move |before: &&Before| {
+            before.peer != peer
+                && self.members.contains_key(&before.peer)
+                && trust.may_serve(before.peer, peer)
+        };
+        self.moved_from[stripe].iter().filter(counts).copied()
     }
 
     /// For an entrant: who already holds pieces of the stripe, most first. Seeds are origins too, so they do not count.
-    fn holding(&self, peer: PeerId, stripe: usize) -> Vec<PeerId> {
-        let mut holding: Vec<(u32, PeerId)> = self
+    fn holding(&self, peer: PeerId, stripe: usize, trust: &Trust<'_>) -> Vec<PeerId> {
+        let mut holding: Vec<(Standing, u32, PeerId)> = self
             .members
             .iter()
             .filter(|(other, member)| **other != peer && !member.is_seed && member.held[stripe] > 0)
-            .map(|(other, member)| (u32::MAX - member.held[stripe], *other))
+            .filter(|(other, _)| trust.may_serve(**other, peer))
+            .map(|(other, member)| (trust.standing(*other), u32::MAX - member.held[stripe], *other))
             .collect();
         holding.sort_unstable();
-        let before: Vec<PeerId> = self.before(peer, stripe).map(|before| before.peer).collect();
-        let holding = holding.into_iter().map(|(_, other)| other).filter(|other| !before.contains(other));
+        let before: Vec<PeerId> = self.before(peer, stripe, trust).map(|before| before.peer).collect();
+        let holding = holding.into_iter().map(|(_, _, other)| other).filter(|other| !before.contains(other));
         let count = BACKUPS.max(before.len());
         before.iter().copied().chain(holding).take(count).collect()
     }
 
-    fn backups_of(&self, peer: PeerId, stripe: usize, source: StripeSource, cast: &Cast) -> Vec<PeerId> {
+    fn backups_of(&self, peer: PeerId, stripe: usize, source: StripeSource, cast: &Cast<'_>) -> Vec<PeerId> {
         let seeds = self.members.iter().filter(|(_, member)| member.is_seed).map(|(seed, _)| *seed);
         let rotated = |all: &[PeerId]| {
             let at = stripe % all.len().max(1);
             [&all[at..], &all[..at]].concat()
         };
-        let mut backups = Vec::new();
         let candidates =
             rotated(&cast.holders).into_iter().chain(self.trees[stripe].interiors()).chain(seeds);
-        for other in candidates.chain(rotated(&cast.wanting)) {
-            if backups.len() == BACKUPS {
-                break;
-            }
-            if other != peer && source != StripeSource::Parent(other) && !backups.contains(&other) {
-                backups.push(other);
+        let candidates: Vec<PeerId> = candidates.chain(rotated(&cast.wanting)).collect();
+        let mut backups = Vec::new();
+        for standing in [Standing::Good, Standing::Suspect] {
+            for other in candidates.iter().copied().filter(|other| cast.trust.standing(*other) == standing) {
+                let is_new = other != peer && source != StripeSource::Parent(other);
+                if backups.len() < BACKUPS
+                    && is_new
+                    && !backups.contains(&other)
+                    && cast.trust.may_serve(other, peer)
+                {
+                    backups.push(other);
+                }
             }
         }
         backups
     }
 
-    fn named(
-        &self,
-        peer: PeerId,
-        stripes: &[StripePart],
-        peers: &BTreeMap<PeerId, Registered>,
-    ) -> Vec<Member> {
+    fn named(&self, peer: PeerId, stripes: &[StripePart], trust: &Trust<'_>) -> Vec<Member> {
         let parents = stripes.iter().filter_map(|part| match part.source {
             StripeSource::Parent(parent) => Some(parent),
             StripeSource::Origin | StripeSource::None => None,
         });
         let mut named: BTreeSet<PeerId> =
             stripes.iter().flat_map(|part| part.backups.iter().copied()).chain(parents).collect();
-        named.extend(self.members.keys().filter(|other| **other != peer).take(MEMBERS_EXTRA));
+        // Whoever reads the origin vouches for what it read, and must be known by name.
+        named.extend(
+            self.entrants
+                .iter()
+                .flatten()
+                .filter(|entrant| **entrant != peer && trust.may_serve(**entrant, peer)),
+        );
+        let extra = self.members.keys().copied().filter(|other| *other != peer);
+        named.extend(extra.filter(|other| trust.may_serve(*other, peer)).take(MEMBERS_EXTRA));
         named
             .into_iter()
             .filter_map(|id| {
-                let (registered, member) = (peers.get(&id)?, self.members.get(&id)?);
+                let (registered, member) = (trust.0.get(&id)?, self.members.get(&id)?);
                 let (address, name) = (registered.address.clone(), registered.name.clone());
                 Some(Member { id, address, name, is_seed: member.is_seed })
             })
@@ -328,7 +514,7 @@ impl SwarmState {
     /// is never known here, so it does not bind.
     fn predict(
         &self,
-        cast: &Cast,
+        cast: &Cast<'_>,
         peers: &BTreeMap<PeerId, Registered>,
     ) -> (Option<Duration>, Option<Duration>) {
         let rates: Option<Vec<Rates>> = cast

@@ -14,9 +14,10 @@ pub(crate) struct Budgets {
 }
 
 impl Budgets {
-    pub(crate) fn new(weights: &BTreeMap<PeerId, u64>, entrants: &[Option<PeerId>]) -> Self {
+    /// `weights` are of those who may have children, among `wanting` members.
+    pub(crate) fn new(weights: &BTreeMap<PeerId, u64>, wanting: usize, entrants: &[Option<PeerId>]) -> Self {
         let sum: u128 = weights.values().map(|weight| u128::from(*weight)).sum();
-        let children_max = weights.len().saturating_sub(1) as u128;
+        let children_max = wanting.saturating_sub(1) as u128;
         let edges = entrants.len() as u128 * children_max;
         let (mut entrant_slots, mut spare) = (BTreeMap::new(), BTreeSet::new());
         for (peer, weight) in weights {

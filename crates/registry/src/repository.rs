@@ -57,6 +57,23 @@ impl Repository {
         }
     }
 
+    /// The digest of the manifest that `digest`, or else `tag`, names now, if the registry says it without sending the
+    /// manifest. Asked once: whoever cannot have it this way reads the manifest. That it answers says that whoever asks
+    /// may read it.
+    pub async fn stated_digest(
+        &self,
+        tag: Option<&str>,
+        digest: Option<&Sha256Digest>,
+    ) -> Result<Option<Sha256Digest>, RegistryError> {
+        let name = digest.map(ToString::to_string).or_else(|| tag.map(ToOwned::to_owned)).unwrap_or_default();
+        let operation = format!("look for manifest `{name}`");
+        let mut ask = self.channel.ask(Method::HEAD, &["manifests", &name], operation);
+        ask.headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
+        let answer = self.channel.send(&ask).await?;
+        let stated = answer.header(CONTENT_DIGEST).and_then(|stated| stated.parse().ok());
+        Ok(stated.filter(|stated| digest.is_none_or(|digest| digest == stated)))
+    }
+
     /// The raw manifest with this digest.
     pub async fn manifest(&self, digest: &Sha256Digest) -> Result<Vec<u8>, RegistryError> {
         let mut attempts = self.channel.patience().attempts();

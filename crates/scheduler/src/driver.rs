@@ -1,11 +1,21 @@
 //! The event loop: the only owner of the planner. Does not own a connection, and never waits for one.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use planner::{ArtifactId, Input, Output, PeerId, Planner};
-use tokio::sync::{mpsc::Receiver, oneshot};
+use planner::{Alarm, ArtifactId, Input, Output, PeerId, Planner, Standing};
+use tokio::{sync::mpsc::Receiver, time::sleep_until};
 
-use crate::outbox::Outbox;
+use wire::control::Claim;
+
+use crate::{
+    claims::{Claims, Found, Reply},
+    outbox::Outbox,
+    session::Guest,
+};
 
 /// Peers at a time. Ten thousand are the design's aim; more than this is not a fleet but a fault.
 const PEERS_MAX: usize = 32_768;
@@ -23,17 +33,13 @@ pub(crate) type StreamId = u64;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A peer said hello.
-    Opened {
-        stream: StreamId,
-        peer: PeerId,
-        /// [`Input::Register`].
-        register: Input,
-        outbox: Arc<Outbox>,
-    },
+    Opened { stream: StreamId, peer: PeerId, guest: Guest, outbox: Arc<Outbox> },
     /// A peer said something else.
     Said { stream: StreamId, peer: PeerId, input: Input },
     /// Somebody wants to know who can describe an artifact.
-    Asked { artifact: ArtifactId, reply: oneshot::Sender<Vec<String>> },
+    Asked { artifact: ArtifactId, claim: Claim, peer: Option<PeerId>, reply: Reply },
+    /// A living scheduler that peers prefer to this one, or none any more.
+    Outranked(Option<String>),
     /// A stream that was opened has ended.
     Ended { stream: StreamId, peer: PeerId },
 }
@@ -43,27 +49,58 @@ struct Live {
     stream: StreamId,
     name: String,
     outbox: Arc<Outbox>,
+    may_redirect: bool,
 }
 
 /// The planner and the peers that it plans for.
 pub(crate) struct Driver {
     start: Instant,
+    load_interval: Duration,
     planner: Planner,
     live: BTreeMap<PeerId, Live>,
+    /// The living scheduler that peers prefer to this one.
+    first: Option<String>,
+    /// Since when there is a peer, and the swarms that were planned since.
+    since: Option<Instant>,
+    planned: BTreeSet<ArtifactId>,
+    claims: Claims,
 }
 
 impl Driver {
-    pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), planner: Planner::new(), live: BTreeMap::new() }
+    pub(crate) fn new(load_interval: Duration) -> Self {
+        Self {
+            start: Instant::now(),
+            load_interval,
+            planner: Planner::new(),
+            live: BTreeMap::new(),
+            first: None,
+            since: None,
+            planned: BTreeSet::new(),
+            claims: Claims::default(),
+        }
     }
 
     /// Until nobody can send events any more.
     pub(crate) async fn run(mut self, mut events: Receiver<Event>) {
         let mut batch = Vec::new();
-        while events.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        loop {
+            let wake = self.planner.next_wake().map(|at| self.start + at);
+            let wake = wake.into_iter().chain(self.claims.next_wake()).min();
+            let woken = async {
+                match wake {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let count = tokio::select! {
+                count = events.recv_many(&mut batch, BATCH_MAX) => Some(count),
+                () = woken => None,
+            };
             let begin = Instant::now();
-            for event in batch.drain(..) {
-                self.handle(event);
+            match count {
+                Some(0) => return,
+                Some(_) => batch.drain(..).for_each(|event| self.handle(event)),
+                None => self.tick(),
             }
             self.deliver(begin);
         }
@@ -71,11 +108,16 @@ impl Driver {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Opened { stream, peer, register, outbox } => self.open(stream, peer, register, outbox),
+            Event::Opened { stream, peer, guest, outbox } => self.open(stream, peer, guest, outbox),
+            Event::Outranked(first) => self.outranked(first),
             Event::Said { stream, peer, input } => {
                 let Some(live) = self.live.get(&peer).filter(|live| live.stream == stream) else { return };
                 match &input {
-                    Input::Join { artifact, bytes, origin_ok, is_seed, .. } => {
+                    Input::Join { artifact, bytes, origin_ok, is_seed, progress, .. } => {
+                        let round = progress.round;
+                        if round > 0 {
+                            tracing::warn!(%peer, name = live.name, %artifact, round, "the pieces did not add up");
+                        }
                         tracing::info!(%peer, name = live.name, %artifact, bytes, origin_ok, is_seed, "joined");
                     }
                     Input::Leave { artifact, .. } => {
@@ -87,12 +129,15 @@ impl Driver {
                     }
                     _ => {}
                 }
+                let joined = if let Input::Join { artifact, .. } = &input { Some(*artifact) } else { None };
                 self.tell(input);
+                if let Some(artifact) = joined {
+                    for reply in self.claims.joined(artifact, peer) {
+                        self.name_holders(artifact, None, reply);
+                    }
+                }
             }
-            Event::Asked { artifact, reply } => {
-                // Whoever asked may have given up.
-                let _ = reply.send(self.planner.holders(&artifact, HOLDERS_MAX));
-            }
+            Event::Asked { artifact, claim, peer, reply } => self.asked(artifact, (claim, peer), reply),
             Event::Ended { stream, peer } => {
                 // A newer stream of the same peer is not touched by the end of an older one.
                 if self.live.get(&peer).is_some_and(|live| live.stream == stream)
@@ -100,19 +145,68 @@ impl Driver {
                 {
                     tracing::info!(%peer, name = live.name, peers = self.live.len(), "gone");
                     self.tell(Input::Gone { peer });
+                    self.claims.gone(Instant::now(), peer);
+                    if self.live.is_empty() {
+                        self.since = None;
+                        self.planned.clear();
+                    }
                 }
             }
         }
     }
 
-    fn open(&mut self, stream: StreamId, peer: PeerId, register: Input, outbox: Arc<Outbox>) {
+    fn tick(&mut self) {
+        self.tell(Input::Tick);
+        for (artifact, reply) in self.claims.tick(Instant::now()) {
+            self.name_holders(artifact, None, reply);
+        }
+    }
+
+    fn asked(&mut self, artifact: ArtifactId, (claim, peer): (Claim, Option<PeerId>), reply: Reply) {
+        let now = Instant::now();
+        match (claim, peer.filter(|peer| self.live.contains_key(peer))) {
+            (Claim::Offer, Some(peer)) if self.planner.holders(&artifact, Some(peer), 1).is_empty() => {
+                return self.claims.offer(now, artifact, (peer, reply));
+            }
+            (Claim::Failed, Some(peer)) => self.claims.failed(now, artifact, peer),
+            (Claim::Alone, Some(peer)) => self.claims.alone(now, artifact, peer),
+            _ => {}
+        }
+        self.name_holders(artifact, peer, reply);
+    }
+
+    fn name_holders(&self, artifact: ArtifactId, asker: Option<PeerId>, reply: Reply) {
+        // Whoever asked may have given up.
+        let _ = reply.send(Found::Holders(self.planner.holders(&artifact, asker, HOLDERS_MAX)));
+    }
+
+    /// Peers go where all others do, also those that came while that scheduler was away.
+    fn outranked(&mut self, first: Option<String>) {
+        if let Some(first) = &first {
+            let redirected = self.live.values().filter(|live| live.may_redirect);
+            redirected.for_each(|live| live.outbox.redirect(first.clone()));
+        }
+        self.first = first;
+    }
+
+    fn open(&mut self, stream: StreamId, peer: PeerId, guest: Guest, outbox: Arc<Outbox>) {
+        let Guest { register, may_redirect, unreachable } = guest;
         let Input::Register { name, address, .. } = &register else { return };
+        if let Some(first) = self.first.as_ref().filter(|first| may_redirect && !unreachable.contains(first))
+        {
+            tracing::debug!(%peer, name, to = first, "redirected");
+            outbox.redirect(first.clone());
+            outbox.close(None);
+            return;
+        }
         if self.live.len() >= PEERS_MAX && !self.live.contains_key(&peer) {
             outbox.close(Some(format!("the scheduler has {PEERS_MAX} peers already")));
             return;
         }
-        let live = Live { stream, name: name.clone(), outbox };
-        tracing::info!(%peer, name, address, peers = self.live.len() + 1, "connected");
+        outbox.welcome(self.load_interval);
+        let live = Live { stream, name: name.clone(), outbox, may_redirect };
+        self.since.get_or_insert_with(Instant::now);
+        tracing::info!(%peer, name, address, ?unreachable, peers = self.live.len() + 1, "connected");
         if let Some(older) = self.live.insert(peer, live) {
             older.outbox.close(Some("a newer stream of the same peer took its place".to_owned()));
             // The newer stream tells everything again.
@@ -127,7 +221,13 @@ impl Driver {
 
     fn deliver(&mut self, begin: Instant) {
         let mut counts = BTreeMap::new();
-        while let Some(Output::Plan { to, artifact, plan }) = self.planner.poll() {
+        while let Some(output) = self.planner.poll() {
+            let Output::Plan { to, artifact, plan } = output else {
+                if let Output::Standing(alarm) = output {
+                    warn_of(&alarm);
+                }
+                continue;
+            };
             if let Some(live) = self.live.get(&to) {
                 let (members, epoch) = counts.entry(artifact).or_insert((0_usize, 0));
                 (*members, *epoch) = (*members + 1, plan.epoch);
@@ -137,8 +237,25 @@ impl Driver {
         let ms = begin.elapsed().as_secs_f64() * 1e3;
         for (artifact, (plans, epoch)) in counts {
             tracing::info!(%artifact, epoch, plans, ms, "planned");
+            if self.planned.insert(artifact)
+                && let Some(since) = self.since
+            {
+                let ms = since.elapsed().as_secs_f64() * 1e3;
+                tracing::info!(%artifact, epoch, ms, "first plan of this swarm, counted from the first peer's hello");
+            }
         }
     }
+}
+
+/// Says who it is that an operator has to look at.
+fn warn_of(alarm: &Alarm) {
+    let Alarm { peer, name, address, standing, accusers, .. } = alarm;
+    let what = match standing {
+        Standing::Good => "a peer is trusted again",
+        Standing::Suspect => "a peer is suspected of sending wrong bytes: it is read from last",
+        Standing::Quarantined => "a peer is quarantined for sending wrong bytes: nobody is sent to it",
+    };
+    tracing::warn!(%peer, name, address, accusers, "{what}");
 }
 
 #[cfg(test)]
@@ -149,11 +266,13 @@ mod tests {
     fn the_end_of_an_older_stream_does_not_end_the_newer() {
         let peer = PeerId::new([1; 16]);
         let outboxes = [Outbox::new(), Outbox::new()];
-        let mut driver = Driver::new();
+        let mut driver = Driver::new(Duration::from_secs(1));
         for (stream, outbox) in (0..).zip(&outboxes) {
             let (name, address) = (String::new(), "host:1".to_owned());
-            let register = Input::Register { peer, address, name, nic_rate: None };
-            driver.handle(Event::Opened { stream, peer, register, outbox: Arc::clone(outbox) });
+            let host = planner::HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into());
+            let register = Input::Register { peer, address, name, nic_rate: None, host };
+            let guest = Guest { register, may_redirect: true, unreachable: Vec::new() };
+            driver.handle(Event::Opened { stream, peer, guest, outbox: Arc::clone(outbox) });
         }
         driver.handle(Event::Ended { stream: 0, peer });
         assert!(driver.planner.load(peer).is_some(), "the planner knows the peer");

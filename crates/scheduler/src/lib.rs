@@ -3,9 +3,12 @@
 //! Owns: the streams, one event loop with one planner in it, and who counts as alive. Does not own: any decision about
 //! a plan (crate `planner`), or anything that outlives the process: peers tell a new scheduler everything again.
 
+mod claims;
 mod driver;
 mod outbox;
+mod peering;
 mod server;
 mod session;
 
+pub use peering::Peering;
 pub use server::{Options, SchedulerError, serve};

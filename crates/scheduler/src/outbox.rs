@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tonic::Status;
 use wire::{
     FEATURES, PROTOCOL_VERSION,
-    control::{Refusal, SchedulerToPeer, SchedulerWelcome, scheduler_to_peer::Kind},
+    control::{Redirect, Refusal, SchedulerToPeer, SchedulerWelcome, scheduler_to_peer::Kind},
     convert,
 };
 
@@ -34,6 +34,8 @@ struct State {
     welcome: Option<SchedulerWelcome>,
     /// The latest plan of each artifact that was not sent yet.
     plans: BTreeMap<ArtifactId, PeerPlan>,
+    /// Where the peer is to go, that was not sent yet.
+    redirect: Option<Redirect>,
     refusal: Option<Refusal>,
     is_closed: bool,
 }
@@ -62,6 +64,11 @@ impl Outbox {
     /// The peer left this swarm: what was not sent yet is void.
     pub(crate) fn forget(&self, artifact: &ArtifactId) {
         self.change(|state| drop(state.plans.remove(artifact)));
+    }
+
+    /// Sends the peer to another scheduler. It may stay if it cannot reach that.
+    pub(crate) fn redirect(&self, address: String) {
+        self.change(|state| state.redirect = Some(Redirect { address }));
     }
 
     /// Ends the stream. The first call counts.
@@ -97,6 +104,9 @@ impl Outbox {
                 let mut state = self.lock();
                 if let Some(welcome) = state.welcome.take() {
                     return Some(Kind::Welcome(welcome));
+                }
+                if let Some(redirect) = state.redirect.take() {
+                    return Some(Kind::Redirect(redirect));
                 }
                 if let Some((artifact, plan)) = state.plans.pop_first() {
                     return Some(Kind::Plan(convert::plan_message(artifact, &plan)));

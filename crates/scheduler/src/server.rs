@@ -1,6 +1,7 @@
 //! The gRPC face: makes a session of every stream. Does not own what is said on it.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     pin::Pin,
     sync::{
         Arc,
@@ -11,21 +12,27 @@ use std::{
 
 use futures_util::Stream;
 use identity::Security;
+use planner::HostAddr;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
 };
 use tonic::{Request, Response, Status, Streaming};
 use wire::{
-    WireError, check_version,
+    FEATURES, PROTOCOL_VERSION, WireError, check_version,
     connection::{self, MESSAGE_BYTES_MAX},
-    control::{HoldersReply, HoldersRequest, PeerToScheduler, SchedulerToPeer, scheduler_server},
+    control::{
+        AliveReply, AliveRequest, Claim, HoldersReply, HoldersRequest, PeerToScheduler, SchedulerToPeer,
+        scheduler_server,
+    },
     convert,
 };
 
 use crate::{
+    claims::Found,
     driver::{Driver, Event},
     outbox::Outbox,
+    peering::{self, Instance, Peering},
     session::Session,
 };
 
@@ -39,11 +46,13 @@ pub struct Options {
     pub load_interval: Duration,
     /// Who may connect.
     pub security: Security,
+    /// The other schedulers of the fleet; `None` if this is the only one.
+    pub peering: Option<Peering>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { load_interval: Duration::from_secs(1), security: Security::Plain }
+        Self { load_interval: Duration::from_secs(1), security: Security::Plain, peering: None }
     }
 }
 
@@ -51,6 +60,9 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random(#[source] std::io::Error),
     /// Its socket failed.
     #[error("serving peers failed")]
     Serve(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -68,7 +80,16 @@ pub async fn serve(
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (stop, stopped) = watch::channel(());
     let security = options.security.clone();
-    let service = Service { options, events, stopped, streams: AtomicU64::new(0) };
+    let instance: Instance = identity::random_bytes().map_err(SchedulerError::Random)?;
+    let (peering, to_driver, secured) = (options.peering.clone(), events.clone(), security.clone());
+    let watching = async {
+        match peering {
+            Some(peering) => peering::watch(peering, secured, instance, to_driver).await,
+            None => std::future::pending().await,
+        }
+    };
+    let driver = Driver::new(options.load_interval);
+    let service = Service { options, events, stopped, streams: AtomicU64::new(0), instance };
     let service = scheduler_server::SchedulerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -82,7 +103,8 @@ pub async fn serve(
             served.map_err(|error| SchedulerError::Serve(Box::new(error)))
         }
         // The service holds a sender, so it is never the event loop that ends first.
-        () = Driver::new().run(inbox) => Ok(()),
+        () = driver.run(inbox) => Ok(()),
+        () = watching => Ok(()),
     }
 }
 
@@ -92,6 +114,7 @@ struct Service {
     /// Its sender is dropped when the scheduler stops.
     stopped: watch::Receiver<()>,
     streams: AtomicU64,
+    instance: Instance,
 }
 
 #[tonic::async_trait]
@@ -103,7 +126,9 @@ impl scheduler_server::Scheduler for Service {
         request: Request<Streaming<PeerToScheduler>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let outbox = Outbox::new();
+        let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let session = Session {
+            host: HostAddr::new(request.remote_addr().map_or(unknown, |address| address.ip())),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
             inbound: request.into_inner(),
             outbox: Arc::clone(&outbox),
@@ -115,15 +140,30 @@ impl scheduler_server::Scheduler for Service {
         Ok(Response::new(Box::pin(outbox.stream())))
     }
 
+    async fn alive(&self, request: Request<AliveRequest>) -> Result<Response<AliveReply>, Status> {
+        let refused = |error: WireError| Status::invalid_argument(error.to_string());
+        check_version(request.into_inner().protocol_version).map_err(refused)?;
+        Ok(Response::new(AliveReply {
+            protocol_version: PROTOCOL_VERSION,
+            features: FEATURES,
+            instance: self.instance.to_vec(),
+        }))
+    }
+
     async fn holders(&self, request: Request<HoldersRequest>) -> Result<Response<HoldersReply>, Status> {
         let request = request.into_inner();
         let refused = |error: WireError| Status::invalid_argument(error.to_string());
         check_version(request.protocol_version).map_err(refused)?;
         let artifact = convert::artifact_id(&request.artifact).map_err(refused)?;
         let stopping = || Status::unavailable("the scheduler stops");
+        let claim = request.claim();
+        let peer = (claim != Claim::None).then(|| convert::peer_id(&request.peer_id));
+        let peer = peer.transpose().map_err(refused)?;
         let (reply, answer) = oneshot::channel();
-        self.events.send(Event::Asked { artifact, reply }).await.map_err(|_| stopping())?;
-        let control_addresses = answer.await.map_err(|_| stopping())?;
-        Ok(Response::new(HoldersReply { control_addresses }))
+        self.events.send(Event::Asked { artifact, claim, peer, reply }).await.map_err(|_| stopping())?;
+        Ok(Response::new(match answer.await.map_err(|_| stopping())? {
+            Found::Holders(control_addresses) => HoldersReply { control_addresses, read_origin: false },
+            Found::ReadOrigin => HoldersReply { control_addresses: Vec::new(), read_origin: true },
+        }))
     }
 }

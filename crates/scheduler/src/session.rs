@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use planner::{ArtifactId, Input, PeerId};
+use planner::{ArtifactId, HostAddr, Input, PeerId, Progress};
 use tokio::{
     sync::{mpsc::Sender, watch},
     time::timeout,
 };
 use tonic::{Status, Streaming};
 use wire::{
-    WireError, check_version,
+    FEATURE_SCHEDULERS, WireError, check_version,
     connection::{CONNECT_TIMEOUT, explain},
     control::{self, PeerToScheduler, peer_to_scheduler::Kind},
     convert,
@@ -53,12 +53,25 @@ enum End {
 /// One peer's stream.
 pub(crate) struct Session {
     pub(crate) stream: StreamId,
+    /// Where it comes from.
+    pub(crate) host: HostAddr,
     pub(crate) inbound: Streaming<PeerToScheduler>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) events: Sender<Event>,
     /// Its sender is dropped when the scheduler stops.
     pub(crate) stopped: watch::Receiver<()>,
     pub(crate) load_interval: Duration,
+}
+
+/// What one peer says of itself when it comes.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// [`Input::Register`].
+    pub(crate) register: Input,
+    /// Whether it understands a redirect.
+    pub(crate) may_redirect: bool,
+    /// Schedulers that it cannot reach.
+    pub(crate) unreachable: Vec<String>,
 }
 
 impl Session {
@@ -96,10 +109,15 @@ impl Session {
             address: convert::address(hello.control_address)?,
             name: convert::name(hello.name)?,
             nic_rate: (rate > 0).then_some(rate),
+            host: self.host,
         };
-        self.outbox.welcome(self.load_interval);
+        let guest = Guest {
+            register,
+            may_redirect: hello.features & FEATURE_SCHEDULERS != 0,
+            unreachable: convert::unreachable(hello.unreachable)?,
+        };
         let outbox = Arc::clone(&self.outbox);
-        self.tell(Event::Opened { stream: self.stream, peer, register, outbox }).await?;
+        self.tell(Event::Opened { stream: self.stream, peer, guest, outbox }).await?;
         Ok(peer)
     }
 
@@ -182,6 +200,7 @@ impl Joined {
         let artifact = convert::artifact_id(&join.artifact)?;
         let piece_count = convert::piece_count(join.piece_count)?;
         let have = convert::runs(&join.have, piece_count)?;
+        let origin_in_flight = convert::runs(&join.origin_in_flight, piece_count)?;
         if self.piece_counts.len() >= ARTIFACTS_MAX && !self.piece_counts.contains_key(&artifact) {
             return Err(End::Refused("the peer is in too many swarms"));
         }
@@ -194,6 +213,7 @@ impl Joined {
             origin_ok: join.origin_ok,
             is_seed: join.seed,
             have,
+            progress: Progress { epoch: join.epoch, origin_in_flight, round: join.repair_round },
         })
     }
 }

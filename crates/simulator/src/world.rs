@@ -1,11 +1,12 @@
 //! The virtual fleet: nodes, their cards, and the events between them. Does not own the scenarios (tests).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
-use planner::{ArtifactId, PeerId, Planner};
+use planner::{ArtifactId, HostAddr, PeerId, Planner, Standing};
 use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 /// Time of a control message, one way.
@@ -33,6 +34,13 @@ pub enum Fault {
     SchedulerGone {
         /// When.
         at: Duration,
+    },
+    /// The scheduler dies and another one takes over: peers come to it one after another.
+    TakeOver {
+        /// When the first dies.
+        at: Duration,
+        /// How long there is none.
+        after: Duration,
     },
     /// Node `node` serves wrong bytes from the start.
     Corrupt {
@@ -92,6 +100,8 @@ pub struct Report {
     pub received: Vec<u64>,
     /// Nodes that were blamed.
     pub blamed: BTreeSet<usize>,
+    /// What the scheduler trusts nodes with, where that has changed.
+    pub standings: BTreeMap<usize, Standing>,
     /// A fold over every event, to compare two runs.
     pub event_hash: u64,
     /// Events handled.
@@ -102,6 +112,9 @@ enum Event {
     Begin(usize),
     Kill(usize),
     SchedulerGone,
+    SchedulerBack,
+    Rejoin(usize),
+    TickPlanner,
     Input(usize, Input),
     ToPlanner(planner::Input),
     Tick(usize),
@@ -205,6 +218,7 @@ impl World {
                 seed_bytes: 0,
                 received: vec![0; count],
                 blamed: BTreeSet::new(),
+                standings: BTreeMap::new(),
                 event_hash: options.seed,
                 events: 0,
             },
@@ -215,6 +229,10 @@ impl World {
             match fault {
                 Fault::Kill { node, at } => world.push(at, Event::Kill(node)),
                 Fault::SchedulerGone { at } => world.push(at, Event::SchedulerGone),
+                Fault::TakeOver { at, after } => {
+                    world.push(at, Event::SchedulerGone);
+                    world.push(at + after, Event::SchedulerBack);
+                }
                 Fault::Corrupt { node } => world.nodes[node].is_corrupt = true,
                 Fault::Slow { node, factor } => world.nodes[node].rate /= u64::from(factor),
                 Fault::Late { node, at } => begin[node] = at,
@@ -260,6 +278,16 @@ impl World {
                     self.later(Event::Input(node, Input::NoScheduler));
                 }
             }
+            Event::SchedulerBack => {
+                self.planner = Some(Planner::new());
+                for node in 0..self.options.nodes {
+                    // Each notices at another moment.
+                    let late = LATENCY * u32::try_from(7 * node).unwrap_or(u32::MAX);
+                    self.push(self.now + late, Event::Rejoin(node));
+                }
+            }
+            Event::Rejoin(node) => self.join(node),
+            Event::TickPlanner => self.tell_planner(planner::Input::Tick),
             Event::Input(node, input) => self.input(node, input),
             Event::ToPlanner(input) => self.tell_planner(input),
             Event::Tick(node) => {
@@ -291,15 +319,27 @@ impl World {
         let pieces = self.options.pieces;
         let is_seed = self.nodes[node].is_seed;
         let have = if is_seed { PieceMap::full(pieces) } else { PieceMap::empty(pieces) };
-        let runs = have.runs();
         let config = Config::new(me, self.options.seed ^ node as u64);
         self.nodes[node].swarm = Some(Swarm::new(config, self.layout.clone(), have, self.now));
         if self.planner.is_none() {
             self.later(Event::Input(node, Input::NoScheduler));
         }
+        self.join(node);
+        let origin = if self.origin_ok { Input::OriginUp { ranges: true } } else { Input::OriginDown };
+        self.input(node, origin);
+    }
+
+    /// Tells the scheduler everything.
+    fn join(&mut self, node: usize) {
+        let me = id_of(node, self.options.seed);
+        let Some(swarm) = self.nodes[node].swarm.as_ref() else { return };
+        let (pieces, is_seed, have) = (self.options.pieces, self.nodes[node].is_seed, swarm.have().runs());
+        let (epoch, origin_in_flight) = self.nodes[node].coming.clone();
         let nic_rate = Some(self.nodes[node].rate);
         let (address, name) = (format!("node-{node}:1"), format!("node-{node}"));
-        self.later(Event::ToPlanner(planner::Input::Register { peer: me, address, name, nic_rate }));
+        let [_, b, c, d] = u32::try_from(node).unwrap_or(u32::MAX).to_be_bytes();
+        let host = HostAddr::new(Ipv4Addr::new(10, b, c, d).into());
+        self.later(Event::ToPlanner(planner::Input::Register { peer: me, address, name, nic_rate, host }));
         self.later(Event::ToPlanner(planner::Input::Join {
             peer: me,
             artifact: ARTIFACT,
@@ -307,10 +347,9 @@ impl World {
             piece_count: pieces,
             origin_ok: self.origin_ok,
             is_seed,
-            have: runs,
+            have,
+            progress: planner::Progress { epoch, origin_in_flight, round: 0 },
         }));
-        let origin = if self.origin_ok { Input::OriginUp { ranges: true } } else { Input::OriginDown };
-        self.input(node, origin);
     }
 
     fn kill(&mut self, node: usize) {
@@ -334,9 +373,18 @@ impl World {
     fn tell_planner(&mut self, input: planner::Input) {
         let Some(planner) = &mut self.planner else { return };
         planner.handle(self.now, input);
+        if let Some(at) = planner.next_wake().filter(|at| *at > self.now) {
+            self.seq += 1;
+            self.events.insert((at, self.seq), Event::TickPlanner);
+        }
         let mut plans = Vec::new();
-        while let Some(planner::Output::Plan { to, plan, .. }) = planner.poll() {
-            plans.push((node_of(to), plan));
+        while let Some(output) = planner.poll() {
+            match output {
+                planner::Output::Plan { to, plan, .. } => plans.push((node_of(to), plan)),
+                planner::Output::Standing(alarm) => {
+                    self.report.standings.insert(node_of(alarm.peer), alarm.standing);
+                }
+            }
         }
         for (node, plan) in plans {
             self.later(Event::Input(node, Input::Plan(plan)));
@@ -402,8 +450,11 @@ impl World {
                 self.nodes[node].coming = (epoch, runs.clone());
             }
             Output::OriginLost => {}
-            Output::Blame { peer, .. } => {
+            Output::Blame { peer, piece } => {
                 self.report.blamed.insert(node_of(peer));
+                let (about, piece) = (peer, piece.0);
+                let complaint = planner::Input::Complaint { peer: me, artifact: ARTIFACT, about, piece };
+                self.later(Event::ToPlanner(complaint));
             }
             Output::Complete => self.report.done[node] = Some(self.now),
             Output::Failed { .. } => self.report.failed.push(node),

@@ -91,9 +91,27 @@ fn without_a_scheduler_everybody_still_finishes() {
 }
 
 #[test]
+fn after_a_take_over_in_the_middle_the_origin_is_still_read_once() {
+    for nodes in [2, 4, 8] {
+        for at in [20, 50, 120, 250, 400] {
+            for after in [0, 5, 60] {
+                let (at, after) = (Duration::from_millis(at), Duration::from_millis(after));
+                let options = fleet(nodes, vec![Fault::TakeOver { at, after }]);
+                let (report, ratio) = check("take-over", &options, &[]);
+                let copies = copies(&report, &options);
+                assert!(copies <= 1.05, "N={nodes} at {at:?}, {after:?} without: the origin sent {copies}");
+                assert!(ratio <= 1.5, "N={nodes} at {at:?}, {after:?} without: {ratio}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_corrupt_sender_is_blamed() {
     let (report, _) = check("corrupt", &fleet(8, vec![Fault::Corrupt { node: 5 }]), &[]);
     assert!(report.blamed.iter().eq([&5]), "{:?}", report.blamed);
+    assert!(report.standings.contains_key(&5), "the scheduler knows: {:?}", report.standings);
+    assert_eq!(report.standings.len(), 1);
 }
 
 #[test]

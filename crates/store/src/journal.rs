@@ -45,6 +45,11 @@ pub enum ClaimKind {
         /// The piece's own BLAKE3 chaining value.
         value: [u8; 32],
     },
+    /// As [`Self::Landed`], and this node read it from the origin itself.
+    Read {
+        /// The piece's own BLAKE3 chaining value.
+        value: [u8; 32],
+    },
 }
 
 /// One line of the journal.
@@ -52,6 +57,7 @@ pub enum ClaimKind {
 pub(crate) enum Record {
     Verified(PieceIndex),
     Landed(PieceIndex, [u8; 32]),
+    Read(PieceIndex, [u8; 32]),
     /// Every earlier claim of the blob is void.
     Forget(BlobIndex),
 }
@@ -61,6 +67,7 @@ impl Record {
         let (tag, number, value) = match self {
             Self::Verified(piece) => (1_u32, piece.0, [0; 32]),
             Self::Landed(piece, value) => (2, piece.0, value),
+            Self::Read(piece, value) => (4, piece.0, value),
             Self::Forget(blob) => (3, blob.0, [0; 32]),
         };
         let mut bytes = [0; RECORD_BYTES];
@@ -80,10 +87,12 @@ impl Record {
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let number = word(4);
         let is_piece = number < layout.piece_count();
+        let value = std::array::from_fn(|i| bytes[8 + i]);
         match word(0) {
             1 if is_piece => Some(Self::Verified(PieceIndex(number))),
-            2 if is_piece => Some(Self::Landed(PieceIndex(number), std::array::from_fn(|i| bytes[8 + i]))),
+            2 if is_piece => Some(Self::Landed(PieceIndex(number), value)),
             3 if number < layout.blob_count() => Some(Self::Forget(BlobIndex(number))),
+            4 if is_piece => Some(Self::Read(PieceIndex(number), value)),
             _ => None,
         }
     }
@@ -93,7 +102,8 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct Claims {
     verified: PieceMap,
-    landed: BTreeMap<PieceIndex, [u8; 32]>,
+    /// Of the others: how they came here.
+    landed: BTreeMap<PieceIndex, ClaimKind>,
 }
 
 impl Claims {
@@ -109,7 +119,11 @@ impl Claims {
             }
             Record::Landed(piece, value) => {
                 self.verified.remove(piece);
-                self.landed.insert(piece, value);
+                self.landed.insert(piece, ClaimKind::Landed { value });
+            }
+            Record::Read(piece, value) => {
+                self.verified.remove(piece);
+                self.landed.insert(piece, ClaimKind::Read { value });
             }
             Record::Forget(blob) => {
                 for piece in layout.pieces_of(blob).pieces() {
@@ -127,10 +141,7 @@ impl Claims {
     /// Ascending.
     pub(crate) fn list(&self) -> Vec<Claim> {
         let verified = self.verified.iter().map(|piece| Claim { piece, kind: ClaimKind::Verified });
-        let landed = self
-            .landed
-            .iter()
-            .map(|(piece, value)| Claim { piece: *piece, kind: ClaimKind::Landed { value: *value } });
+        let landed = self.landed.iter().map(|(piece, kind)| Claim { piece: *piece, kind: *kind });
         let mut claims: Vec<_> = verified.chain(landed).collect();
         claims.sort_by_key(|claim| claim.piece);
         claims

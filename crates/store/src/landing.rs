@@ -28,6 +28,8 @@ use crate::{
     lock::{DirLock, LOCK_NAME},
 };
 
+mod consistent;
+
 /// The name of the directory of blob files within a landing.
 pub(crate) const BLOBS_NAME: &str = "blobs";
 

@@ -8,6 +8,7 @@
 //! blobs/sha256/HEX          this node computed that SHA-256
 //! blobs/blake3/HEX          proved by its root only; its SHA-256 is what a manifest said
 //! proved/ALGORITHM-HEX      the identity of a blob, and its inode, size and mtime when it was proved
+//! trees/HEX                 the chaining values of the blob with that root, where it has more than one piece
 //! partial/HEX/              the landing of the manifest with that digest
 //! lock                      one process a store
 //! ```
@@ -36,10 +37,13 @@ use crate::{
     publish,
 };
 
+mod trees;
+
 const SHA256: &str = "sha256";
 const BLAKE3: &str = "blake3";
 const PROVED_NAME: &str = "proved";
 const PARTIAL_NAME: &str = "partial";
+const TREES_NAME: &str = "trees";
 /// Most bytes of a manifest or config that is read at once: the protocol's 4 MiB (DESIGN §4).
 const SMALL_BYTES_MAX: u64 = 4 << 20;
 /// Most bytes of one record of `proved`.
@@ -54,6 +58,7 @@ pub struct Store {
     sha256: Dir,
     blake3: Dir,
     proved: Dir,
+    trees: Dir,
     kind: FsKind,
     /// Held while `index.json` or a record is rewritten.
     writing: Mutex<()>,
@@ -87,6 +92,7 @@ impl Store {
             sha256: dir.make("blobs/sha256")?,
             blake3: dir.make("blobs/blake3")?,
             proved: dir.make(PROVED_NAME)?,
+            trees: dir.make(TREES_NAME)?,
             kind: dir.kind()?,
             dir,
             writing: Mutex::new(()),

@@ -134,6 +134,11 @@ impl Link {
         self.is_usable() && !self.is_failing() && (self.has.contains(piece) || self.coming.1.contains(piece))
     }
 
+    /// Whether it has the piece and serves what it has.
+    pub(crate) fn has_for_sure(&self, piece: PieceIndex) -> bool {
+        self.is_usable() && !self.is_failing() && self.has.contains(piece)
+    }
+
     pub(crate) fn posted(&mut self, now: Duration, read: ReadId, bytes: u64) {
         if self.reads.is_empty() {
             self.rate.start(now);

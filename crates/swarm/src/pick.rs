@@ -6,7 +6,7 @@ use modelpack::layout::{PieceIndex, Run};
 use planner::{Before, PeerId, StripeSource};
 
 use crate::io::{Output, Source};
-use crate::link::LinkState;
+use crate::link::{Link, LinkState};
 use crate::origin::OriginState;
 use crate::reads::Read;
 use crate::stripes::Stripe;
@@ -132,7 +132,7 @@ impl Swarm {
     }
 
     fn mean_rate(&self) -> Option<f64> {
-        let known = self.links.values().filter_map(crate::link::Link::rate);
+        let known = self.links.values().filter_map(Link::rate);
         let (sum, count) = known.fold((0.0, 0_u32), |(sum, count), rate| (sum + rate, count + 1));
         (count > 0).then(|| sum / f64::from(count))
     }
@@ -216,9 +216,12 @@ impl Swarm {
     }
 
     fn is_for_origin(&self, piece: PieceIndex) -> bool {
-        self.wanted.contains(piece)
-            && self.may_read_origin(self.stripes.at(piece))
-            && !self.links.values().any(|link| link.has_or_will(piece))
+        let stripe = self.stripes.at(piece);
+        // What is said to be coming has not come for as long as anybody waits.
+        let is_with = |link: &Link| {
+            if stripe.is_last_resort { link.has_for_sure(piece) } else { link.has_or_will(piece) }
+        };
+        self.wanted.contains(piece) && self.may_read_origin(stripe) && !self.links.values().any(is_with)
     }
 
     fn post(&mut self, source: Source, run: Run) {

@@ -392,6 +392,10 @@ impl Swarm {
 
     fn finish(&mut self, phase: Phase) {
         self.phase = phase;
+        let (epoch, runs) = std::mem::take(&mut self.said_coming);
+        if !runs.is_empty() {
+            self.outputs.push_back(Output::Coming { epoch, runs: Vec::new() });
+        }
         for (id, read) in self.reads.iter_mut() {
             if !read.is_cancelled {
                 read.is_cancelled = true;

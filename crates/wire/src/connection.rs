@@ -1,6 +1,8 @@
 //! How control connections behave, the same on both ends: message sizes, keep-alive, dialling, serving, securing, and
 //! the words of their failures. Does not own who connects to whom, or what is said.
 
+mod member;
+
 use std::{convert::Infallible, error::Error, io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
@@ -10,7 +12,6 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::{sleep, timeout},
 };
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
@@ -18,6 +19,8 @@ use tonic::{
     codegen::{Service, http},
     transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
+
+use member::Member;
 
 /// Most bytes of a message, but for the description of an artifact. What grows with an artifact is sent in parts.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -37,7 +40,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a probe may go unanswered: longer than a busy machine keeps its runtime from running.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Streams on one connection, at most. Each side opens one.
+/// The same for a peer's connection to its scheduler, where another one may be waiting: a process that hangs is found
+/// within two seconds. A peer that was itself kept from running finds the same scheduler again, and loses nothing.
+const SCHEDULER_KEEPALIVE: (Duration, Duration) = (Duration::from_millis(400), Duration::from_millis(1200));
+
+/// Streams on one connection, at most: one that lasts, and questions beside it.
 const STREAMS_MAX: u32 = 16;
 
 /// Connections that have yet to prove that they are of the fleet, at most; beyond, they wait in the backlog.
@@ -57,11 +64,27 @@ const REASON_CHARS_MAX: usize = 256;
 /// # Errors
 /// If that is not a URI, nobody answers there, or both ends do not trust each other.
 pub async fn dial(uri: String, security: &Security) -> Result<Channel, tonic::transport::Error> {
+    dial_with(uri, security, (KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)).await
+}
+
+/// The same for the scheduler at HOST:PORT, which is found sooner to hang.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_scheduler(address: &str, security: &Security) -> Result<Channel, tonic::transport::Error> {
+    dial_with(format!("http://{address}"), security, SCHEDULER_KEEPALIVE).await
+}
+
+async fn dial_with(
+    uri: String,
+    security: &Security,
+    (interval, patience): (Duration, Duration),
+) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(uri)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .http2_keep_alive_interval(interval)
+        .keep_alive_timeout(patience)
         .keep_alive_while_idle(true);
     let Security::Fleet(identity) = security else { return endpoint.connect().await };
     let identity = identity.clone();
@@ -128,11 +151,9 @@ where
     }
 }
 
-type Member = Result<TlsStream<TcpStream>, io::Error>;
-
 /// Connections whose other end has proved to be a member. Each proves it by itself: a stranger who says nothing holds
 /// up nobody.
-fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<Member> {
+fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<io::Result<Member>> {
     let (members, incoming) = mpsc::channel(1);
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     tokio::spawn(async move {
@@ -154,7 +175,7 @@ fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<M
                     identity.accept(socket).await
                 };
                 match timeout(CONNECT_TIMEOUT, secured).await {
-                    Ok(Ok(member)) => drop(members.send(Ok(member)).await),
+                    Ok(Ok(member)) => drop(members.send(Ok(Member::new(member))).await),
                     Ok(Err(error)) => {
                         let why = identity::explain(&error).unwrap_or("the handshake failed");
                         tracing::warn!(%from, %error, why, "a connection was refused");
@@ -177,8 +198,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         let text = match (error.downcast_ref::<Status>(), why) {
             (Some(status), _) => reason(status.message()),
             (None, Some(why)) => why.to_owned(),
-            // What the first bytes of TLS look like to HTTP/2; no error says so by its type.
-            (None, None) if error.to_string().contains("frame with invalid size") => {
+            (None, None) if is_tls(error) => {
                 "the other side does not speak in plain text: it has a fleet key".to_owned()
             }
             (None, None) => error.to_string(),
@@ -190,6 +210,19 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         next = error.source();
     }
     words.join(": ")
+}
+
+/// What may be done about a failure of a connection, if it can be told.
+pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| {
+        let plain = || is_tls(error).then_some(identity::HINT_NO_KEY);
+        error.downcast_ref::<io::Error>().and_then(identity::hint).or_else(plain)
+    })
+}
+
+/// What the first bytes of TLS look like to HTTP/2; no error says so by its type.
+fn is_tls(error: &dyn Error) -> bool {
+    error.to_string().contains("frame with invalid size")
 }
 
 /// What the other side gives as its reason, fit for a log or a terminal.

@@ -5,10 +5,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use modelpack::layout::{PIECES_MAX, Run};
+use identity::Voucher;
+use modelpack::layout::{PIECES_MAX, PieceIndex, Run};
 use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
 
-use crate::{WireError, control};
+use crate::{WireError, control, schedulers::SCHEDULERS_MAX};
 
 /// Most stripes in a plan. The planner makes at most 16; twice that leaves room without a new protocol.
 pub const STRIPES_MAX: usize = 32;
@@ -77,6 +78,12 @@ pub fn address(text: String) -> Result<String, WireError> {
     }
 }
 
+/// Addresses of schedulers that a peer cannot reach.
+pub fn unreachable(addresses: Vec<String>) -> Result<Vec<String>, WireError> {
+    bounded("unreachable", addresses.len(), SCHEDULERS_MAX)?;
+    addresses.into_iter().map(address).collect()
+}
+
 /// A name for people: short, and without control characters, because it reaches terminals.
 pub fn name(text: String) -> Result<String, WireError> {
     bounded("name", text.len(), NAME_BYTES_MAX)?;
@@ -101,6 +108,37 @@ pub fn runs(runs: &[control::Run], piece_count: u32) -> Result<Vec<Run>, WireErr
             Ok(Run::new(run.start, run.end))
         })
         .collect()
+}
+
+/// Signed vouchers and the pieces that they are about. Whether a signature is right is found out when it matters.
+pub fn vouchers(
+    messages: Vec<control::Voucher>,
+    piece_count: u32,
+) -> Result<Vec<(PieceIndex, Voucher)>, WireError> {
+    let voucher = |message: control::Voucher| {
+        if message.piece >= piece_count {
+            return Err(WireError::Invalid { field: "vouchers", why: "the artifact has no such piece" });
+        }
+        let voucher = Voucher {
+            round: message.round,
+            value: array("value", &message.value)?,
+            key: array("key", &message.key)?,
+            signature: array("signature", &message.signature)?,
+        };
+        Ok((PieceIndex(message.piece), voucher))
+    };
+    messages.into_iter().map(voucher).collect()
+}
+
+/// A voucher as it travels.
+pub fn voucher_message(piece: PieceIndex, voucher: &Voucher) -> control::Voucher {
+    control::Voucher {
+        piece: piece.0,
+        round: voucher.round,
+        value: voucher.value.to_vec(),
+        key: voucher.key.to_vec(),
+        signature: voucher.signature.to_vec(),
+    }
 }
 
 /// Runs as they travel.

@@ -8,10 +8,11 @@ pub mod convert;
 mod error;
 pub mod local;
 mod redact;
+pub mod schedulers;
 mod version;
 
 pub use error::WireError;
-pub use version::{FEATURES, PROTOCOL_VERSION, check_version};
+pub use version::{FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, check_version};
 
 /// The control plane: peers ↔ scheduler, and child ↔ parent. As generated from `proto/modelcast/v1/control.proto`.
 #[rustfmt::skip]

@@ -6,7 +6,11 @@ use crate::WireError;
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// The optional abilities of this build, one bit each. Unknown bits of the other side are ignored.
-pub const FEATURES: u64 = 0;
+pub const FEATURES: u64 = FEATURE_SCHEDULERS;
+
+/// It knows of several schedulers: a peer that has it may be redirected, and a scheduler that has it counts epochs on
+/// from what peers say.
+pub const FEATURE_SCHEDULERS: u64 = 1 << 0;
 
 /// Refuses every version but ours: a version is only ever raised for a change that cannot be ignored.
 ///

@@ -19,7 +19,11 @@ fn check_root(len: u64) {
     let anchored = PieceTree::anchor(len, root, &serialised).unwrap();
     for (piece, bytes) in (0..).zip(bytes.chunks(usize::try_from(PIECE_BYTES).unwrap())) {
         assert!(anchored.verify(Landed::new(BlobPiece(piece), bytes)).is_ok());
-        assert!(provisional.compare(Landed::new(BlobPiece(piece), bytes)).is_ok());
+        let landed = || Landed::new(BlobPiece(piece), bytes);
+        let value = landed().value();
+        assert_eq!(landed().as_read().value(), &value);
+        assert!(landed().compare(&value).is_ok());
+        assert!(landed().compare(&[0; 32]).is_err(), "not what was vouched for");
         assert!(anchored.verify(Landed::new(BlobPiece(piece + 1), bytes)).is_err(), "in another place");
         assert!(anchored.verify(Landed::new(BlobPiece(piece), &bytes[1..])).is_err(), "too short");
     }

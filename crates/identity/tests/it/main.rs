@@ -1,5 +1,7 @@
 //! Two ends of a connection, each with the key that it has.
 
+mod voucher;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

@@ -2,10 +2,12 @@
 //!
 //! Owns: their flags, and the values that only they take. Does not own: what they do.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use modelpack::reference::{LayoutReference, Reference};
+
+use wire::schedulers::scheduler_address;
 
 use super::{RegistryArgs, reference};
 
@@ -17,10 +19,14 @@ A pull that was interrupted goes on where it stopped. Run again on a complete di
 nothing. A directory that holds anything else is refused and left as it is.
 
 If the local peer answers (see `modelctl peer`), it fetches together with the other peers of its
-fleet; else this process reads from the registry by itself.
+fleet. Else, with --scheduler, this process takes part in the fleet itself: it reads from peers and
+serves what it has proved, also for a while after it has said that it is done. Else it reads from
+the registry alone. With --direct it lands the bytes itself in any case, and asks the local peer
+only for the scheduler.
 
 Example:
-  $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm")]
+  $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
+  $ modelctl pull REF -o DIR --scheduler http://10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct PullArgs {
     /// The artifact
     #[arg(value_name = "REF", value_parser = reference)]
@@ -42,9 +48,78 @@ pub(crate) struct PullArgs {
     #[arg(long, value_enum, default_value_t = Link::Auto)]
     pub(crate) link: Link,
 
+    /// Land the bytes in this process, not in the local peer: for tmpfs and volumes in memory
+    #[arg(long)]
+    pub(crate) direct: bool,
+
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+
+    #[command(flatten)]
+    pub(crate) embedded: EmbeddedArgs,
+
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
 }
+
+/// How a pull takes part in a fleet by itself.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fleet")]
+pub(crate) struct EmbeddedArgs {
+    /// Without a local peer: take part in the fleet of these schedulers
+    #[arg(
+        long,
+        value_name = "URL[,URL]",
+        value_delimiter = ',',
+        env = "MODELCTL_SCHEDULER",
+        hide_env_values = true,
+        value_parser = scheduler_url
+    )]
+    pub(crate) scheduler: Vec<String>,
+
+    /// Where other peers reach this process [default: loopback without a key, else this machine's address as the scheduler sees it]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// The host by which others reach it, where that is not the address that it listens on
+    #[arg(long, value_name = "HOST", env = "MODELCTL_ADVERTISE", hide_env_values = true)]
+    pub(crate) advertise: Option<String>,
+
+    /// How long it may live on when it is done, while others still read from it
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) linger: Linger,
+
+    /// With a fleet key: do not encrypt model bytes between peers, which is faster
+    #[arg(long, requires = "fleet_key")]
+    pub(crate) data_plain: bool,
+}
+
+/// How long a pull may live on, as in `10s`, `500ms`, `2m` or `0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Linger(pub(crate) Duration);
+
+impl FromStr for Linger {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "" if number.chars().all(|digit| digit == '0') => 0,
+            _ => return Err("the units are ms, s, m and h"),
+        };
+        let number: u64 = number.parse().map_err(|_| "it begins with a whole number")?;
+        let millis = number.checked_mul(millis).filter(|millis| *millis <= LINGER_MAX_MS);
+        millis.map(Duration::from_millis).map(Self).ok_or("that is longer than a day")
+    }
+}
+
+/// Longer than any artifact takes; beyond it somebody meant `modelctl peer`.
+const LINGER_MAX_MS: u64 = 24 * 3_600_000;
 
 /// Which local peer a pull goes through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,9 +201,16 @@ pub(crate) struct PeerArgs {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// The scheduler that plans with all peers
-    #[arg(long, value_name = "URL", env = "MODELCTL_SCHEDULER", hide_env_values = true, value_parser = scheduler_url)]
-    pub(crate) scheduler: Option<String>,
+    /// The schedulers, of which one plans with all peers; or one name that has an address for each
+    #[arg(
+        long,
+        value_name = "URL[,URL…]",
+        value_delimiter = ',',
+        env = "MODELCTL_SCHEDULER",
+        hide_env_values = true,
+        value_parser = scheduler_url
+    )]
+    pub(crate) scheduler: Vec<String>,
 
     /// Announce the artifact of a layout on disk, as oci:DIR:TAG; others pull it as fleet:DIGEST
     #[arg(long, value_name = "REF", value_parser = layout)]
@@ -195,11 +277,13 @@ pub(crate) enum FleetKeyAction {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Peers connect to it and tell it what they have and want; it keeps nothing on disk, and pulls go on
-without it. It ends at SIGTERM or SIGINT. With --json the first line of stdout says where it
-listens.
+without it. Of several schedulers one is used by all peers, and another when that one is gone. It
+ends at SIGTERM or SIGINT. With --json the first line of stdout says where it listens.
 
 Example:
   $ modelctl scheduler --listen 127.0.0.1:7100
+  $ modelctl scheduler --listen 10.0.0.1:7100 --scheduler http://10.0.0.1:7100,http://10.0.0.2:7100 \\
+      --fleet-key /etc/modelctl/fleet.key
   $ modelctl scheduler --listen 10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct SchedulerArgs {
     /// Where peers reach it; port 0 takes a free one
@@ -211,6 +295,21 @@ pub(crate) struct SchedulerArgs {
         hide_env_values = true
     )]
     pub(crate) listen: SocketAddr,
+
+    /// All schedulers of the fleet, the same list that the peers have; this one may be among them
+    #[arg(
+        long,
+        value_name = "URL[,URL…]",
+        value_delimiter = ',',
+        env = "MODELCTL_SCHEDULER",
+        hide_env_values = true,
+        value_parser = scheduler_url
+    )]
+    pub(crate) scheduler: Vec<String>,
+
+    /// HOST:PORT by which peers know it, where that is not the address that it listens on
+    #[arg(long, value_name = "HOST:PORT", value_parser = scheduler_url)]
+    pub(crate) advertise: Option<String>,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
@@ -225,13 +324,7 @@ fn layout(text: &str) -> Result<LayoutReference, String> {
 }
 
 fn scheduler_url(text: &str) -> Result<String, &'static str> {
-    let authority = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-    match authority.and_then(|authority| authority.rsplit_once(':')) {
-        Some((host, port)) if !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok() => {
-            Ok(format!("http://{host}:{port}"))
-        }
-        _ => Err("it is `http://HOST:PORT`"),
-    }
+    scheduler_address(text).ok_or("it is `http://HOST:PORT`")
 }
 
 /// A rate in bytes per second.
@@ -281,6 +374,27 @@ mod tests {
     }
 
     #[test]
+    fn times_have_units() {
+        let (ms, max) = (Duration::from_millis, "that is longer than a day");
+        for (text, expected) in [
+            ("0", Ok(ms(0))),
+            ("0s", Ok(ms(0))),
+            ("500ms", Ok(ms(500))),
+            ("10s", Ok(ms(10_000))),
+            ("2m", Ok(ms(120_000))),
+            ("24h", Ok(ms(86_400_000))),
+            ("25h", Err(max)),
+            ("18446744073709551615h", Err(max)),
+            ("10", Err("the units are ms, s, m and h")),
+            ("-1s", Err("the units are ms, s, m and h")),
+            ("s", Err("it begins with a whole number")),
+            ("", Err("it begins with a whole number")),
+        ] {
+            assert_eq!(text.parse::<Linger>().map(|linger| linger.0), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn a_peer_is_a_socket_or_none() {
         assert_eq!("none".parse(), Ok(PeerChoice::None));
         assert_eq!("unix:/run/a.sock".parse(), Ok(PeerChoice::Socket("/run/a.sock".into())));
@@ -290,8 +404,8 @@ mod tests {
 
     #[test]
     fn a_scheduler_is_named_by_host_and_port() {
-        assert_eq!(scheduler_url("http://10.0.0.1:7100/"), Ok("http://10.0.0.1:7100".into()));
-        for wrong in ["10.0.0.1:7100", "https://a:1", "http://a", "http://:1", "http://a/b:1"] {
+        assert_eq!(scheduler_url("http://10.0.0.1:7100/"), Ok("10.0.0.1:7100".into()));
+        for wrong in ["https://a:1", "http://a", "http://:1", "http://a/b:1"] {
             assert!(scheduler_url(wrong).is_err(), "{wrong}");
         }
     }

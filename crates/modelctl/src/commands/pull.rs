@@ -1,17 +1,21 @@
 //! `modelctl pull`: an artifact into a directory.
 //!
-//! Owns: the choice between the local peer and a pull of its own, and how both are told. Does not own: either pull.
+//! Owns: how a pull and what comes of it are told. Does not own: who brings the bytes (`way`), or the pull.
+
+mod way;
 
 use std::{fmt, path::Path, time::Duration};
 
 use modelpack::reference::Reference;
-use peer::{LocalPeer, PullPlan, PullReport, PullRequest, PullWatch};
+use peer::{PullPlan, PullReport, PullRequest, PullWatch};
 use registry::Access;
 use serde::Serialize;
 
+use self::way::Way;
+use super::serve::end_signal;
 use crate::{
     access,
-    cli::{PeerChoice, PullArgs},
+    cli::PullArgs,
     printer::Printer,
     text::{self, Align, Table},
 };
@@ -34,7 +38,7 @@ struct Report {
     transport: &'static str,
     bytes_by_transport: BytesByTransport,
     landing: &'static str,
-    fallback_reason: Option<&'static str>,
+    fallback_reason: Option<String>,
     bound_seconds: Option<f64>,
     ratio: Option<f64>,
     bounded_by: Option<String>,
@@ -85,46 +89,43 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
             let plan = peer::plan_pull(request).await?;
             return printer.result(&Plan::new(args, &plan));
         }
-        let report = pull(args, request, printer).await?;
-        if report.copied > 0 {
-            let blobs = text::plural(report.copied as usize, "file");
-            printer.warn(format_args!(
-                "{blobs} copied from the local peer's store: the bytes take their space twice"
-            ));
-        }
-        printer.result(&Report::new(&args.reference, report))
+        pull(args, request, printer).await
     })
 }
 
-async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyhow::Result<PullReport> {
+async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyhow::Result<()> {
     let watch = PullWatch::new();
-    let local = local_peer(args).await?;
     let pulling = async {
-        match local {
-            Some(local) => local.pull(request, args.link.into(), &watch).await,
-            None => peer::pull(request, &watch).await,
-        }
+        let (report, lingering) = match way::choose(args, printer).await? {
+            Way::Local(local) => (local.pull(request, args.link.into(), &watch).await?, None),
+            Way::Alone { reason } => {
+                let report = peer::pull(request, &watch).await?;
+                (PullReport { fallback_reason: reason, ..report }, None)
+            }
+            Way::Fleet(fleet) => {
+                let (report, lingering) = peer::pull_in_fleet(request, fleet, &watch).await?;
+                (report, Some(lingering))
+            }
+        };
+        anyhow::Ok((report, lingering))
     };
-    let (done, watcher) = (pulling, show(&watch, printer));
-    tokio::select! {
-        result = done => Ok(result?),
-        result = watcher => result.map(|never| match never {}),
+    let (report, lingering) = tokio::select! {
+        result = pulling => result?,
+        result = show(&watch, printer) => return result.map(|never| match never {}),
+    };
+    // From here on the directory is there: whatever ends this process, it has done what it was asked.
+    let told_to_end = end_signal()?;
+    if report.copied > 0 {
+        let blobs = text::plural(report.copied as usize, "file");
+        printer.warn(format_args!(
+            "{blobs} copied from the local peer's store: the bytes take their space twice"
+        ));
     }
-}
-
-/// The local peer that the pull goes through. One that was named has to answer.
-async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
-    let is_remote = matches!(args.reference, Reference::Registry(_) | Reference::Fleet(_));
-    match &args.peer {
-        Some(PeerChoice::None) => Ok(None),
-        Some(PeerChoice::Socket(socket)) => Ok(Some(LocalPeer::connect(socket).await?)),
-        // What lies on this machine needs no peer.
-        None if !is_remote => Ok(None),
-        None if matches!(args.reference, Reference::Fleet(_)) => {
-            Ok(Some(LocalPeer::connect(&peer::default_socket()).await?))
-        }
-        None => Ok(LocalPeer::connect(&peer::default_socket()).await.ok()),
+    let told = printer.result(&Report::new(&args.reference, report));
+    if let Some(lingering) = lingering {
+        lingering.linger(args.embedded.linger.0, told_to_end).await;
     }
+    told
 }
 
 /// Shows progress until it is dropped: as a bar to people, as lines with `--json`.
@@ -164,7 +165,7 @@ impl Report {
             transport: if pull.tcp_bytes > 0 { "tcp" } else { "none" },
             bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: 0 },
             landing: if moved { "staged" } else { "none" },
-            fallback_reason: None,
+            fallback_reason: pull.fallback_reason,
             bound_seconds: pull.bound.map(|bound| bound.as_secs_f64()),
             ratio,
             bounded_by: pull.bounded_by,

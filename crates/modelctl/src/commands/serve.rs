@@ -12,6 +12,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+use wire::schedulers::Schedulers;
 
 use crate::{
     access,
@@ -50,7 +51,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         store: args.store.clone(),
         socket: args.socket.clone(),
         listen: args.listen,
-        scheduler: args.scheduler.clone(),
+        schedulers: args.scheduler.clone(),
         nic_rate: args.nic_rate.map(|rate| rate.0),
         name: args.name.clone().unwrap_or_else(host_name),
         seed: args.seed.clone(),
@@ -68,18 +69,28 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
 
 /// Runs a scheduler.
 pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Result<()> {
-    let options = scheduler::Options { security: security(args.listen, &args.trust)?, ..Default::default() };
+    let security = security(args.listen, &args.trust)?;
+    if !args.scheduler.is_empty() && args.listen.ip().is_unspecified() && args.advertise.is_none() {
+        let message = format!("`{}` is no address by which others reach this scheduler", args.listen);
+        return Err(Refusal::usage(message).hint("name it with `--advertise HOST:PORT`").into());
+    }
     access::runtime()?.block_on(async {
         let end = end_signal()?;
         let listener = TcpListener::bind(args.listen).await;
         let listener = listener.with_context(|| format!("cannot listen on `{}`", args.listen))?;
-        printer.result(&Ready { listening: listener.local_addr()?.to_string(), socket: None })?;
+        let listening = listener.local_addr()?.to_string();
+        let peering = (!args.scheduler.is_empty()).then(|| scheduler::Peering {
+            schedulers: Schedulers::new(&security, args.scheduler.clone()),
+            advertised: args.advertise.clone().unwrap_or_else(|| listening.clone()),
+        });
+        let options = scheduler::Options { security, peering, ..Default::default() };
+        printer.result(&Ready { listening, socket: None })?;
         Ok(scheduler::serve(listener, options, end).await?)
     })
 }
 
 /// Who may speak to a process that listens there: without a key, only this machine (DESIGN §4).
-fn security(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<Security> {
+pub(super) fn security(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<Security> {
     if let Some(file) = &trust.fleet_key {
         return Ok(Security::Fleet(Identity::new(&FleetKey::load(file)?)?));
     }
@@ -115,7 +126,7 @@ pub(crate) fn fleet_key(args: &FleetKeyArgs, printer: &Printer) -> anyhow::Resul
 }
 
 /// Ready when the process is told to end. The handlers are in place when this returns.
-fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+pub(super) fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let signal = |kind| signal(kind).context("cannot handle signals");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -126,6 +137,6 @@ fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

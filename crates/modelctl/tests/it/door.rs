@@ -10,7 +10,8 @@ use std::{
 
 use crate::support::{PATIENCE, Registry};
 
-/// What one connection takes from the registry at once. Each may exceed what is let through by so much.
+/// What one connection takes from the registry at once, and what each may have before the door counts: each may exceed
+/// what is let through by twice so much.
 const CHUNK_BYTES: usize = 64 << 10;
 
 pub(crate) struct Door {
@@ -115,9 +116,13 @@ impl Shared {
 
     fn answer(&self, mut registry: TcpStream, mut client: &TcpStream) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES];
+        // A process that comes late, when nothing more is let through, has to learn what the artifact is all the same.
+        let mut free = CHUNK_BYTES;
         loop {
             let count = registry.read(&mut chunk)?;
-            if count == 0 || !self.may_pass(count as u64) {
+            let counted = count.saturating_sub(free);
+            free -= count - counted;
+            if count == 0 || (counted > 0 && !self.may_pass(counted as u64)) {
                 return Ok(());
             }
             client.write_all(&chunk[..count])?;

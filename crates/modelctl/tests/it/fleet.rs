@@ -159,6 +159,33 @@ fn a_peer_that_is_killed_stops_nobody_else_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_holder_that_was_started_again_is_enough() {
+    let mut fleet = Fleet::around(Scratch::with_model(), 2);
+    fleet.door.open();
+    let result = fleet.pulled(0, fleet.pull(0));
+    fleet.door.close();
+    fleet.reference = format!("fleet:{}", result["digest"].as_str().unwrap());
+    fleet.kill_peer(0);
+    fleet.peers[0] = Some(fleet.start_peer(0));
+    let result = fleet.pulled(1, fleet.pull(1));
+    assert_eq!(result["peer_bytes"], result["bytes"]);
+
+    // A store from before trees were kept: they are computed while the peer is at work.
+    for number in [0, 1] {
+        fleet.kill_peer(number);
+        fs::remove_dir_all(fleet.scratch.path(&store(number)).join("trees")).unwrap();
+    }
+    fs::remove_dir_all(fleet.scratch.path(&store(1))).unwrap();
+    fleet.peers[0] = Some(fleet.start_peer(0));
+    until("the trees are there", || {
+        fleet.scratch.path(&store(0)).join("trees").read_dir().unwrap().count() == 1
+    });
+    fleet.peers[1] = Some(fleet.start_peer(1));
+    let pull = fleet.pull_into(1, "again", &[]).result();
+    assert_eq!(pull["peer_bytes"], pull["bytes"]);
+}
+
+#[test]
 fn a_scheduler_that_is_killed_stops_nobody() {
     let mut fleet = Fleet::held(3);
     let mut pulls = fleet.pull_all();

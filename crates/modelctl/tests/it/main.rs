@@ -9,6 +9,7 @@
 mod build;
 mod doctor;
 mod door;
+mod embedded;
 mod fleet;
 mod fleet_key;
 mod help;
@@ -17,5 +18,6 @@ mod interrupted;
 mod pull;
 mod registry;
 mod running;
+mod schedulers;
 mod support;
 mod verify;

@@ -3,7 +3,10 @@
 use std::{
     io::{BufRead as _, BufReader, Read},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -19,6 +22,7 @@ pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
     stderr: Option<JoinHandle<Vec<u8>>>,
+    logged: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Running {
@@ -32,12 +36,22 @@ impl Running {
                 let _ = sender.send(line);
             }
         });
+        let logged = Arc::<Mutex<Vec<u8>>>::default();
+        let logging = Arc::clone(&logged);
         let stderr = thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = stderr.read_to_end(&mut bytes);
+            let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+            while let Ok(count @ 1..) = stderr.read(&mut part) {
+                bytes.extend_from_slice(&part[..count]);
+                logging.lock().unwrap().extend_from_slice(&part[..count]);
+            }
             bytes
         });
-        Self { child, lines, stderr: Some(stderr) }
+        Self { child, lines, stderr: Some(stderr), logged }
+    }
+
+    /// How often this text is in what it has written to stderr so far.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.logged.lock().unwrap()).matches(text).count()
     }
 
     /// The next line of stdout, which is JSON.

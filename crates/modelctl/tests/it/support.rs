@@ -219,6 +219,25 @@ impl Registry {
         log.lines().filter_map(sent).sum()
     }
 
+    /// The requests that it says it has answered, as `METHOD PATH HTTP/1.1`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.dir.path().join(ACCESS_LOG)).unwrap();
+        log.lines().filter_map(|line| line.split('"').nth(1).map(ToOwned::to_owned)).collect()
+    }
+
+    /// The digest of the manifest under a tag.
+    pub(crate) fn digest(&self, repository: &str, tag: &str) -> String {
+        let manifest = self.get(&format!("{repository}/manifests/{tag}"));
+        modelpack::digest::Sha256Digest::of(&manifest).to_string()
+    }
+
+    /// The digest of the config of the manifest under a tag.
+    pub(crate) fn config(&self, repository: &str, tag: &str) -> String {
+        let manifest = self.get(&format!("{repository}/manifests/{tag}"));
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["config"]["digest"].as_str().unwrap().to_owned()
+    }
+
     /// Flips a bit in the middle of its copy of the blob of that SHA-256, as a disk may.
     pub(crate) fn damage(&self, hex: &str) {
         let blobs = self.dir.path().join("storage/docker/registry/v2/blobs/sha256");

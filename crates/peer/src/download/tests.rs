@@ -116,7 +116,7 @@ fn scene(change: impl Fn(&mut Vec<u8>), expires: Duration) -> Scene {
     };
     download.link_event(LinkEvent::Up { peer: PARENT, generation, grant });
     let runs = vec![Run::new(0, pieces)];
-    download.link_event(LinkEvent::Have { peer: PARENT, generation, runs });
+    download.link_event(LinkEvent::Have { peer: PARENT, generation, runs, vouchers: Vec::new() });
     download.settle();
     Scene { download, heard, link, _dir: dir }
 }

@@ -109,10 +109,17 @@ impl ParentPeer {
             config: b"{}".to_vec(),
             trees: vec![(BlobIndex(0), vec![9; 96])],
         });
-        let share = Share { windows, have: have.clone(), description: Arc::clone(&description) };
+        let share =
+            Share { windows, have: have.clone(), vouching: None, description: Arc::clone(&description) };
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
-        let options =
-            ServiceOptions { me: PARENT, security: PeerSecurity::default(), tcp, data_address, grant_expiry };
+        let options = ServiceOptions {
+            me: PARENT,
+            security: PeerSecurity::default(),
+            tcp,
+            data_address,
+            grant_expiry,
+            children: crate::children::Children::none(),
+        };
         let listener = TcpListener::bind(any_port()).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -168,7 +175,7 @@ impl ChildLink {
     async fn have(&mut self) -> Vec<Run> {
         loop {
             match self.event().await {
-                LinkEvent::Have { peer: PARENT, generation: 5, runs } => return runs,
+                LinkEvent::Have { peer: PARENT, generation: 5, runs, .. } => return runs,
                 LinkEvent::Coming { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 LinkEvent::Have { .. } | LinkEvent::Up { .. } => panic!("no news"),
@@ -521,7 +528,10 @@ async fn a_data_link_that_ends_takes_the_link_down() {
 async fn what_a_parent_says_later_is_checked_too() {
     let said = [
         (
-            Heard::Have(HaveRuns { runs: vec![control::Run { start: 0, end: PIECES + 1 }], coming: None }),
+            Heard::Have(HaveRuns {
+                runs: vec![control::Run { start: 0, end: PIECES + 1 }],
+                ..HaveRuns::default()
+            }),
             "`runs`",
         ),
         (Heard::Refusal(Refusal { reason: "not\nyou".to_owned() }), "the peer refused: notyou"),
@@ -546,7 +556,8 @@ async fn what_a_parent_says_later_is_checked_too() {
 #[tokio::test]
 async fn a_parent_that_repeats_itself_is_heard_once() {
     let (_tcp, _, mut says) = honest().await;
-    let have = |start, end| Heard::Have(HaveRuns { runs: vec![control::Run { start, end }], coming: None });
+    let have =
+        |start, end| Heard::Have(HaveRuns { runs: vec![control::Run { start, end }], ..HaveRuns::default() });
     says.extend([have(0, 2), have(0, 2), have(1, 2), have(0, 3)]);
     let mut child = ChildLink::open(serve_lies(says).await);
     child.up().await;

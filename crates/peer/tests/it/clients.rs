@@ -44,7 +44,7 @@ impl Alone {
             store: top.path().join("store"),
             socket: socket.clone(),
             listen: "127.0.0.1:0".parse().unwrap(),
-            scheduler: None,
+            schedulers: Vec::new(),
             nic_rate: None,
             name: "alone".into(),
             seed: None,
@@ -91,7 +91,7 @@ fn said(kind: Said) -> ClientFrame {
 }
 
 fn hello(protocol_version: u32) -> ClientFrame {
-    said(Said::Hello(Hello { protocol_version, features: 0 }))
+    said(Said::Hello(Hello { protocol_version, ..Hello::default() }))
 }
 
 async fn hears(stream: &mut LocalStream) -> Option<Told> {
@@ -118,7 +118,7 @@ async fn only_the_owner_may_speak_to_a_peer() {
         store: peer.top.path().join("other-store"),
         socket: peer.socket.clone(),
         listen: "127.0.0.1:0".parse().unwrap(),
-        scheduler: None,
+        schedulers: Vec::new(),
         nic_rate: None,
         name: "second".into(),
         seed: None,

@@ -28,33 +28,33 @@ use crate::{
 };
 
 /// A running peer. Aborting its task is as sudden as a process's death: sockets close, nothing is said.
-struct Running {
+pub(crate) struct Running {
     socket: PathBuf,
-    task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
     _end: oneshot::Sender<()>,
 }
 
-struct Fleet {
-    top: tempfile::TempDir,
+pub(crate) struct Fleet {
+    pub(crate) top: tempfile::TempDir,
     scheduler: Option<(String, JoinHandle<()>)>,
-    peers: Vec<Running>,
+    pub(crate) peers: Vec<Running>,
     security: PeerSecurity,
 }
 
 impl Fleet {
-    async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
         Self::secured(count, PeerSecurity::default()).await
     }
 
     async fn secured(count: usize, security: PeerSecurity) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap().to_string();
         let options = scheduler::Options { security: security.control.clone(), ..Default::default() };
         let task = tokio::spawn(async move {
             let forever = std::future::pending();
             scheduler::serve(listener, options, forever).await.unwrap();
         });
-        let (top, scheduler) = (tempfile::tempdir().unwrap(), Some((url, task)));
+        let (top, scheduler) = (tempfile::tempdir().unwrap(), Some((address, task)));
         let mut fleet = Self { top, scheduler, peers: Vec::new(), security };
         for number in 0..count {
             let running = fleet.start_peer(number, None).await;
@@ -69,7 +69,7 @@ impl Fleet {
             socket: self.top.path().join(format!("{number}.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
-            scheduler: self.scheduler.as_ref().map(|(url, _)| url.clone()),
+            schedulers: self.scheduler.iter().map(|(address, _)| address.clone()).collect(),
             nic_rate: None,
             name: format!("peer-{number}"),
             seed,
@@ -86,12 +86,12 @@ impl Fleet {
         Running { socket, task, _end: end }
     }
 
-    fn output(&self, number: usize) -> PathBuf {
+    pub(crate) fn output(&self, number: usize) -> PathBuf {
         self.top.path().join(format!("out-{number}"))
     }
 
     /// Pulls through one peer.
-    fn pull(
+    pub(crate) fn pull(
         &self,
         number: usize,
         reference: Reference,
@@ -99,7 +99,7 @@ impl Fleet {
         self.pull_watched(number, reference, PullWatch::new())
     }
 
-    fn pull_watched(
+    pub(crate) fn pull_watched(
         &self,
         number: usize,
         reference: Reference,
@@ -118,7 +118,10 @@ impl Fleet {
     }
 
     /// Pulls through all peers at once.
-    fn pull_all(&self, reference: &Reference) -> JoinSet<(usize, Result<PullReport, peer::PeerError>)> {
+    pub(crate) fn pull_all(
+        &self,
+        reference: &Reference,
+    ) -> JoinSet<(usize, Result<PullReport, peer::PeerError>)> {
         let mut pulls = JoinSet::new();
         for number in 0..self.peers.len() {
             let pull = self.pull(number, reference.clone());
@@ -211,17 +214,6 @@ async fn clients_of_one_peer_share_a_transfer_and_a_later_one_finds_it_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_artifact_comes_from_the_origin_alone() {
-    let model = Model::of(10);
-    let origin = Origin::honest(Holding::foreign(&model)).await;
-    let fleet = Fleet::start(2).await;
-    for (number, report) in fleet.pull_all(&origin.reference()).join_all().await {
-        assert_eq!(report.unwrap().peer_bytes, 0);
-        model.assert_in(&fleet.output(number));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_seed_feeds_a_fleet_that_has_no_registry() {
     let model = Model::of(40);
     let mut fleet = Fleet::start(3).await;
@@ -267,7 +259,7 @@ async fn what_is_damaged_is_not_announced() {
         socket: top.path().join("sock"),
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: None,
-        scheduler: None,
+        schedulers: Vec::new(),
         nic_rate: None,
         name: "seed".into(),
         seed: Some(layout),

@@ -11,6 +11,7 @@ mod clients;
 #[path = "../../../registry/tests/it/fault_server.rs"]
 mod fault_server;
 mod fleet;
+mod foreign;
 mod origin;
 mod standalone;
 mod support;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use identity::Security;
 use planner::{ArtifactId, PeerId, PeerPlan};
-use scheduler::Options;
+use scheduler::{Options, Peering};
 use tokio::{net::TcpListener, sync::mpsc, sync::oneshot, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -12,11 +12,12 @@ use wire::{
     FEATURES, PROTOCOL_VERSION,
     connection::dial,
     control::{
-        HaveUpdate, HoldersRequest, Join, Load, PeerHello, PeerToScheduler, Run, SchedulerToPeer,
-        SchedulerWelcome, peer_to_scheduler::Kind as Said, scheduler_client::SchedulerClient,
-        scheduler_to_peer::Kind as Heard,
+        Claim, HaveUpdate, HoldersReply, HoldersRequest, Join, Load, PeerHello, PeerToScheduler, Run,
+        SchedulerToPeer, SchedulerWelcome, peer_to_scheduler::Kind as Said,
+        scheduler_client::SchedulerClient, scheduler_to_peer::Kind as Heard,
     },
     convert,
+    schedulers::Schedulers,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -41,13 +42,23 @@ pub(crate) struct Scheduler {
 impl Scheduler {
     pub(crate) async fn start(load_interval: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::serve(listener, Options { load_interval, ..Options::default() })
+    }
+
+    /// One of several.
+    pub(crate) fn among(listener: TcpListener, addresses: Vec<String>) -> Self {
+        let advertised = listener.local_addr().expect("bound").to_string();
+        let schedulers = Schedulers::new(&Security::Plain, addresses);
+        let peering = Some(Peering { schedulers, advertised });
+        Self::serve(listener, Options { load_interval: LONG, peering, ..Options::default() })
+    }
+
+    fn serve(listener: TcpListener, options: Options) -> Self {
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            scheduler::serve(listener, Options { load_interval, security: Security::Plain }, shutdown)
-                .await
-                .expect("served");
+            scheduler::serve(listener, options, shutdown).await.expect("served");
         });
         Self { address, stop, task }
     }
@@ -61,8 +72,25 @@ impl Scheduler {
     pub(crate) async fn holders(&self) -> Vec<String> {
         let channel = dial(format!("http://{}", self.address), &Security::Plain);
         let mut client = SchedulerClient::new(in_time(channel).await.expect("it listens"));
-        let request = HoldersRequest { protocol_version: PROTOCOL_VERSION, artifact: ARTIFACT.0.to_vec() };
+        let request = HoldersRequest {
+            protocol_version: PROTOCOL_VERSION,
+            artifact: ARTIFACT.0.to_vec(),
+            ..HoldersRequest::default()
+        };
         in_time(client.holders(request)).await.expect("an answer").into_inner().control_addresses
+    }
+
+    /// What it tells that peer about [`ARTIFACT`].
+    pub(crate) async fn claim(&self, claim: Claim, peer: PeerId) -> HoldersReply {
+        let channel = dial(format!("http://{}", self.address), &Security::Plain);
+        let mut client = SchedulerClient::new(in_time(channel).await.expect("it listens"));
+        let request = HoldersRequest {
+            protocol_version: PROTOCOL_VERSION,
+            artifact: ARTIFACT.0.to_vec(),
+            claim: claim.into(),
+            peer_id: peer.bytes().to_vec(),
+        };
+        in_time(client.holders(request)).await.expect("an answer").into_inner()
     }
 
     pub(crate) async fn stop(self) {
@@ -80,6 +108,7 @@ pub(crate) fn hello(peer: PeerId) -> PeerHello {
         nic_bytes_per_second: 0,
         labels: std::iter::empty().collect(),
         name: format!("peer {peer}"),
+        unreachable: Vec::new(),
     }
 }
 
@@ -92,6 +121,8 @@ pub(crate) fn join(have: Vec<Run>) -> Join {
         seed: false,
         have,
         origin_in_flight: Vec::new(),
+        epoch: 0,
+        repair_round: 0,
     }
 }
 

@@ -1,4 +1,5 @@
 //! Tests of `scheduler` over real sockets.
 
 mod fleet;
+mod schedulers;
 mod sessions;

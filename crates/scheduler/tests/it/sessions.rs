@@ -201,3 +201,24 @@ async fn who_can_describe_an_artifact_is_told_whole_holders_first() {
     assert_eq!(scheduler.holders().await, ["127.0.0.1:1001"]);
     scheduler.stop().await;
 }
+
+#[tokio::test]
+async fn who_is_accused_is_named_last_and_never_to_its_accuser() {
+    let scheduler = Scheduler::patient().await;
+    let mut streams = Vec::new();
+    for number in 1..=3 {
+        streams.push(Stream::joined(&scheduler, id(number)).await);
+    }
+    let is_named = |plan: &PeerPlan, number: u8| plan.members.iter().any(|member| member.id == id(number));
+    for stream in &mut streams[..2] {
+        stream.plan_where(|plan| is_named(plan, 3)).await;
+    }
+    let (artifact, about) = (ARTIFACT.0.to_vec(), id(3).bytes().to_vec());
+    streams[0].say(Said::Complaint(Complaint { artifact, about, piece: 5 })).await;
+    streams[0].plan_where(|plan| !is_named(plan, 3)).await;
+    let is_parent =
+        |plan: &PeerPlan| plan.stripes.iter().any(|part| part.source == StripeSource::Parent(id(3)));
+    let plan = streams[1].plan_where(|plan| is_named(plan, 3) && !is_parent(plan)).await;
+    assert!(plan.stripes.iter().all(|part| part.source != StripeSource::None));
+    scheduler.stop().await;
+}

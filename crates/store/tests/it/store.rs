@@ -225,3 +225,52 @@ fn one_process_has_a_store() {
     drop(store);
     Store::open(dir.path()).unwrap();
 }
+
+#[test]
+fn a_kept_tree_proves_itself_and_a_damaged_one_is_computed_again() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let (tree, blob) = (&artifact.trees[0], artifact.contents.blobs[0]);
+    let path = dir.path().join("trees").join(tree.root().hex());
+    let kept = |store: &Store| store.tree(blob.size, tree.root());
+    {
+        let store = Store::open(dir.path()).unwrap();
+        assert!(kept(&store).is_none());
+        store.put_tree(tree).unwrap();
+        assert!(store.compute_tree(&blob).is_err(), "the blob is not here");
+        fill(&store, &artifact);
+    }
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(kept(&store).as_ref(), Some(tree));
+    let good = fs::read(&path).unwrap();
+    let (mut flipped, mut longer) = (good.clone(), good.clone());
+    flipped[7] ^= 1;
+    longer.push(0);
+    for damaged in [flipped, longer, good[..good.len() - 32].to_vec(), Vec::new()] {
+        fs::write(&path, damaged).unwrap();
+        assert!(kept(&store).is_none());
+        assert_eq!(store.compute_tree(&blob).unwrap(), *tree);
+        assert_eq!(fs::read(&path).unwrap(), good);
+    }
+    // A blob of one piece has no file: its root is its tree.
+    let small = &artifact.trees[1];
+    store.put_tree(small).unwrap();
+    assert_eq!(store.tree(artifact.contents.blobs[1].size, small.root()).as_ref(), Some(small));
+    assert_eq!(fs::read_dir(dir.path().join("trees")).unwrap().count(), 1);
+}
+
+#[test]
+fn no_tree_is_computed_of_bytes_that_are_not_the_blobs() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let store = Store::open(dir.path()).unwrap();
+    fill(&store, &artifact);
+    let blob = artifact.contents.blobs[0];
+    let path = path_of(dir.path(), "blake3", &blob.root.unwrap().hex());
+    // As a disk may do it: neither size nor mtime tells.
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"other", 0).unwrap();
+    file.set_modified(modified).unwrap();
+    assert_eq!(store.compute_tree(&blob).unwrap_err().class(), ErrorClass::Integrity);
+    assert!(store.tree(blob.size, blob.root.unwrap()).is_none());
+}

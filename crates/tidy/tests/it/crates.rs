@@ -8,7 +8,7 @@ use crate::tree::{assert_none, root};
 
 /// Who stands on whom, highest first: a crate may use the crates of lower rows, and none of its own.
 const LAYERS: &[&[&str]] = &[
-    &["modelctl"],                        // the binary
+    &["modelctl", "drill"],               // the binary, and the one that tries it as a fleet
     &["peer", "scheduler"],               // one event loop each
     &["registry", "store", "wire"],       // the edges: network, disk, messages
     &["transport"],                       // the data plane and its seam

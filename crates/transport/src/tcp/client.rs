@@ -19,9 +19,7 @@ use tokio::{
 
 use super::{
     frame::{RESPONSE_BYTES, Request, Response},
-    handshake::{
-        BadHello, HELLO_BYTES, PROOF_BYTES, Role, Session, VERSION, decode_hello, encode_answer, random,
-    },
+    handshake::{BadHello, HELLO_BYTES, PROOF_BYTES, Role, Session, VERSION, decode_hello, encode_answer},
 };
 use crate::{CompletionSink, Level, Link, ReadRequest, link::Outstanding};
 
@@ -162,7 +160,7 @@ async fn shake_hands(
         BadHello::Magic => not_the_sender(),
         BadHello::Version(theirs) => ConnectError::Version { address: address.to_owned(), theirs },
     })?;
-    let session = Session { link, sender_nonce, receiver_nonce: random().map_err(failed)? };
+    let session = Session { link, sender_nonce, receiver_nonce: identity::random_bytes().map_err(failed)? };
     let answer = encode_answer(&session, session.proof(Role::Receiver, secret));
     socket.write_all(&answer).await.map_err(refused)?;
     socket.flush().await.map_err(refused)?;

@@ -104,11 +104,3 @@ pub(super) fn decode_answer(
     let session = Session { link: u64_at(bytes, 8), sender_nonce, receiver_nonce: array_at(bytes, 16) };
     Ok((session, Hash::from_bytes(array_at(bytes, 48))))
 }
-
-/// 32 bytes that nobody can foresee.
-pub(super) fn random() -> std::io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    // Up to 256 bytes the kernel fills whole or, before it is seeded, blocks: getrandom(2).
-    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    if got == bytes.len() { Ok(bytes) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
-}

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     frame::{REQUEST_BYTES, Request, Response},
-    handshake::{ANSWER_BYTES, Role, decode_answer, encode_hello, random},
+    handshake::{ANSWER_BYTES, Role, decode_answer, encode_hello},
     socket::{Follows, PlainSocket, Socket, TlsSocket},
 };
 use crate::{Export, Exports};
@@ -82,7 +82,7 @@ impl Server {
             listener,
             exports,
             security,
-            key: random()?,
+            key: identity::random_bytes()?,
             drawn: AtomicU64::new(0),
             links: Mutex::default(),
             sent_bytes: AtomicU64::new(0),

@@ -15,12 +15,19 @@ pub mod client_frame {
         Pull(super::Pull),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hello {
     #[prost(uint32, tag = "1")]
     pub protocol_version: u32,
     #[prost(uint64, tag = "2")]
     pub features: u64,
+    /// The daemon's, for a client that takes part in the fleet by itself. The fleet's key never travels.
+    ///
+    /// HOST:PORT
+    #[prost(string, repeated, tag = "3")]
+    pub schedulers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "4")]
+    pub has_fleet_key: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]

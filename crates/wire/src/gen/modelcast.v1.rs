@@ -7,18 +7,41 @@ pub struct Run {
     #[prost(uint32, tag = "2")]
     pub end: u32,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AliveRequest {
+    #[prost(uint32, tag = "1")]
+    pub protocol_version: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AliveReply {
+    #[prost(uint32, tag = "1")]
+    pub protocol_version: u32,
+    #[prost(uint64, tag = "2")]
+    pub features: u64,
+    /// 16 random bytes, new at each start: who asks itself finds out
+    #[prost(bytes = "vec", tag = "3")]
+    pub instance: ::prost::alloc::vec::Vec<u8>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldersRequest {
     #[prost(uint32, tag = "1")]
     pub protocol_version: u32,
     #[prost(bytes = "vec", tag = "2")]
     pub artifact: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "Claim", tag = "3")]
+    pub claim: i32,
+    /// of a peer that claims
+    #[prost(bytes = "vec", tag = "4")]
+    pub peer_id: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldersReply {
     /// of members of its swarm, those that have everything first
     #[prost(string, repeated, tag = "1")]
     pub control_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// no member knows it: the asker is to read it at the origin
+    #[prost(bool, tag = "2")]
+    pub read_origin: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerToScheduler {
@@ -51,7 +74,7 @@ pub struct PeerHello {
     pub protocol_version: u32,
     #[prost(uint64, tag = "2")]
     pub features: u64,
-    /// 16 random bytes, new at each start
+    /// 16: the head of the BLAKE3 hash of its Ed25519 key, which is new at each start
     #[prost(bytes = "vec", tag = "3")]
     pub peer_id: ::prost::alloc::vec::Vec<u8>,
     /// HOST:PORT of the Peer service
@@ -69,6 +92,9 @@ pub struct PeerHello {
     /// for people: shown by progress and logs
     #[prost(string, tag = "7")]
     pub name: ::prost::alloc::string::String,
+    /// HOST:PORT of schedulers that it has just tried in vain: it is not sent there
+    #[prost(string, repeated, tag = "8")]
+    pub unreachable: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The peer wants this artifact, or (with a full have-map) offers it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -92,6 +118,12 @@ pub struct Join {
     /// what it is reading from the origin now (after a take-over)
     #[prost(message, repeated, tag = "7")]
     pub origin_in_flight: ::prost::alloc::vec::Vec<Run>,
+    /// of the plan that it acts by, whichever scheduler made that; 0 without one
+    #[prost(uint64, tag = "8")]
+    pub epoch: u64,
+    /// how often its pieces did not add up to the manifest's digest, or a later number it has seen
+    #[prost(uint32, tag = "9")]
+    pub repair_round: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HaveUpdate {
@@ -125,7 +157,7 @@ pub struct Complaint {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SchedulerToPeer {
-    #[prost(oneof = "scheduler_to_peer::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "scheduler_to_peer::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<scheduler_to_peer::Kind>,
 }
 /// Nested message and enum types in `SchedulerToPeer`.
@@ -140,7 +172,17 @@ pub mod scheduler_to_peer {
         /// then the stream ends
         #[prost(message, tag = "3")]
         Refusal(super::Refusal),
+        /// instead of the welcome, then the stream ends; or later, and it goes on
+        #[prost(message, tag = "4")]
+        Redirect(super::Redirect),
     }
+}
+/// A scheduler that comes before this one lives: go there if you can. Said only to peers with the feature.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Redirect {
+    /// HOST:PORT
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SchedulerWelcome {
@@ -331,6 +373,27 @@ pub struct HaveRuns {
     /// if that has changed, and always with the first map
     #[prost(message, optional, tag = "2")]
     pub coming: ::core::option::Option<Coming>,
+    /// for pieces of `runs` that the manifest does not prove one by one
+    #[prost(message, repeated, tag = "3")]
+    pub vouchers: ::prost::alloc::vec::Vec<Voucher>,
+}
+/// A reader of the origin vouches for one piece. Whoever passes it on cannot change it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Voucher {
+    #[prost(uint32, tag = "1")]
+    pub piece: u32,
+    /// of the artifact's repair in which it was read
+    #[prost(uint32, tag = "2")]
+    pub round: u32,
+    /// 32: the piece's BLAKE3 chaining value
+    #[prost(bytes = "vec", tag = "3")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
+    /// 32: Ed25519; the reader's peer id is the first 16 bytes of the BLAKE3 hash of it
+    #[prost(bytes = "vec", tag = "4")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+    /// 64: over "modelcast 2026-11 voucher", artifact, piece and round (u32 LE), value
+    #[prost(bytes = "vec", tag = "5")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 /// What the parent reads from the origin now, so that no child reads it there too. Replaces what was said before.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -369,6 +432,43 @@ pub struct BlobTree {
     /// 32 bytes a piece, in piece order
     #[prost(bytes = "vec", tag = "2")]
     pub chaining_values: ::prost::alloc::vec::Vec<u8>,
+}
+/// What the asker has to do with reading an artifact's description at the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Claim {
+    /// it cannot, or will not
+    None = 0,
+    /// it can: one of those who can is told to, the others are kept waiting for what it learns
+    Offer = 1,
+    /// it was told to, and could not: the next one is
+    Failed = 2,
+    /// it did, and has nothing that others could use: each reads it alone
+    Alone = 3,
+}
+impl Claim {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "CLAIM_NONE",
+            Self::Offer => "CLAIM_OFFER",
+            Self::Failed => "CLAIM_FAILED",
+            Self::Alone => "CLAIM_ALONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CLAIM_NONE" => Some(Self::None),
+            "CLAIM_OFFER" => Some(Self::Offer),
+            "CLAIM_FAILED" => Some(Self::Failed),
+            "CLAIM_ALONE" => Some(Self::Alone),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod scheduler_client {
@@ -508,6 +608,28 @@ pub mod scheduler_client {
                 .insert(GrpcMethod::new("modelcast.v1.Scheduler", "Holders"));
             self.inner.unary(req, path, codec).await
         }
+        /// From another scheduler, or a peer that thinks of coming: whether this one lives.
+        pub async fn alive(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AliveRequest>,
+        ) -> std::result::Result<tonic::Response<super::AliveReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/modelcast.v1.Scheduler/Alive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("modelcast.v1.Scheduler", "Alive"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -539,6 +661,11 @@ pub mod scheduler_server {
             &self,
             request: tonic::Request<super::HoldersRequest>,
         ) -> std::result::Result<tonic::Response<super::HoldersReply>, tonic::Status>;
+        /// From another scheduler, or a peer that thinks of coming: whether this one lives.
+        async fn alive(
+            &self,
+            request: tonic::Request<super::AliveRequest>,
+        ) -> std::result::Result<tonic::Response<super::AliveReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct SchedulerServer<T> {
@@ -692,6 +819,49 @@ pub mod scheduler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HoldersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/modelcast.v1.Scheduler/Alive" => {
+                    #[allow(non_camel_case_types)]
+                    struct AliveSvc<T: Scheduler>(pub Arc<T>);
+                    impl<T: Scheduler> tonic::server::UnaryService<super::AliveRequest>
+                    for AliveSvc<T> {
+                        type Response = super::AliveReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AliveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::alive(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AliveSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

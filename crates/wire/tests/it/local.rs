@@ -34,7 +34,7 @@ fn raw_pair() -> (UnixStream, LocalStream) {
 }
 
 fn hello() -> DaemonFrame {
-    DaemonFrame { kind: Some(Kind::Hello(Hello { protocol_version: 1, features: 0 })) }
+    DaemonFrame { kind: Some(Kind::Hello(Hello { protocol_version: 1, ..Hello::default() })) }
 }
 
 fn accepted(bytes: usize) -> DaemonFrame {

@@ -1,0 +1,163 @@
+//! The model that is moved: sharded safetensors of noise, and what is known of them without asking the product.
+//!
+//! Owns: writing the source, its files' BLAKE3, reading a layout by hand. Does not own: building or moving it.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufWriter, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+/// How many shards the weights have.
+const SHARDS: u64 = 4;
+
+/// One piece of a blob in bytes: a constant of the protocol.
+pub(crate) const PIECE_BYTES: u64 = 1 << 20;
+
+/// Bytes and BLAKE3 of a file.
+pub(crate) type FileProof = (u64, blake3::Hash);
+
+/// The model's directory, and what each of its files is.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) dir: PathBuf,
+    pub(crate) files: BTreeMap<PathBuf, FileProof>,
+}
+
+impl Source {
+    /// Writes a model of about `bytes` to `dir`; another `seed` is another model.
+    pub(crate) fn write(dir: &Path, bytes: u64, seed: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let mut noise = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
+        let mut index = BTreeMap::new();
+        for shard in 1..=SHARDS {
+            let name = format!("model-{shard:05}-of-{SHARDS:05}.safetensors");
+            write_shard(&dir.join(&name), shard, bytes / SHARDS, &mut noise)?;
+            index.insert(tensor(shard), name);
+        }
+        let index = json!({ "metadata": { "total_size": bytes }, "weight_map": index });
+        fs::write(dir.join("model.safetensors.index.json"), index.to_string())?;
+        fs::write(dir.join("config.json"), r#"{"architectures":["Drill"],"model_type":"llama"}"#)?;
+        let files = proofs(dir)?;
+        Ok(Self { dir: dir.to_path_buf(), files })
+    }
+}
+
+fn tensor(shard: u64) -> String {
+    format!("model.layers.{shard}.weight")
+}
+
+fn write_shard(path: &Path, shard: u64, bytes: u64, noise: &mut blake3::OutputReader) -> anyhow::Result<()> {
+    let bytes = bytes / 2 * 2;
+    let entry = json!({ "dtype": "BF16", "shape": [bytes / 2], "data_offsets": [0, bytes] });
+    let header = json!({ tensor(shard): entry }).to_string();
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    std::io::copy(&mut noise.take(bytes), &mut file)?;
+    Ok(file.flush()?)
+}
+
+/// Every file below `dir` but for what the product keeps for itself.
+pub(crate) fn proofs(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, FileProof>> {
+    let mut found = BTreeMap::new();
+    for path in files_below(dir)? {
+        let relative = path.strip_prefix(dir)?.to_path_buf();
+        if !relative.starts_with(".modelctl") {
+            found.insert(relative, hash(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The paths of all files below `dir`.
+pub(crate) fn files_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let (mut found, mut open) = (Vec::new(), vec![dir.to_path_buf()]);
+    while let Some(at) = open.pop() {
+        for entry in fs::read_dir(&at).with_context(|| format!("cannot read `{}`", at.display()))? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() { open.push(entry.path()) } else { found.push(entry.path()) }
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes and BLAKE3 of one file.
+pub(crate) fn hash(path: &Path) -> anyhow::Result<FileProof> {
+    let mut file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((hasher.count(), hasher.finalize())),
+            count => hasher.update(&buffer[..count]),
+        };
+    }
+}
+
+/// One blob of a layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Blob {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+}
+
+/// What a layout's only artifact is, read by hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Artifact {
+    /// SHA-256 of the manifest.
+    pub(crate) id: [u8; 32],
+    /// Its distinct blobs in order of first mention.
+    pub(crate) blobs: Vec<Blob>,
+}
+
+impl Artifact {
+    /// Reads the layout `dir`, in which exactly one manifest is a model.
+    pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
+        let parse = |path: &Path| -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
+        let index = parse(&dir.join("index.json"))?;
+        let manifests = index["manifests"].as_array().context("an index lists manifests")?;
+        let is_tagged =
+            |entry: &&Value| entry["annotations"]["org.opencontainers.image.ref.name"].as_str() == Some(TAG);
+        let entry = manifests.iter().find(is_tagged).context("the layout has the artifact")?;
+        let digest = |entry: &Value| -> anyhow::Result<String> {
+            let digest = entry["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+            Ok(digest.context("a digest is SHA-256")?.to_owned())
+        };
+        let blob = |hex: &str| dir.join("blobs/sha256").join(hex);
+        let hex = digest(entry)?;
+        let manifest = parse(&blob(&hex))?;
+        let mut id = [0; 32];
+        hex::decode_to_slice(&hex, &mut id)?;
+        let (mut seen, mut blobs) = (Vec::new(), Vec::new());
+        for layer in manifest["layers"].as_array().context("a manifest lists layers")? {
+            let hex = digest(layer)?;
+            if !seen.contains(&hex) {
+                let bytes = layer["size"].as_u64().context("a layer has a size")?;
+                blobs.push(Blob { path: blob(&hex), bytes });
+                seen.push(hex);
+            }
+        }
+        Ok(Self { id, blobs })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blobs.iter().map(|blob| blob.bytes).sum()
+    }
+
+    pub(crate) fn pieces(&self) -> u32 {
+        let pieces: u64 = self.blobs.iter().map(|blob| blob.bytes.div_ceil(PIECE_BYTES)).sum();
+        u32::try_from(pieces).unwrap_or(u32::MAX)
+    }
+
+    /// Its digest in a reference.
+    pub(crate) fn digest(&self) -> String {
+        format!("sha256:{}", hex::encode(self.id))
+    }
+}
+
+/// The tag under which artifacts are published.
+pub(crate) const TAG: &str = "v1";

@@ -1,0 +1,144 @@
+//! Who brings the bytes of a pull: the local peer, this process as a member of a fleet, or this process alone.
+//!
+//! Owns: that choice, and where a process that takes part in a fleet is reached. Does not own: the pulls.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
+
+use identity::Security;
+use modelpack::reference::Reference;
+use peer::{FleetOptions, LocalPeer, PeerSecurity};
+
+use crate::{
+    cli::{EmbeddedArgs, PeerChoice, PullArgs},
+    commands::serve::{host_name, security},
+    printer::Printer,
+    report::Refusal,
+};
+
+/// How a pull is done.
+pub(super) enum Way {
+    /// Through the local peer.
+    Local(LocalPeer),
+    /// As a member of a fleet.
+    Fleet(FleetOptions),
+    /// From the origin alone; and why, where something else was asked for.
+    Alone { reason: Option<String> },
+}
+
+/// Chooses as the user says, and where nothing is said, the local peer before the fleet before the origin.
+pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
+    if args.direct {
+        return direct(args, printer).await;
+    }
+    if let Some(local) = local_peer(args).await? {
+        return Ok(Way::Local(local));
+    }
+    match args.embedded.scheduler.as_slice() {
+        [] => Ok(Way::Alone { reason: None }),
+        schedulers => in_fleet(args, schedulers.to_vec()).await,
+    }
+}
+
+/// The local peer that the pull goes through. One that was named has to answer.
+async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
+    let is_remote = matches!(args.reference, Reference::Registry(_) | Reference::Fleet(_));
+    let is_fleet_only = matches!(args.reference, Reference::Fleet(_));
+    match &args.peer {
+        Some(PeerChoice::None) => Ok(None),
+        Some(PeerChoice::Socket(socket)) => Ok(Some(LocalPeer::connect(socket).await?)),
+        // What lies on this machine needs no peer.
+        None if !is_remote => Ok(None),
+        None => match LocalPeer::connect(&peer::default_socket()).await {
+            Ok(local) => Ok(Some(local)),
+            Err(error) if is_fleet_only && args.embedded.scheduler.is_empty() => Err(error.into()),
+            Err(_) => Ok(None),
+        },
+    }
+}
+
+/// This process lands the bytes. The local peer may say where the scheduler is, and is a source like any other.
+async fn direct(args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
+    if !args.embedded.scheduler.is_empty() {
+        return in_fleet(args, args.embedded.scheduler.clone()).await;
+    }
+    let reason = match &args.peer {
+        Some(PeerChoice::None) => "no scheduler is named",
+        Some(PeerChoice::Socket(socket)) => match schedulers_of(args, socket).await? {
+            Some(schedulers) => return in_fleet(args, schedulers).await,
+            None => "the local peer has no scheduler",
+        },
+        None => match schedulers_of(args, &peer::default_socket()).await {
+            Ok(Some(schedulers)) => return in_fleet(args, schedulers).await,
+            Ok(None) => "the local peer has no scheduler",
+            Err(error) if error.is::<Refusal>() => return Err(error),
+            Err(_) => "no scheduler is named, and no local peer answers",
+        },
+    };
+    if matches!(args.reference, Reference::Fleet(_)) {
+        let message = format!("cannot pull `{}` directly: {reason}", args.reference);
+        return Err(Refusal::usage(message).hint("name the fleet's scheduler with `--scheduler URL`").into());
+    }
+    printer.warn(format_args!("{reason}: pulling from the origin alone"));
+    Ok(Way::Alone { reason: Some(reason.to_owned()) })
+}
+
+async fn schedulers_of(args: &PullArgs, socket: &Path) -> anyhow::Result<Option<Vec<String>>> {
+    let local = LocalPeer::connect(socket).await?;
+    if local.schedulers().is_empty() {
+        return Ok(None);
+    }
+    if local.has_fleet_key() && args.trust.fleet_key.is_none() {
+        let message = "the fleet of the local peer has a key, which the peer does not tell";
+        return Err(Refusal::usage(message).hint("give it with `--fleet-key FILE`").into());
+    }
+    Ok(Some(local.schedulers().to_vec()))
+}
+
+async fn in_fleet(args: &PullArgs, schedulers: Vec<String>) -> anyhow::Result<Way> {
+    let EmbeddedArgs { listen, advertise, data_plain, .. } = &args.embedded;
+    // Where no way leads to the scheduler nobody reaches this process either, and the pull goes on without.
+    let here = first_way(&schedulers).await.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let is_open = args.trust.fleet_key.is_some() || args.trust.insecure;
+    let host = match (is_open, advertise, here) {
+        (false, _, IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
+        (false, _, IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
+        // Only there it is expected.
+        (true, None, here) => here,
+        // Who knows on which of its addresses.
+        (true, Some(_), IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        (true, Some(_), IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let listen = listen.unwrap_or(SocketAddr::new(host, 0));
+    if listen.ip().is_loopback() && !here.is_loopback() && !is_open {
+        let message =
+            format!("`{}` is on another machine, and nothing is authenticated", schedulers.join(","));
+        let hint =
+            "give every process of the fleet one key with `--fleet-key FILE`; see `modelctl fleet-key`";
+        return Err(Refusal::usage(message).hint(hint).into());
+    }
+    let control = security(listen, &args.trust)?;
+    let data = if *data_plain { Security::Plain } else { control.clone() };
+    let is_elsewhere = listen.ip().is_unspecified();
+    let advertise = advertise.clone().or_else(|| is_elsewhere.then(|| here.to_string()));
+    Ok(Way::Fleet(FleetOptions {
+        schedulers,
+        listen,
+        advertise,
+        // Several may pull on one machine.
+        name: format!("{} pull {}", host_name(), std::process::id()),
+        security: PeerSecurity { control, data },
+    }))
+}
+
+/// The address by which this machine speaks with the first of these to which there is a way.
+async fn first_way(schedulers: &[String]) -> Option<IpAddr> {
+    for scheduler in schedulers {
+        if let Some(here) = peer::address_towards(scheduler).await {
+            return Some(here);
+        }
+    }
+    None
+}

@@ -1,0 +1,115 @@
+//! A pull that takes part in a fleet by itself: it lands the bytes in its own output directory, with no store and no
+//! daemon, serves what it has proved meanwhile, and lives on while others still read from it.
+//!
+//! Owns: the order of such a pull, and its end. Does not own: its sockets (`presence`), or how bytes come (`transfer`).
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use modelpack::reference::Reference;
+use store::OpenedOutput;
+use tokio::time::timeout;
+
+use crate::{
+    artifact::Artifact,
+    descriptors,
+    error::PeerError,
+    fetch::Ground,
+    lookup::{self, lookup},
+    node::Node,
+    origin::Origin,
+    presence::{Address, Membership, Presence, Present},
+    progress::Counters,
+    pull::{self, Done, PullReport, PullRequest, PullWatch},
+    security::PeerSecurity,
+    transfer,
+};
+
+/// How long a process that ends waits for children to have heard it: messages to machines of one fleet take
+/// milliseconds, and whoever hears nothing notices the end of its stream.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// How long the first attempt to reach a scheduler is waited for: many times what it takes where there is one.
+const SCHEDULER_WAIT: Duration = Duration::from_secs(2);
+
+/// How a pull takes part in a fleet.
+#[derive(Clone, Debug)]
+pub struct FleetOptions {
+    /// HOST:PORT of each scheduler, or of a name that has several addresses.
+    pub schedulers: Vec<String>,
+    /// Where its control service listens; port 0 takes a free one. The data server takes a free port of the same
+    /// address.
+    pub listen: SocketAddr,
+    /// The host by which others reach it, where that is not the address that it listens on.
+    pub advertise: Option<String>,
+    /// Its name for people.
+    pub name: String,
+    /// How its connections to other processes are secured.
+    pub security: PeerSecurity,
+}
+
+/// A pull that is done, whose directory others may still read from. Dropping it ends that at once.
+pub struct Lingering(Option<Present>);
+
+/// Pulls as a member of a fleet. Cancelled at any point, it resumes when it is called again, here or standalone.
+pub async fn pull_in_fleet(
+    request: PullRequest,
+    fleet: FleetOptions,
+    watch: &PullWatch,
+) -> Result<(PullReport, Lingering), PeerError> {
+    descriptors::allow_many();
+    let start = Instant::now();
+    let FleetOptions { schedulers, listen, advertise, name, security } = fleet;
+    let presence = Presence::open(Address { listen, advertise }, security.clone()).await?;
+    let node = Arc::clone(presence.node());
+    let present = presence.begin(Some(Membership { schedulers, name, nic_rate: None }));
+    let (origin, artifact) = open(&request, &node).await?;
+    let artifact = Arc::new(artifact);
+    let counters = Counters::new(artifact.layout().total_bytes(), node.received());
+    watch.count(&counters);
+    let output = match pull::open_output(&request, &artifact).await? {
+        OpenedOutput::Fresh(output) => output,
+        OpenedOutput::Complete(record) => {
+            counters.was_here(artifact.layout().total_bytes());
+            let report = pull::report(&artifact, &counters, start, Done::found(request.output, record));
+            return Ok((report, Lingering(None)));
+        }
+    };
+    let trust = (security, node.vouching(&artifact));
+    let ground_of =
+        |landing| Ground::new(Arc::clone(&artifact), landing, node.threads(), Arc::clone(&counters), trust);
+    let fill = async |ground: &Arc<Ground>| transfer::fill(&node, ground, origin).await;
+    let done = pull::fill_and_publish(output, ground_of, fill).await?;
+    let mut report = pull::report(&artifact, &counters, start, done);
+    if node.is_without_scheduler() {
+        report.fallback_reason = Some("the scheduler is not reachable".to_owned());
+    }
+    Ok((report, Lingering(Some(present))))
+}
+
+async fn open(request: &PullRequest, node: &Node) -> Result<(Option<Origin>, Artifact), PeerError> {
+    if let Reference::Fleet(digest) = &request.reference {
+        return Ok((None, lookup(node, digest).await?));
+    }
+    // Only who has a scheduler can leave it to others to read the manifest.
+    let _ = timeout(SCHEDULER_WAIT, node.has_tried_scheduler()).await;
+    let (origin, artifact) = lookup::open(node, &request.reference, request.access.clone()).await?;
+    Ok((Some(origin), artifact))
+}
+
+impl Lingering {
+    /// Serves on until nobody holds a grant, or `at_most` so long, or until `told_to_end` is ready. Then children are
+    /// told to go elsewhere.
+    pub async fn linger(self, at_most: Duration, told_to_end: impl Future<Output = ()>) {
+        let Some(present) = self.0 else { return };
+        tokio::select! {
+            () = present.children().gone() => {}
+            () = tokio::time::sleep(at_most) => tracing::debug!("others still read here"),
+            () = told_to_end => {}
+        }
+        present.end(GOODBYE).await;
+    }
+}

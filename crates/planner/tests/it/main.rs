@@ -1,0 +1,4 @@
+//! Plans of whole swarms, by the planner's public face.
+
+mod repair;
+mod support;

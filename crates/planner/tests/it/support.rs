@@ -1,0 +1,67 @@
+//! A planner and the plans that it has sent last.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+
+use modelpack::layout::Run;
+use planner::{ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
+
+pub(crate) const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
+pub(crate) const PIECES: u32 = 64;
+
+pub(crate) const fn id(number: u8) -> PeerId {
+    PeerId::new([number; 16])
+}
+
+/// One swarm.
+#[derive(Default)]
+pub(crate) struct Fleet {
+    planner: Planner,
+    pub(crate) plans: BTreeMap<PeerId, PeerPlan>,
+}
+
+impl Fleet {
+    pub(crate) fn tell(&mut self, input: Input) {
+        self.planner.handle(Duration::ZERO, input);
+        while let Some(output) = self.planner.poll() {
+            if let Output::Plan { to, plan, .. } = output {
+                self.plans.insert(to, plan);
+            }
+        }
+    }
+
+    /// A member that has `have` and is in repair `round`.
+    pub(crate) fn join(&mut self, number: u8, round: u32, origin_ok: bool, have: Vec<Run>) {
+        let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
+        let host = HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into());
+        self.tell(Input::Register { peer, address, name, nic_rate: None, host });
+        self.tell(Input::Join {
+            peer,
+            artifact: ARTIFACT,
+            bytes: u64::from(PIECES) << 20,
+            piece_count: PIECES,
+            origin_ok,
+            is_seed: false,
+            have,
+            progress: Progress { round, ..Progress::default() },
+        });
+    }
+
+    /// Who reads something from the origin, and for whom a member is a parent.
+    pub(crate) fn readers(&self) -> Vec<PeerId> {
+        let reads = |plan: &PeerPlan| plan.stripes.iter().any(|part| part.source == StripeSource::Origin);
+        self.plans.iter().filter(|(_, plan)| reads(plan)).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Everybody whom a member's plan names as a source.
+    pub(crate) fn sources(&self, number: u8) -> Vec<PeerId> {
+        let mut sources = Vec::new();
+        for part in &self.plans[&id(number)].stripes {
+            if let StripeSource::Parent(parent) = part.source {
+                sources.push(parent);
+            }
+        }
+        sources.sort_unstable();
+        sources.dedup();
+        sources
+    }
+}
