@@ -10,6 +10,7 @@ mod plan;
 mod planner;
 mod quarantine;
 mod ranking;
+mod status;
 mod swarm_state;
 mod tree;
 
@@ -18,3 +19,4 @@ pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
 pub use quarantine::{Alarm, HALF_LIFE, HostAddr, Standing};
 pub use ranking::FleetName;
+pub use status::{AlarmStatus, PeerStatus, SwarmStatus};

@@ -136,7 +136,7 @@ pub(crate) struct Registered {
     pub(crate) accusers: BTreeSet<PeerId>,
     host: HostAddr,
     /// (sent, received) in bytes per second, as last reported.
-    load: (u64, u64),
+    pub(crate) load: (u64, u64),
 }
 
 impl Registered {
@@ -260,6 +260,24 @@ impl Planner {
     /// Every peer that is not in good standing, also those that have left.
     pub fn alarms(&self) -> impl Iterator<Item = Alarm> + '_ {
         self.quarantine.alarms()
+    }
+
+    pub(crate) fn registered(&self) -> impl Iterator<Item = (&PeerId, &Registered)> {
+        self.peers.iter()
+    }
+
+    pub(crate) fn swarm_states(&self) -> impl ExactSizeIterator<Item = (&ArtifactId, &SwarmState)> {
+        self.swarms.iter()
+    }
+
+    /// How many peers that are known, also of those that have left, are of that standing; not for good ones.
+    pub fn count_of(&self, standing: Standing) -> usize {
+        self.quarantine.standings().filter(|its| *its == standing).count()
+    }
+
+    /// Every case, and when time alone may change it.
+    pub(crate) fn cases(&self) -> impl Iterator<Item = (Alarm, Duration)> + '_ {
+        self.quarantine.cases()
     }
 
     /// The (sent, received) bytes per second that this peer last reported.

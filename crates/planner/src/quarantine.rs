@@ -256,6 +256,16 @@ impl Quarantine {
         (case.standing, accusers.collect())
     }
 
+    /// Everybody who is not in good standing, and when time alone may change that.
+    pub(crate) fn cases(&self) -> impl Iterator<Item = (Alarm, Duration)> + '_ {
+        self.cases.values().map(|case| (case.alarm(), case.until))
+    }
+
+    /// The standing of each case.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = Standing> + '_ {
+        self.cases.values().map(|case| case.standing)
+    }
+
     /// Everybody who is not in good standing.
     pub(crate) fn alarms(&self) -> impl Iterator<Item = Alarm> + '_ {
         self.cases.values().map(Case::alarm)

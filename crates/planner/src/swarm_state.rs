@@ -136,6 +136,19 @@ impl SwarmState {
         self.bytes == bytes && self.piece_count == piece_count
     }
 
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn piece_count(&self) -> u32 {
+        self.piece_count
+    }
+
+    /// What each member has, and whether it is a seed.
+    pub(crate) fn holdings(&self) -> impl ExactSizeIterator<Item = (&PieceMap, bool)> {
+        self.members.values().map(|member| (&member.have, member.is_seed))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }

@@ -69,6 +69,8 @@ pub struct Swarm {
     pub(crate) reads: Reads,
     pub(crate) blamed: BTreeSet<PeerId>,
     pub(crate) last_news: Duration,
+    /// Stalled links since the last [`Self::take_stalls`].
+    pub(crate) stalls: u64,
     pub(crate) phase: Phase,
     pub(crate) random: u64,
     pub(crate) outputs: VecDeque<Output>,
@@ -109,6 +111,7 @@ impl Swarm {
             reads: Reads::default(),
             blamed: BTreeSet::new(),
             last_news: now,
+            stalls: 0,
             phase: Phase::Running,
             outputs,
             said_coming: (0, Vec::new()),
@@ -156,6 +159,11 @@ impl Swarm {
     /// The pieces that are proved here.
     pub fn have(&self) -> &PieceMap {
         &self.have
+    }
+
+    /// How many links have stalled since this was asked last: what was asked of them is asked of others.
+    pub fn take_stalls(&mut self) -> u64 {
+        std::mem::take(&mut self.stalls)
     }
 
     /// What each link has been able to carry.

@@ -40,6 +40,7 @@ impl Swarm {
             .filter(|(_, link)| self.stalls_at(link).is_some_and(|at| at <= self.now))
             .map(|(peer, _)| *peer)
             .collect();
+        self.stalls += stalled.len() as u64;
         stalled.extend(self.hedged());
         for peer in stalled {
             self.abandon_link(peer);

@@ -28,13 +28,16 @@ fn plan() -> PeerPlan {
 }
 
 /// Runs a swarm beside a parent that announces everything each time it is linked, and then does as told with each
-/// read. Says when, on the swarm's clock, the end came, and which.
-fn run(has_origin: bool, parent: impl Fn(&mut VecDeque<Input>, swarm::ReadId, Run)) -> (Duration, Output) {
+/// read. Says when, on the swarm's clock, the end came, and which, and how often the link stalled.
+fn run(
+    has_origin: bool,
+    parent: impl Fn(&mut VecDeque<Input>, swarm::ReadId, Run),
+) -> (Duration, Output, u64) {
     let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
     let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
     let origin = if has_origin { Input::OriginUp { ranges: true } } else { Input::OriginDown };
     let mut inputs = VecDeque::from([origin, Input::Plan(plan())]);
-    let mut now = Duration::ZERO;
+    let (mut now, mut stalls) = (Duration::ZERO, 0);
     for _ in 0..10_000 {
         while let Some(output) = swarm.poll() {
             match output {
@@ -48,7 +51,7 @@ fn run(has_origin: bool, parent: impl Fn(&mut VecDeque<Input>, swarm::ReadId, Ru
                     inputs.extend(run.pieces().map(good));
                     inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
                 }
-                end @ (Output::Complete | Output::Failed { .. }) => return (now, end),
+                end @ (Output::Complete | Output::Failed { .. }) => return (now, end, stalls),
                 _ => {}
             }
         }
@@ -57,6 +60,7 @@ fn run(has_origin: bool, parent: impl Fn(&mut VecDeque<Input>, swarm::ReadId, Ru
             Input::Tick
         });
         swarm.handle(now, input);
+        stalls += swarm.take_stalls();
     }
     panic!("it never ends; the clock shows {now:?}");
 }
@@ -72,14 +76,14 @@ fn lie(inputs: &mut VecDeque<Input>, read: swarm::ReadId, run: Run) {
 
 #[test]
 fn the_origin_is_read_instead_of_a_parent_that_announces_and_never_gives() {
-    let (at, end) = run(true, hang_up);
-    assert_eq!(end, Output::Complete);
+    let (at, end, stalls) = run(true, hang_up);
+    assert_eq!((end, stalls), (Output::Complete, 0));
     assert!(at < Duration::from_secs(10), "{at:?}");
 }
 
 #[test]
 fn the_origin_is_read_instead_of_a_parent_that_was_blamed() {
-    let (at, end) = run(true, lie);
+    let (at, end, _) = run(true, lie);
     assert_eq!(end, Output::Complete);
     assert!(at < Duration::from_secs(10), "{at:?}");
 }
@@ -87,8 +91,15 @@ fn the_origin_is_read_instead_of_a_parent_that_was_blamed() {
 #[test]
 fn what_a_parent_announces_again_and_never_gives_is_no_hope() {
     for parent in [hang_up, lie] {
-        let (at, end) = run(false, parent);
+        let (at, end, _) = run(false, parent);
         assert_eq!(end, Output::Failed { reason: Failure::NoSource });
         assert!(at < Duration::from_mins(1), "{at:?}");
     }
+}
+
+#[test]
+fn a_parent_that_says_nothing_stalls() {
+    let (_, end, stalls) = run(true, |_, _, _| {});
+    assert_eq!(end, Output::Complete);
+    assert!(stalls > 0, "{stalls}");
 }
