@@ -26,6 +26,11 @@ impl Children {
         Child(self.clone())
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        *self.0.borrow()
+    }
+
     /// Ready when nobody holds a grant.
     pub(crate) async fn gone(&self) {
         let mut count = self.0.subscribe();

@@ -15,7 +15,7 @@ use std::{
 
 use modelpack::reference::{LayoutReference, Reference};
 use store::Store;
-use tokio::net::{UnixListener, UnixSocket};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
 use crate::{
     clients::Clients,
@@ -61,6 +61,8 @@ pub struct Peer {
     store: Arc<Store>,
     presence: Presence,
     clients: UnixListener,
+    /// Where it shows its numbers, if anywhere.
+    face: Option<TcpListener>,
 }
 
 impl Peer {
@@ -79,7 +81,13 @@ impl Peer {
         if let Some(layout) = options.seed.clone() {
             seed::announce(node, Reference::Layout(layout)).await?;
         }
-        Ok(Self { options, store, presence, clients })
+        Ok(Self { options, store, presence, clients, face: None })
+    }
+
+    /// Shows `/metrics` and `/healthz` there while it runs, to anybody who can reach it.
+    #[must_use]
+    pub fn show_on(self, face: TcpListener) -> Self {
+        Self { face: Some(face), ..self }
     }
 
     /// Where its control service listens.
@@ -89,14 +97,19 @@ impl Peer {
 
     /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
-        let Self { options, store, presence, clients } = self;
+        let Self { options, store, presence, clients, face } = self;
         let PeerOptions { schedulers, name, nic_rate, .. } = options.clone();
         let membership = Membership { schedulers: schedulers.clone(), name, nic_rate };
         let mut present = presence.begin((!schedulers.is_empty()).then_some(membership));
+        if let Some(face) = face {
+            let watch = present.watch();
+            present.spawn(async move { match telemetry::serve(face, watch).await {} });
+        }
         let conversations = Clients::new(Arc::clone(present.node()), store, schedulers);
         let stopped = present.stopped();
         present.spawn(conversations.serve(clients, stopped));
         shutdown.await;
+        present.node().metrics().leaves();
         remove_socket(&options.socket);
         present.end(Duration::ZERO).await;
         Ok(())

@@ -31,6 +31,7 @@ use crate::{
     fetch::{Fetch, FetchEnded, Ground, PieceChecked},
     have_feed::Coming,
     links::{GrantedLink, LinkEvent, LinkHandle, LinkRequest, open_link},
+    metrics::LinkCount,
     origin::Origin,
     prefix::Prefixes,
     progress::{Load, Stage, Stages},
@@ -164,6 +165,7 @@ struct Transfer {
 struct OpenLink {
     generation: u64,
     granted: Option<GrantedLink>,
+    counted: LinkCount,
     /// Of the pieces that it announced and that are not here yet.
     vouchers: BTreeMap<PieceIndex, Arc<Voucher>>,
     /// Dropped to close the link.
@@ -275,6 +277,7 @@ impl<H: Herald> Download<H> {
             self.swarm.handle(self.epoch.elapsed(), input);
             self.drain_outputs();
         }
+        self.ground.counters.metrics.stalled(self.swarm.take_stalls());
     }
 
     fn drain_outputs(&mut self) {
@@ -457,8 +460,8 @@ impl<H: Herald> Download<H> {
             let _ = events.send(Event::Transferred(completion));
         });
         let handle = open_link(request, sink, self.link_events.clone());
-        self.links
-            .insert(peer, OpenLink { generation, granted: None, vouchers: BTreeMap::new(), _handle: handle });
+        let (counted, vouchers) = (LinkCount::new(&self.ground.counters.metrics), BTreeMap::new());
+        self.links.insert(peer, OpenLink { generation, granted: None, counted, vouchers, _handle: handle });
     }
 
     fn link_event(&mut self, event: LinkEvent) {
@@ -470,6 +473,7 @@ impl<H: Herald> Download<H> {
                 let in_flight_max = grant.in_flight_max;
                 if let Some(link) = self.links.get_mut(&peer) {
                     link.granted = Some(grant);
+                    link.counted.up();
                 }
                 self.inputs.push_back(Input::LinkUp { peer, in_flight_max });
             }

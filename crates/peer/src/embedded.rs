@@ -68,7 +68,7 @@ pub async fn pull_in_fleet(
     let present = presence.begin(Some(Membership { schedulers, name, nic_rate: None }));
     let (origin, artifact) = open(&request, &node).await?;
     let artifact = Arc::new(artifact);
-    let counters = Counters::new(artifact.layout().total_bytes(), node.received());
+    let counters = Counters::new(artifact.layout().total_bytes(), Arc::clone(node.metrics()));
     watch.count(&counters);
     let output = match pull::open_output(&request, &artifact).await? {
         OpenedOutput::Fresh(output) => output,

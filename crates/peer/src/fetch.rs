@@ -17,7 +17,7 @@ use modelpack::{
     piece_map::PieceMap,
 };
 use store::{Landing, StoreError};
-use swarm::{ReadId, ReadOutcome};
+use swarm::{PieceOutcome, ReadId, ReadOutcome};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -114,6 +114,9 @@ impl Ground {
         self.workers.run(move || {
             let result = ground.check_and_write(piece, &bytes, &provenance);
             ground.checks.fetch_sub(1, Ordering::Relaxed);
+            if result.as_ref().is_ok_and(|checked| checked.outcome == PieceOutcome::Bad) {
+                ground.counters.metrics.refused_piece();
+            }
             // The buffer is free before the driver can ask for one.
             drop(bytes);
             report(PieceChecked { read, piece, result });

@@ -30,6 +30,7 @@ mod have_feed;
 mod kept;
 mod links;
 mod lookup;
+mod metrics;
 mod node;
 mod origin;
 mod prefix;

@@ -7,10 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     ops::Range,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,6 +31,7 @@ use crate::{
     describe::Description,
     download::{Event, Herald},
     have_feed::{Coming, HaveFeed},
+    metrics::Metrics,
     security::PeerSecurity,
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
@@ -58,7 +56,7 @@ pub(crate) struct Node {
     threads: (Workers, Buffers),
     security: PeerSecurity,
     exports: Exports,
-    received: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
 
@@ -136,7 +134,7 @@ impl Node {
             threads: (Workers::start(), Buffers::new()),
             security,
             exports,
-            received: Arc::default(),
+            metrics: Arc::default(),
             state: Mutex::default(),
         })
     }
@@ -153,6 +151,7 @@ impl Node {
 
     /// Tells the scheduler who was wrong about a piece.
     pub(crate) fn complain(&self, artifact: ArtifactId, about: PeerId, piece: PieceIndex) {
+        self.metrics.blamed();
         self.state().say(SessionCommand::Complaint { artifact, about, piece });
     }
 
@@ -165,9 +164,14 @@ impl Node {
         &self.security
     }
 
-    /// The counter of all bytes that this process received.
-    pub(crate) fn received(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.received)
+    /// The counters of this process.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// How many artifacts others may read here.
+    pub(crate) fn shared_count(&self) -> usize {
+        self.state().shared.len()
     }
 
     /// Whether there is a scheduler to plan with.
@@ -383,7 +387,7 @@ impl Node {
         mut events: mpsc::UnboundedReceiver<SessionEvent>,
         server: tcp::Server,
     ) {
-        let mut meter = Meter::new(self.received(), server);
+        let mut meter = Meter::new(Arc::clone(&self.metrics), server);
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -531,15 +535,15 @@ impl Drop for NodeHerald {
 
 /// Measures this process's traffic.
 struct Meter {
-    received: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
     server: tcp::Server,
     last: (Instant, u64, u64),
     ticks: Option<tokio::time::Interval>,
 }
 
 impl Meter {
-    fn new(received: Arc<AtomicU64>, server: tcp::Server) -> Self {
-        Self { received, server, last: (Instant::now(), 0, 0), ticks: None }
+    fn new(metrics: Arc<Metrics>, server: tcp::Server) -> Self {
+        Self { metrics, server, last: (Instant::now(), 0, 0), ticks: None }
     }
 
     fn set_interval(&mut self, interval: Duration) {
@@ -555,7 +559,7 @@ impl Meter {
             None => std::future::pending().await,
         };
         let (at, sent, received) = self.last;
-        self.last = (Instant::now(), self.server.sent_bytes(), self.received.load(Ordering::Relaxed));
+        self.last = (Instant::now(), self.server.sent_bytes(), self.metrics.received());
         let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / millis;
         SessionCommand::Load { sent: rate(self.last.1, sent), received: rate(self.last.2, received) }

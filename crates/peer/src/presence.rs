@@ -25,6 +25,7 @@ use crate::{
     children::Children,
     error::PeerError,
     fill::blocking,
+    metrics::Watch,
     node::Node,
     security::PeerSecurity,
     service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
@@ -89,8 +90,14 @@ impl Presence {
         let (me, control_address) = (self.node.me(), self.advertised());
         let children = Children::none();
         let (stop, stopped) = watch::channel(());
-        let mut present =
-            Present { node: self.node, children: children.clone(), stop, stopped, tasks: JoinSet::new() };
+        let mut present = Present {
+            node: self.node,
+            children: children.clone(),
+            data: self.data.clone(),
+            stop,
+            stopped,
+            tasks: JoinSet::new(),
+        };
         let options = ServiceOptions {
             me,
             security: self.security.clone(),
@@ -136,6 +143,7 @@ impl Presence {
 pub(crate) struct Present {
     node: Arc<Node>,
     children: Children,
+    data: tcp::Server,
     /// Dropped to say that it is over.
     stop: watch::Sender<()>,
     stopped: watch::Receiver<()>,
@@ -150,6 +158,12 @@ impl Present {
     /// Those who hold a grant.
     pub(crate) fn children(&self) -> &Children {
         &self.children
+    }
+
+    /// It, as whoever watches it reads it.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        let (node, children, data) = (Arc::clone(&self.node), self.children.clone(), self.data.clone());
+        Arc::new(Watch { node, children, data })
     }
 
     /// Ready when it ends.

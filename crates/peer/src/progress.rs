@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use crate::metrics::{CameFrom, Metrics};
+
 /// How far a pull is, in bytes of blobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -35,31 +37,32 @@ pub(crate) struct Counters {
     local: AtomicU64,
     /// Of `origin` and `peer`: what came over links between peers.
     tcp: AtomicU64,
-    /// What the whole process has received, for its load reports.
-    received: Arc<AtomicU64>,
+    /// Of the whole process.
+    pub(crate) metrics: Arc<Metrics>,
     /// Microseconds from the start to the first good piece, plus one; 0 before it.
     first_piece: AtomicU64,
 }
 
 impl Counters {
-    pub(crate) fn new(total: u64, received: Arc<AtomicU64>) -> Arc<Self> {
-        Arc::new(Self { total: AtomicU64::new(total), received, ..Self::default() })
+    pub(crate) fn new(total: u64, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { total: AtomicU64::new(total), metrics, ..Self::default() })
     }
 
     pub(crate) fn came_from_origin(&self, bytes: u64) {
         self.origin.fetch_add(bytes, Ordering::Relaxed);
-        self.received.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.came(CameFrom::Origin, bytes);
     }
 
     pub(crate) fn came_from_peer(&self, bytes: u64, is_seed: bool) {
         let counter = if is_seed { &self.origin } else { &self.peer };
         counter.fetch_add(bytes, Ordering::Relaxed);
         self.tcp.fetch_add(bytes, Ordering::Relaxed);
-        self.received.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.came(if is_seed { CameFrom::Seed } else { CameFrom::Peer }, bytes);
     }
 
     pub(crate) fn was_here(&self, bytes: u64) {
         self.local.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.was_here(bytes);
         self.done(bytes);
     }
 

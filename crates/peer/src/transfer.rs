@@ -19,6 +19,7 @@ use crate::{
     error::PeerError,
     fetch::Ground,
     fill::{Filled, blocking, detach, fill_alone, resume},
+    metrics::Running,
     node::Node,
     origin::Origin,
     progress::{Counters, Stage},
@@ -67,7 +68,7 @@ impl Transfer {
         origin: Option<Origin>,
     ) -> Arc<Self> {
         let total = artifact.layout().total_bytes();
-        let counters = Counters::new(total, node.received());
+        let counters = Counters::new(total, Arc::clone(node.metrics()));
         let (sender, ended) = watch::channel(None);
         let bring = Bring {
             node: Arc::clone(node),
@@ -76,8 +77,10 @@ impl Transfer {
             origin,
             counters: Arc::clone(&counters),
         };
+        let running = Running::begin(node.metrics());
         let task = tokio::spawn(async move {
             let result = bring.run().await;
+            running.end(&result);
             sender.send_replace(Some(result.map(Arc::new).map_err(Arc::new)));
         });
         Arc::new(Self { artifact, counters, ended, task: task.abort_handle() })
@@ -143,7 +146,9 @@ impl Bring {
         })
         .await?;
         self.hash_in_background();
-        Ok(Brought { blobs, elapsed: start.elapsed(), bound, bounded_by })
+        let elapsed = start.elapsed();
+        self.node.metrics().took(elapsed, bound);
+        Ok(Brought { blobs, elapsed, bound, bounded_by })
     }
 
     /// A transfer that was given up may hold its landing until its last piece is written.

@@ -7,12 +7,16 @@ use std::{
 };
 
 use planner::{Alarm, ArtifactId, Input, Output, PeerId, Planner, Standing};
-use tokio::{sync::mpsc::Receiver, time::sleep_until};
+use tokio::{
+    sync::{mpsc::Receiver, oneshot},
+    time::sleep_until,
+};
 
-use wire::control::Claim;
+use wire::{control::Claim, status::FleetStatus};
 
 use crate::{
     claims::{Claims, Found, Reply},
+    metrics::Metrics,
     outbox::Outbox,
     session::Guest,
 };
@@ -38,6 +42,8 @@ pub(crate) enum Event {
     Said { stream: StreamId, peer: PeerId, input: Input },
     /// Somebody wants to know who can describe an artifact.
     Asked { artifact: ArtifactId, claim: Claim, peer: Option<PeerId>, reply: Reply },
+    /// Somebody wants to know how the fleet is.
+    Inquired(oneshot::Sender<FleetStatus>),
     /// A living scheduler that peers prefer to this one, or none any more.
     Outranked(Option<String>),
     /// A stream that was opened has ended.
@@ -64,10 +70,11 @@ pub(crate) struct Driver {
     since: Option<Instant>,
     planned: BTreeSet<ArtifactId>,
     claims: Claims,
+    metrics: Arc<Metrics>,
 }
 
 impl Driver {
-    pub(crate) fn new(load_interval: Duration) -> Self {
+    pub(crate) fn new(load_interval: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
             start: Instant::now(),
             load_interval,
@@ -77,6 +84,7 @@ impl Driver {
             since: None,
             planned: BTreeSet::new(),
             claims: Claims::default(),
+            metrics,
         }
     }
 
@@ -103,6 +111,7 @@ impl Driver {
                 None => self.tick(),
             }
             self.deliver(begin);
+            self.metrics.observe(&self.planner, self.live.len());
         }
     }
 
@@ -126,6 +135,7 @@ impl Driver {
                     }
                     Input::Complaint { about, artifact, piece, .. } => {
                         tracing::warn!(%peer, %about, %artifact, piece, "wrong bytes");
+                        self.metrics.accused();
                     }
                     _ => {}
                 }
@@ -136,6 +146,10 @@ impl Driver {
                         self.name_holders(artifact, None, reply);
                     }
                 }
+            }
+            Event::Inquired(reply) => {
+                // Whoever asked may have given up.
+                let _ = reply.send(FleetStatus::of(&self.planner, self.first.clone(), self.start.elapsed()));
             }
             Event::Asked { artifact, claim, peer, reply } => self.asked(artifact, (claim, peer), reply),
             Event::Ended { stream, peer } => {
@@ -186,6 +200,7 @@ impl Driver {
             let redirected = self.live.values().filter(|live| live.may_redirect);
             redirected.for_each(|live| live.outbox.redirect(first.clone()));
         }
+        self.metrics.outranked(first.is_some());
         self.first = first;
     }
 
@@ -234,7 +249,11 @@ impl Driver {
                 live.outbox.put(artifact, plan);
             }
         }
-        let ms = begin.elapsed().as_secs_f64() * 1e3;
+        let took = begin.elapsed();
+        if !counts.is_empty() {
+            self.metrics.planned(counts.values().map(|(plans, _)| plans).sum(), took);
+        }
+        let ms = took.as_secs_f64() * 1e3;
         for (artifact, (plans, epoch)) in counts {
             tracing::info!(%artifact, epoch, plans, ms, "planned");
             if self.planned.insert(artifact)
@@ -266,7 +285,7 @@ mod tests {
     fn the_end_of_an_older_stream_does_not_end_the_newer() {
         let peer = PeerId::new([1; 16]);
         let outboxes = [Outbox::new(), Outbox::new()];
-        let mut driver = Driver::new(Duration::from_secs(1));
+        let mut driver = Driver::new(Duration::from_secs(1), Arc::default());
         for (stream, outbox) in (0..).zip(&outboxes) {
             let (name, address) = (String::new(), "host:1".to_owned());
             let host = planner::HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into());

@@ -5,10 +5,14 @@
 
 mod claims;
 mod driver;
+mod inquiry;
+mod metrics;
 mod outbox;
 mod peering;
 mod server;
 mod session;
 
+pub use inquiry::{Inquiry, InquiryError, Seen, inquire};
+pub use metrics::Metrics;
 pub use peering::Peering;
 pub use server::{Options, SchedulerError, serve};

@@ -23,7 +23,7 @@ use wire::{
     connection::{self, MESSAGE_BYTES_MAX},
     control::{
         AliveReply, AliveRequest, Claim, HoldersReply, HoldersRequest, PeerToScheduler, SchedulerToPeer,
-        scheduler_server,
+        StatusReply, StatusRequest, scheduler_server,
     },
     convert,
 };
@@ -31,6 +31,7 @@ use wire::{
 use crate::{
     claims::Found,
     driver::{Driver, Event},
+    metrics::Metrics,
     outbox::Outbox,
     peering::{self, Instance, Peering},
     session::Session,
@@ -48,11 +49,14 @@ pub struct Options {
     pub security: Security,
     /// The other schedulers of the fleet; `None` if this is the only one.
     pub peering: Option<Peering>,
+    /// Where it counts; whoever keeps a clone may watch.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { load_interval: Duration::from_secs(1), security: Security::Plain, peering: None }
+        let load_interval = Duration::from_secs(1);
+        Self { load_interval, security: Security::Plain, peering: None, metrics: Arc::default() }
     }
 }
 
@@ -88,7 +92,7 @@ pub async fn serve(
             None => std::future::pending().await,
         }
     };
-    let driver = Driver::new(options.load_interval);
+    let driver = Driver::new(options.load_interval, Arc::clone(&options.metrics));
     let service = Service { options, events, stopped, streams: AtomicU64::new(0), instance };
     let service = scheduler_server::SchedulerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -165,5 +169,14 @@ impl scheduler_server::Scheduler for Service {
             Found::Holders(control_addresses) => HoldersReply { control_addresses, read_origin: false },
             Found::ReadOrigin => HoldersReply { control_addresses: Vec::new(), read_origin: true },
         }))
+    }
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let refused = |error: WireError| Status::invalid_argument(error.to_string());
+        check_version(request.into_inner().protocol_version).map_err(refused)?;
+        let stopping = || Status::unavailable("the scheduler stops");
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::Inquired(reply)).await.map_err(|_| stopping())?;
+        let status = answer.await.map_err(|_| stopping())?;
+        Ok(Response::new(StatusReply::from(&status)))
     }
 }

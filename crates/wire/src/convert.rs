@@ -33,7 +33,7 @@ fn array<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], W
     bytes.try_into().map_err(|_| WireError::Length { field, got: bytes.len(), want: N })
 }
 
-fn bounded(field: &'static str, got: usize, max: usize) -> Result<(), WireError> {
+pub(crate) fn bounded(field: &'static str, got: usize, max: usize) -> Result<(), WireError> {
     if got <= max { Ok(()) } else { Err(WireError::TooMany { field, got, max }) }
 }
 

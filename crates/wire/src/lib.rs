@@ -9,6 +9,7 @@ mod error;
 pub mod local;
 mod redact;
 pub mod schedulers;
+pub mod status;
 mod version;
 
 pub use error::WireError;

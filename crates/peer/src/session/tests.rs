@@ -12,7 +12,7 @@ use wire::{
     FEATURES, PROTOCOL_VERSION, connection,
     control::{
         AliveReply, AliveRequest, HoldersReply, HoldersRequest, Redirect, Refusal, SchedulerToPeer,
-        SchedulerWelcome,
+        SchedulerWelcome, StatusReply, StatusRequest,
         scheduler_server::{Scheduler, SchedulerServer},
         scheduler_to_peer::Kind as Heard,
     },
@@ -73,6 +73,10 @@ impl Scheduler for ByHand {
     }
 
     async fn holders(&self, _: Request<HoldersRequest>) -> Result<Response<HoldersReply>, Status> {
+        Err(Status::unimplemented("no session asks"))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         Err(Status::unimplemented("no session asks"))
     }
 

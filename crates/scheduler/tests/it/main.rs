@@ -3,3 +3,4 @@
 mod fleet;
 mod schedulers;
 mod sessions;
+mod status;

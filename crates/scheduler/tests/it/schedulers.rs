@@ -9,7 +9,7 @@ use wire::control::{Claim, Run, peer_to_scheduler::Kind as Said, scheduler_to_pe
 use crate::fleet::{PIECES, Scheduler, Stream, hello, id, in_time, join};
 
 /// Listeners of two schedulers, in rank, and what both know.
-async fn two() -> ([TcpListener; 2], Vec<String>) {
+pub(crate) async fn two() -> ([TcpListener; 2], Vec<String>) {
     let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = |listener: &TcpListener| listener.local_addr().expect("bound").to_string();
     let (one, other) = (listen().await, listen().await);

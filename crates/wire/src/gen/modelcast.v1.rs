@@ -43,6 +43,94 @@ pub struct HoldersReply {
     #[prost(bool, tag = "2")]
     pub read_origin: bool,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatusRequest {
+    #[prost(uint32, tag = "1")]
+    pub protocol_version: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatusReply {
+    #[prost(uint32, tag = "1")]
+    pub protocol_version: u32,
+    #[prost(uint64, tag = "2")]
+    pub features: u64,
+    /// HOST:PORT of the living scheduler that comes before this one; empty: this one plans
+    #[prost(string, tag = "3")]
+    pub redirect: ::prost::alloc::string::String,
+    /// the first 4096
+    #[prost(message, repeated, tag = "4")]
+    pub peers: ::prost::alloc::vec::Vec<PeerStatus>,
+    /// all
+    #[prost(uint32, tag = "5")]
+    pub peer_count: u32,
+    /// the first 4096
+    #[prost(message, repeated, tag = "6")]
+    pub swarms: ::prost::alloc::vec::Vec<SwarmStatus>,
+    #[prost(uint32, tag = "7")]
+    pub swarm_count: u32,
+    /// the first 1024
+    #[prost(message, repeated, tag = "8")]
+    pub alarms: ::prost::alloc::vec::Vec<AlarmStatus>,
+    #[prost(uint32, tag = "9")]
+    pub alarm_count: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerStatus {
+    #[prost(bytes = "vec", tag = "1")]
+    pub peer_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub control_address: ::prost::alloc::string::String,
+    /// 0: not known
+    #[prost(uint64, tag = "4")]
+    pub nic_bytes_per_second: u64,
+    #[prost(uint64, tag = "5")]
+    pub sent_bytes_per_second: u64,
+    #[prost(uint64, tag = "6")]
+    pub received_bytes_per_second: u64,
+    #[prost(enumeration = "Standing", tag = "7")]
+    pub standing: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwarmStatus {
+    #[prost(bytes = "vec", tag = "1")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub artifact_bytes: u64,
+    /// but for seeds
+    #[prost(uint32, tag = "3")]
+    pub members: u32,
+    /// members that have everything
+    #[prost(uint32, tag = "4")]
+    pub complete: u32,
+    #[prost(uint32, tag = "5")]
+    pub seeds: u32,
+    /// what of the artifact, once for each member, is there
+    #[prost(uint32, tag = "6")]
+    pub permille: u32,
+}
+/// A peer that is not in good standing, perhaps one that has left.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AlarmStatus {
+    #[prost(bytes = "vec", tag = "1")]
+    pub peer_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub control_address: ::prost::alloc::string::String,
+    #[prost(enumeration = "Standing", tag = "4")]
+    pub standing: i32,
+    /// addresses that say it sent wrong bytes
+    #[prost(uint32, tag = "5")]
+    pub accusers: u32,
+    /// since it was last accused
+    #[prost(uint64, tag = "6")]
+    pub silent_ms: u64,
+    /// until its standing changes, if nobody accuses it again
+    #[prost(uint64, tag = "7")]
+    pub left_ms: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerToScheduler {
     #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6")]
@@ -470,6 +558,38 @@ impl Claim {
         }
     }
 }
+/// What a peer is trusted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Standing {
+    Good = 0,
+    /// one address accuses it of wrong bytes: it is read from last
+    Suspect = 1,
+    /// several do: it serves nobody
+    Quarantined = 2,
+}
+impl Standing {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Good => "STANDING_GOOD",
+            Self::Suspect => "STANDING_SUSPECT",
+            Self::Quarantined => "STANDING_QUARANTINED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STANDING_GOOD" => Some(Self::Good),
+            "STANDING_SUSPECT" => Some(Self::Suspect),
+            "STANDING_QUARANTINED" => Some(Self::Quarantined),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod scheduler_client {
     #![allow(
@@ -630,6 +750,28 @@ pub mod scheduler_client {
                 .insert(GrpcMethod::new("modelcast.v1.Scheduler", "Alive"));
             self.inner.unary(req, path, codec).await
         }
+        /// What it knows of its fleet, for people.
+        pub async fn status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/modelcast.v1.Scheduler/Status",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("modelcast.v1.Scheduler", "Status"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -666,6 +808,11 @@ pub mod scheduler_server {
             &self,
             request: tonic::Request<super::AliveRequest>,
         ) -> std::result::Result<tonic::Response<super::AliveReply>, tonic::Status>;
+        /// What it knows of its fleet, for people.
+        async fn status(
+            &self,
+            request: tonic::Request<super::StatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct SchedulerServer<T> {
@@ -862,6 +1009,49 @@ pub mod scheduler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AliveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/modelcast.v1.Scheduler/Status" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatusSvc<T: Scheduler>(pub Arc<T>);
+                    impl<T: Scheduler> tonic::server::UnaryService<super::StatusRequest>
+                    for StatusSvc<T> {
+                        type Response = super::StatusReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::status(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatusSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

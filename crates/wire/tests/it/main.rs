@@ -4,3 +4,4 @@ mod connection;
 mod convert;
 mod generated;
 mod local;
+mod status;

@@ -1,0 +1,281 @@
+//! What a peer shows of itself on `/metrics` and `/healthz`.
+//!
+//! Owns: the counters of the whole process, and the names of its numbers. Does not own: those of one transfer
+//! (`progress`), which count into these.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use telemetry::{Health, Page, Sample, Watched};
+use transport::tcp;
+
+use crate::{children::Children, node::Node};
+
+/// Where bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CameFrom {
+    /// A registry, or a layout on disk.
+    Origin,
+    /// A peer that announces a local artifact.
+    Seed,
+    /// Another peer.
+    Peer,
+}
+
+/// The counters of one process.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    from_origin: AtomicU64,
+    from_seeds: AtomicU64,
+    from_peers: AtomicU64,
+    was_here: AtomicU64,
+    links: AtomicU64,
+    stalls: AtomicU64,
+    refused_pieces: AtomicU64,
+    blames: AtomicU64,
+    begun: AtomicU64,
+    finished: AtomicU64,
+    failed: AtomicU64,
+    cancelled: AtomicU64,
+    /// The bits of the last ratio to the bound; 0 as long as there is none.
+    ratio: AtomicU64,
+    is_leaving: AtomicBool,
+}
+
+impl Metrics {
+    pub(crate) fn received(&self) -> u64 {
+        [&self.from_origin, &self.from_seeds, &self.from_peers].map(read).iter().sum()
+    }
+
+    pub(crate) fn came(&self, from: CameFrom, bytes: u64) {
+        let counter = match from {
+            CameFrom::Origin => &self.from_origin,
+            CameFrom::Seed => &self.from_seeds,
+            CameFrom::Peer => &self.from_peers,
+        };
+        add(counter, bytes);
+    }
+
+    pub(crate) fn was_here(&self, bytes: u64) {
+        add(&self.was_here, bytes);
+    }
+
+    /// So many parents were given up because they brought nothing for too long.
+    pub(crate) fn stalled(&self, parents: u64) {
+        add(&self.stalls, parents);
+    }
+
+    /// A piece was not what it should be.
+    pub(crate) fn refused_piece(&self) {
+        add(&self.refused_pieces, 1);
+    }
+
+    /// The scheduler is told that a peer sent wrong bytes.
+    pub(crate) fn blamed(&self) {
+        add(&self.blames, 1);
+    }
+
+    /// A pull took so much time of that which it needs at least.
+    pub(crate) fn took(&self, elapsed: Duration, bound: Option<Duration>) {
+        if let Some(bound) = bound.filter(|bound| !bound.is_zero()) {
+            let ratio = elapsed.as_secs_f64() / bound.as_secs_f64();
+            self.ratio.store(ratio.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// From now on it is on its way out.
+    pub(crate) fn leaves(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+/// A link to a parent, which counts from when it is up until it is dropped.
+#[derive(Debug)]
+pub(crate) struct LinkCount {
+    metrics: Arc<Metrics>,
+    is_up: bool,
+}
+
+impl LinkCount {
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: Arc::clone(metrics), is_up: false }
+    }
+
+    pub(crate) fn up(&mut self) {
+        if !std::mem::replace(&mut self.is_up, true) {
+            add(&self.metrics.links, 1);
+        }
+    }
+}
+
+impl Drop for LinkCount {
+    fn drop(&mut self) {
+        if self.is_up {
+            self.metrics.links.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A transfer under way. Dropped before it has ended, it was cancelled.
+#[derive(Debug)]
+pub(crate) struct Running {
+    metrics: Arc<Metrics>,
+    has_ended: bool,
+}
+
+impl Running {
+    pub(crate) fn begin(metrics: &Arc<Metrics>) -> Self {
+        add(&metrics.begun, 1);
+        Self { metrics: Arc::clone(metrics), has_ended: false }
+    }
+
+    pub(crate) fn end<T, E>(mut self, result: &Result<T, E>) {
+        add(if result.is_ok() { &self.metrics.finished } else { &self.metrics.failed }, 1);
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            add(&self.metrics.cancelled, 1);
+        }
+    }
+}
+
+/// A peer process, as whoever watches it reads it.
+pub(crate) struct Watch {
+    pub(crate) node: Arc<Node>,
+    pub(crate) children: Children,
+    pub(crate) data: tcp::Server,
+}
+
+impl Watched for Watch {
+    fn metrics(&self) -> String {
+        let metrics = self.node.metrics();
+        let mut page = Page::new();
+        let build: Sample<'_> = (&[("role", "peer"), ("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        page.gauge("modelctl_build_info", "Always 1.", &[build]);
+        traffic(&mut page, metrics, self.data.sent_bytes());
+        let links: &[Sample<'_>] = &[
+            (&[("to", "parent"), ("transport", "tcp")], as_f64(read(&metrics.links))),
+            (&[("to", "child"), ("transport", "tcp")], as_f64(self.children.count() as u64)),
+        ];
+        page.gauge("modelctl_peer_links", "Links that are up.", links);
+        transfers(&mut page, metrics);
+        trouble(&mut page, metrics);
+        if self.node.is_in_fleet() {
+            let is_there = f64::from(u8::from(self.node.is_planned()));
+            let help = "1 if it is connected to a scheduler, 0 if none is reachable.";
+            page.gauge("modelctl_peer_scheduler_connected", help, &[(&[], is_there)]);
+        }
+        let help = "Artifacts that others may read here.";
+        page.gauge("modelctl_peer_shared_artifacts", help, &[(&[], as_f64(self.node.shared_count() as u64))]);
+        page.finish()
+    }
+
+    /// Without a scheduler it serves all the same.
+    fn health(&self) -> Health {
+        if self.node.metrics().is_leaving.load(Ordering::Relaxed) {
+            return Health::Unready("leaving");
+        }
+        let is_alone = self.node.is_without_scheduler();
+        Health::Serving(if is_alone { "serving, without a scheduler" } else { "serving" })
+    }
+}
+
+fn traffic(page: &mut Page, metrics: &Metrics, sent: u64) {
+    let received: &[Sample<'_>] = &[
+        (&[("source", "origin"), ("transport", "http")], as_f64(read(&metrics.from_origin))),
+        (&[("source", "seed"), ("transport", "tcp")], as_f64(read(&metrics.from_seeds))),
+        (&[("source", "peer"), ("transport", "tcp")], as_f64(read(&metrics.from_peers))),
+    ];
+    let help = "Bytes of blobs that were received, those that were discarded included.";
+    page.counter("modelctl_peer_received_bytes_total", help, received);
+    let help = "Bytes of blobs that transfers found on this machine.";
+    page.counter("modelctl_peer_found_bytes_total", help, &[(&[], as_f64(read(&metrics.was_here)))]);
+    let help = "Bytes of blobs that were sent to other peers.";
+    page.counter("modelctl_peer_sent_bytes_total", help, &[(&[("transport", "tcp")], as_f64(sent))]);
+}
+
+fn transfers(page: &mut Page, metrics: &Metrics) {
+    let ended: &[Sample<'_>] = &[
+        (&[("result", "finished")], as_f64(read(&metrics.finished))),
+        (&[("result", "failed")], as_f64(read(&metrics.failed))),
+        (&[("result", "cancelled")], as_f64(read(&metrics.cancelled))),
+    ];
+    let help = "Artifacts that began to be brought into the store.";
+    page.counter("modelctl_peer_transfers_begun_total", help, &[(&[], as_f64(read(&metrics.begun)))]);
+    page.counter("modelctl_peer_transfers_ended_total", "Those that have ended, and how.", ended);
+    let ratio = f64::from_bits(read(&metrics.ratio));
+    if ratio > 0.0 {
+        let help = "Time of the last transfer, as a multiple of the least that the members' rates allow.";
+        page.gauge("modelctl_peer_bound_ratio", help, &[(&[], ratio)]);
+    }
+}
+
+fn trouble(page: &mut Page, metrics: &Metrics) {
+    let help = "Parents that were given up because they brought nothing for too long.";
+    page.counter("modelctl_peer_stalls_total", help, &[(&[], as_f64(read(&metrics.stalls)))]);
+    let help = "Pieces that were not what they should be, whoever sent them.";
+    page.counter("modelctl_peer_refused_pieces_total", help, &[(&[], as_f64(read(&metrics.refused_pieces)))]);
+    let help = "Times that the scheduler was told who sent wrong bytes.";
+    page.counter("modelctl_peer_blames_total", help, &[(&[], as_f64(read(&metrics.blames)))]);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "2^53 bytes are nine petabytes; beyond, a count is rounded")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_that_is_dropped_was_cancelled() {
+        let metrics = Arc::<Metrics>::default();
+        drop(Running::begin(&metrics));
+        Running::begin(&metrics).end(&Ok::<_, ()>(()));
+        Running::begin(&metrics).end(&Err::<(), _>(()));
+        let counts = [&metrics.begun, &metrics.cancelled, &metrics.finished, &metrics.failed].map(read);
+        assert_eq!(counts, [3, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_link_counts_once_and_only_while_it_is_up() {
+        let metrics = Arc::<Metrics>::default();
+        let (mut link, never_up) = (LinkCount::new(&metrics), LinkCount::new(&metrics));
+        link.up();
+        link.up();
+        drop(never_up);
+        assert_eq!(read(&metrics.links), 1);
+        drop(link);
+        assert_eq!(read(&metrics.links), 0);
+    }
+
+    #[test]
+    fn a_ratio_is_of_a_bound_that_is_known() {
+        let metrics = Metrics::default();
+        metrics.took(Duration::from_secs(3), None);
+        metrics.took(Duration::from_secs(3), Some(Duration::ZERO));
+        assert_eq!(read(&metrics.ratio), 0);
+        metrics.took(Duration::from_secs(3), Some(Duration::from_secs(2)));
+        let mut page = Page::new();
+        transfers(&mut page, &metrics);
+        assert!(page.finish().ends_with("\nmodelctl_peer_bound_ratio 1.5\n"));
+    }
+}
