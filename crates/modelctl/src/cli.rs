@@ -4,6 +4,7 @@
 //! commands do. A flag exists from the day it works.
 
 mod fleet;
+mod status;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -15,6 +16,7 @@ use modelpack::reference::{Reference, ReferenceError};
 pub(crate) use self::fleet::{
     EmbeddedArgs, FleetKeyAction, FleetKeyArgs, PeerArgs, PeerChoice, PullArgs, SchedulerArgs, TrustArgs,
 };
+pub(crate) use self::status::StatusArgs;
 use crate::report::Refusal;
 
 const REFERENCES: &str = "\
@@ -55,6 +57,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Peer(PeerArgs),
     Scheduler(SchedulerArgs),
+    Status(StatusArgs),
     FleetKey(FleetKeyArgs),
     Doctor(DoctorArgs),
 }

@@ -6,6 +6,7 @@ mod inspect;
 mod pull;
 mod push;
 mod serve;
+mod status;
 mod verify;
 
 use std::{fmt, time::Duration};
@@ -29,6 +30,7 @@ pub(crate) fn run(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(args, printer),
         Command::Peer(args) => serve::peer(args, printer),
         Command::Scheduler(args) => serve::scheduler(args, printer),
+        Command::Status(args) => status::run(args, printer),
         Command::FleetKey(args) => serve::fleet_key(args, printer),
         Command::Doctor(args) => doctor::run(args, printer),
     }

@@ -7,6 +7,7 @@ use identity::KeyError;
 use modelpack::{build::BuildError, config::ConfigError, manifest::ManifestError, reference::ReferenceError};
 use peer::PeerError;
 use registry::RegistryError;
+use scheduler::InquiryError;
 use serde::Serialize;
 use store::{ErrorClass, StoreError};
 
@@ -106,6 +107,9 @@ fn judge(error: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<Stri
     }
     if let Some(error) = error.downcast_ref::<ReferenceError>() {
         return Some((Exit::Usage, error.hint()));
+    }
+    if let Some(error) = error.downcast_ref::<InquiryError>() {
+        return Some((Exit::Failed, error.hint().map(str::to_owned)));
     }
     let hint = error.downcast_ref::<ManifestError>().map(ManifestError::hint);
     let hint = hint.or_else(|| error.downcast_ref::<ConfigError>().map(ConfigError::hint));

@@ -105,6 +105,33 @@ impl<const N: usize> fmt::Display for Table<N> {
     }
 }
 
+/// Characters of the bar of a share.
+const SHARE_BAR: u16 = 20;
+
+/// A share of a whole as a bar and in hundredths: `[==========>         ]  52.3 %`.
+pub(crate) fn share(share: f64) -> String {
+    let share = share.clamp(0.0, 1.0);
+    let bar = "=".repeat(usize::from(SHARE_BAR));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is between 0 and its width"
+    )]
+    let filled = (share * f64::from(SHARE_BAR)) as usize;
+    let tip = if filled < bar.len() { ">" } else { "" };
+    let bar = format!("{:width$}", format!("{}{tip}", &bar[..filled]), width = bar.len());
+    format!("[{bar}] {:>5.1} %", share * 100.0)
+}
+
+/// The beginning of a text that a stranger chose, in at most so many characters of one line.
+pub(crate) fn clipped(text: &str, chars_max: usize) -> String {
+    let text = one_line(text);
+    if text.chars().count() <= chars_max {
+        return text;
+    }
+    text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// A path as one line of a terminal: a name from a stranger's manifest must not move the cursor.
 pub(crate) fn one_line(path: &str) -> String {
     path.chars()
@@ -147,6 +174,20 @@ mod tests {
         table.row(["weight".into(), "90.9 MB".into(), "model.safetensors".into()]);
         table.row(["config".into(), "612 B".into(), "config.json".into()]);
         assert_eq!(table.to_string(), "weight  90.9 MB  model.safetensors\nconfig    612 B  config.json");
+    }
+
+    #[test]
+    fn a_share_is_full_only_when_it_is_whole() {
+        assert_eq!(share(0.0), "[>                   ]   0.0 %");
+        assert_eq!(share(0.523), "[==========>         ]  52.3 %");
+        assert_eq!(share(0.999), "[===================>]  99.9 %");
+        assert_eq!(share(1.0), "[====================] 100.0 %");
+    }
+
+    #[test]
+    fn long_texts_are_cut_with_a_mark() {
+        assert_eq!(clipped("modèle", 6), "modèle");
+        assert_eq!(clipped("modèles", 6), "modèl…");
     }
 
     #[test]

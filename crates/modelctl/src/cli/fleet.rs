@@ -228,6 +228,10 @@ pub(crate) struct PeerArgs {
     #[arg(long, value_name = "HOST", env = "MODELCTL_ADVERTISE", hide_env_values = true)]
     pub(crate) advertise: Option<String>,
 
+    /// Where it shows /metrics and /healthz, over plain HTTP, to anybody who can reach it [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MODELCTL_HTTP_LISTEN", hide_env_values = true)]
+    pub(crate) http_listen: Option<SocketAddr>,
+
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
 
@@ -311,6 +315,10 @@ pub(crate) struct SchedulerArgs {
     #[arg(long, value_name = "HOST:PORT", value_parser = scheduler_url)]
     pub(crate) advertise: Option<String>,
 
+    /// Where it shows /metrics and /healthz, over plain HTTP, to anybody who can reach it [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MODELCTL_HTTP_LISTEN", hide_env_values = true)]
+    pub(crate) http_listen: Option<SocketAddr>,
+
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
 }
@@ -323,7 +331,7 @@ fn layout(text: &str) -> Result<LayoutReference, String> {
     }
 }
 
-fn scheduler_url(text: &str) -> Result<String, &'static str> {
+pub(super) fn scheduler_url(text: &str) -> Result<String, &'static str> {
     scheduler_address(text).ok_or("it is `http://HOST:PORT`")
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: their start, their signals, who may speak to them and what they print. Does not own: what they serve.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
@@ -27,13 +27,19 @@ struct Ready {
     listening: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<String>,
+    /// Where it shows `/metrics` and `/healthz`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
 }
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "listening on {}", self.listening)?;
-        match &self.socket {
-            Some(socket) => write!(f, ", for pulls on this machine at {socket}"),
+        if let Some(socket) = &self.socket {
+            write!(f, ", for pulls on this machine at {socket}")?;
+        }
+        match &self.http {
+            Some(http) => write!(f, ", for metrics on http://{http}/metrics"),
             None => Ok(()),
         }
     }
@@ -60,9 +66,15 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
     };
     access::runtime()?.block_on(async {
         let end = end_signal()?;
-        let peer = Peer::start(options).await?;
+        let face = face(args.http_listen, &args.trust).await?;
+        let mut peer = Peer::start(options).await?;
         let socket = Some(args.socket.display().to_string());
-        printer.result(&Ready { listening: peer.listening().to_string(), socket })?;
+        let listening = peer.listening().to_string();
+        let http = face.as_ref().map(|face| face.address.clone());
+        if let Some(face) = face {
+            peer = peer.show_on(face.listener);
+        }
+        printer.result(&Ready { listening, socket, http })?;
         Ok(peer.run(end).await?)
     })
 }
@@ -83,9 +95,21 @@ pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Resu
             schedulers: Schedulers::new(&security, args.scheduler.clone()),
             advertised: args.advertise.clone().unwrap_or_else(|| listening.clone()),
         });
+        let face = face(args.http_listen, &args.trust).await?;
+        let http = face.as_ref().map(|face| face.address.clone());
         let options = scheduler::Options { security, peering, ..Default::default() };
-        printer.result(&Ready { listening, socket: None })?;
-        Ok(scheduler::serve(listener, options, end).await?)
+        let metrics = Arc::clone(&options.metrics);
+        let showing = async {
+            match face {
+                Some(face) => telemetry::serve(face.listener, metrics).await,
+                None => std::future::pending().await,
+            }
+        };
+        printer.result(&Ready { listening, socket: None, http })?;
+        tokio::select! {
+            served = scheduler::serve(listener, options, end) => Ok(served?),
+            never = showing => match never {},
+        }
     })
 }
 
@@ -94,12 +118,33 @@ pub(super) fn security(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<
     if let Some(file) = &trust.fleet_key {
         return Ok(Security::Fleet(Identity::new(&FleetKey::load(file)?)?));
     }
-    if listen.ip().is_loopback() || trust.insecure {
-        return Ok(Security::Plain);
+    may_listen(listen, trust)?;
+    Ok(Security::Plain)
+}
+
+fn may_listen(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<()> {
+    if trust.fleet_key.is_some() || trust.insecure || listen.ip().is_loopback() {
+        return Ok(());
     }
     let message = format!("`{listen}` can be reached from other machines, and nothing is authenticated");
     let hint = "give every process of the fleet one key with `--fleet-key FILE`; see `modelctl fleet-key`";
     Err(Refusal::usage(message).hint(hint).into())
+}
+
+/// A socket for `/metrics` and `/healthz`.
+struct Face {
+    listener: TcpListener,
+    address: String,
+}
+
+/// Opens it, if one is wanted. Without a key it is for this machine only, like all else.
+async fn face(listen: Option<SocketAddr>, trust: &TrustArgs) -> anyhow::Result<Option<Face>> {
+    let Some(listen) = listen else { return Ok(None) };
+    may_listen(listen, trust)?;
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on `{listen}`"))?;
+    let address = listener.local_addr()?.to_string();
+    Ok(Some(Face { listener, address }))
 }
 
 /// What `fleet-key new` wrote.

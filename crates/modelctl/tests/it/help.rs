@@ -35,6 +35,11 @@ fn help_scheduler() {
 }
 
 #[test]
+fn help_status() {
+    assert_said!(Scratch::new().run(&["status", "--help"]));
+}
+
+#[test]
 fn help_fleet_key() {
     assert_said!(Scratch::new().run(&["fleet-key", "--help"]));
 }

@@ -7,6 +7,7 @@
 )]
 
 mod build;
+mod deploy;
 mod doctor;
 mod door;
 mod embedded;
@@ -21,3 +22,4 @@ mod running;
 mod schedulers;
 mod support;
 mod verify;
+mod watching;

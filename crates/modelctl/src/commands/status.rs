@@ -1,0 +1,409 @@
+//! `modelctl status`: what a fleet's scheduler knows.
+//!
+//! Owns: whom it asks, and the report in its two forms. Does not own: the asking (`scheduler`).
+
+use std::{fmt, time::Duration};
+
+use anyhow::Context as _;
+use identity::{FleetKey, Identity, Security};
+use modelpack::digest::Sha256Digest;
+use peer::LocalPeer;
+use planner::{AlarmStatus, PeerId, PeerStatus, Standing, SwarmStatus};
+use scheduler::{Inquiry, Seen, inquire};
+use serde::Serialize;
+use wire::{schedulers::Schedulers, status::FleetStatus};
+
+use crate::{
+    access,
+    cli::{PeerChoice, StatusArgs},
+    printer::Printer,
+    report::Refusal,
+    text::{self, Align, Table},
+};
+
+/// Hexadecimal characters of a digest that a person needs to tell artifacts apart.
+const SHORT_DIGEST: usize = 12;
+
+/// Columns of names and addresses: with the numbers beside them a line has at most a hundred.
+const NAME_WIDTH: usize = 22;
+const ADDRESS_WIDTH: usize = 27;
+
+/// Lines of each table: who wants more takes `--json`.
+const ROWS_MAX: usize = 100;
+
+/// How a fleet is. Serialised, it is the result of `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// HOST:PORT of the one that said all this.
+    scheduler: String,
+    /// Whether that one plans.
+    active: bool,
+    schedulers: Vec<SchedulerFacts>,
+    /// All; the lists hold the first few thousand.
+    peer_count: u32,
+    peers: Vec<PeerFacts>,
+    swarm_count: u32,
+    swarms: Vec<SwarmFacts>,
+    alarm_count: u32,
+    alarms: Vec<AlarmFacts>,
+}
+
+#[derive(Debug, Serialize)]
+struct SchedulerFacts {
+    address: String,
+    /// `active`, `standby` or `silent`.
+    state: &'static str,
+    /// Why it is silent.
+    reason: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerFacts {
+    id: String,
+    name: String,
+    address: String,
+    nic_bytes_per_second: Option<u64>,
+    received_bytes_per_second: u64,
+    sent_bytes_per_second: u64,
+    standing: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct SwarmFacts {
+    digest: String,
+    bytes: u64,
+    members: u32,
+    complete: u32,
+    seeds: u32,
+    /// Of all members together: 1 when all have everything.
+    progress: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct AlarmFacts {
+    id: String,
+    name: String,
+    address: String,
+    standing: &'static str,
+    /// Addresses that say it sent wrong bytes.
+    accusers: usize,
+    last_accused_seconds_ago: u64,
+    /// Until its standing changes, if nobody accuses it again.
+    seconds_left: u64,
+}
+
+/// Asks and shows.
+pub(crate) fn run(args: &StatusArgs, printer: &Printer) -> anyhow::Result<()> {
+    let security = match &args.fleet_key {
+        Some(file) => Security::Fleet(Identity::new(&FleetKey::load(file)?)?),
+        None => Security::Plain,
+    };
+    access::runtime()?.block_on(async {
+        let schedulers = Schedulers::new(&security, schedulers(args).await?);
+        let Inquiry { address, status, schedulers } = inquire(&schedulers, &security)
+            .await
+            .context("cannot ask the fleet how it is")?;
+        if let Some(first) = &status.redirect {
+            printer.warn(format_args!(
+                "`{address}` stands by, and `{first}`, which it takes for the active scheduler, does not answer"
+            ));
+        }
+        printer.result(&Report::new(address, schedulers, status))
+    })
+}
+
+/// The schedulers that were named, or those of the local peer.
+async fn schedulers(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
+    if !args.scheduler.is_empty() {
+        return Ok(args.scheduler.clone());
+    }
+    let local = match &args.peer {
+        Some(PeerChoice::Socket(socket)) => Some(LocalPeer::connect(socket).await.map_err(|error| {
+            let hint = "start it with `modelctl peer`, or name the fleet's scheduler with `--scheduler URL`";
+            Refusal::failed(format!("{:#}", anyhow::Error::new(error))).hint(hint)
+        })?),
+        Some(PeerChoice::None) => None,
+        None => LocalPeer::connect(&peer::default_socket()).await.ok(),
+    };
+    let Some(local) = local else {
+        let message = "no scheduler is named, and no local peer says where one is";
+        return Err(Refusal::usage(message).hint("name the fleet's scheduler with `--scheduler URL`").into());
+    };
+    if local.schedulers().is_empty() {
+        let message = "the local peer takes part in no fleet";
+        return Err(Refusal::failed(message).hint("start it with `--scheduler URL`").into());
+    }
+    if local.has_fleet_key() && args.fleet_key.is_none() {
+        let message = "the fleet of the local peer has a key, which the peer does not tell";
+        return Err(Refusal::usage(message).hint("give it with `--fleet-key FILE`").into());
+    }
+    Ok(local.schedulers().to_vec())
+}
+
+impl Report {
+    fn new(scheduler: String, schedulers: Vec<(String, Seen)>, status: FleetStatus) -> Self {
+        let FleetStatus { redirect, peer_count, swarm_count, alarm_count, .. } = status;
+        let mut peers: Vec<PeerFacts> = status.peers.into_iter().map(PeerFacts::from).collect();
+        peers.sort_by(|a, b| (&a.name, &a.address).cmp(&(&b.name, &b.address)));
+        let mut swarms: Vec<SwarmFacts> = status.swarms.into_iter().map(SwarmFacts::from).collect();
+        // What moves comes first.
+        swarms.sort_by(|a, b| a.progress.total_cmp(&b.progress).then_with(|| a.digest.cmp(&b.digest)));
+        let mut alarms = status.alarms;
+        alarms.sort_by(|a, b| b.alarm.standing.cmp(&a.alarm.standing).then(a.silent_for.cmp(&b.silent_for)));
+        Self {
+            scheduler,
+            active: redirect.is_none(),
+            schedulers: schedulers.into_iter().map(SchedulerFacts::from).collect(),
+            peer_count,
+            peers,
+            swarm_count,
+            swarms,
+            alarm_count,
+            alarms: alarms.into_iter().map(AlarmFacts::from).collect(),
+        }
+    }
+}
+
+impl From<(String, Seen)> for SchedulerFacts {
+    fn from((address, seen): (String, Seen)) -> Self {
+        let (state, reason) = match seen {
+            Seen::Active => ("active", None),
+            Seen::Standby => ("standby", None),
+            Seen::Silent(reason) => ("silent", Some(reason)),
+        };
+        Self { address, state, reason }
+    }
+}
+
+fn id(peer: PeerId) -> String {
+    format!("{:032x}", u128::from_be_bytes(*peer.bytes()))
+}
+
+const fn word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Good => "good",
+        Standing::Suspect => "suspect",
+        Standing::Quarantined => "quarantined",
+    }
+}
+
+impl From<PeerStatus> for PeerFacts {
+    fn from(status: PeerStatus) -> Self {
+        Self {
+            id: id(status.peer),
+            name: status.name,
+            address: status.address,
+            nic_bytes_per_second: status.nic_rate,
+            received_bytes_per_second: status.received,
+            sent_bytes_per_second: status.sent,
+            standing: word(status.standing),
+        }
+    }
+}
+
+impl From<SwarmStatus> for SwarmFacts {
+    fn from(status: SwarmStatus) -> Self {
+        Self {
+            digest: Sha256Digest::new(status.artifact.0).to_string(),
+            bytes: status.bytes,
+            members: status.members,
+            complete: status.complete,
+            seeds: status.seeds,
+            progress: f64::from(status.permille) / 1000.0,
+        }
+    }
+}
+
+impl From<AlarmStatus> for AlarmFacts {
+    fn from(AlarmStatus { alarm, silent_for, left }: AlarmStatus) -> Self {
+        Self {
+            id: id(alarm.peer),
+            name: alarm.name,
+            address: alarm.address,
+            standing: word(alarm.standing),
+            accusers: alarm.accusers,
+            last_accused_seconds_ago: silent_for.as_secs(),
+            seconds_left: left.as_secs(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.facts().fmt(f)?;
+        if !self.swarms.is_empty() {
+            write!(f, "\n\n{}", swarm_table(&self.swarms))?;
+            more(f, self.swarm_count, self.swarms.len())?;
+        }
+        if !self.peers.is_empty() {
+            write!(f, "\n\n{}", peer_table(&self.peers))?;
+            more(f, self.peer_count, self.peers.len())?;
+        }
+        if !self.alarms.is_empty() {
+            writeln!(f)?;
+            self.alarms.iter().take(ROWS_MAX).try_for_each(|alarm| write!(f, "\n{alarm}"))?;
+            more(f, self.alarm_count, self.alarms.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// Says how many there are beyond those that are shown.
+fn more(f: &mut fmt::Formatter<'_>, count: u32, listed: usize) -> fmt::Result {
+    let shown = listed.min(ROWS_MAX);
+    match (count as usize).saturating_sub(shown) {
+        0 => Ok(()),
+        more => write!(f, "\n… and {more} more; `--json` lists them"),
+    }
+}
+
+impl Report {
+    fn facts(&self) -> Table<2> {
+        let mut facts = Table::new([Align::Left, Align::Left]);
+        let is_other = |address: &str| address != self.scheduler;
+        let mut schedulers: Vec<&SchedulerFacts> = self.schedulers.iter().collect();
+        schedulers.sort_by_key(|scheduler| is_other(&scheduler.address));
+        for SchedulerFacts { address, state, reason } in schedulers {
+            let reason = reason.as_ref().map(|reason| format!(" ({})", text::one_line(reason)));
+            let said = format!("{}, {state}{}", text::one_line(address), reason.unwrap_or_default());
+            facts.row(["scheduler".to_owned(), said]);
+        }
+        let count = |count: u32, one: &str| match count {
+            0 => format!("no {one}s"),
+            count => text::plural(count as usize, one),
+        };
+        let (peers, swarms) = (count(self.peer_count, "peer"), count(self.swarm_count, "swarm"));
+        facts.row(["fleet".to_owned(), format!("{peers}, {swarms}, {}", count(self.alarm_count, "alarm"))]);
+        facts
+    }
+}
+
+fn swarm_table(swarms: &[SwarmFacts]) -> Table<6> {
+    let mut table =
+        Table::new([Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Left]);
+    table.row(["ARTIFACT", "SIZE", "MEMBERS", "COMPLETE", "SEEDS", "PROGRESS"].map(str::to_owned));
+    for swarm in swarms.iter().take(ROWS_MAX) {
+        let digest = swarm.digest.trim_start_matches("sha256:");
+        table.row([
+            digest.get(..SHORT_DIGEST).unwrap_or(digest).to_owned(),
+            text::bytes(swarm.bytes),
+            swarm.members.to_string(),
+            swarm.complete.to_string(),
+            swarm.seeds.to_string(),
+            text::share(swarm.progress),
+        ]);
+    }
+    table
+}
+
+fn peer_table(peers: &[PeerFacts]) -> Table<6> {
+    let mut table =
+        Table::new([Align::Left, Align::Left, Align::Right, Align::Right, Align::Right, Align::Left]);
+    table.row(["PEER", "ADDRESS", "CARD", "IN", "OUT", "STANDING"].map(str::to_owned));
+    let rate = |rate: u64| format!("{}/s", text::bytes(rate));
+    for peer in peers.iter().take(ROWS_MAX) {
+        table.row([
+            text::clipped(&peer.name, NAME_WIDTH),
+            text::clipped(&peer.address, ADDRESS_WIDTH),
+            peer.nic_bytes_per_second.map_or_else(|| "?".to_owned(), rate),
+            rate(peer.received_bytes_per_second),
+            rate(peer.sent_bytes_per_second),
+            peer.standing.to_owned(),
+        ]);
+    }
+    table
+}
+
+impl fmt::Display for AlarmFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |seconds| text::seconds(Duration::from_secs(seconds));
+        let (name, address) =
+            (text::clipped(&self.name, NAME_WIDTH), text::clipped(&self.address, ADDRESS_WIDTH));
+        writeln!(f, "{}: {name} at {address}", self.standing)?;
+        let (who, say) = match self.accusers {
+            1 => ("1 address".to_owned(), "says"),
+            count => (format!("{count} addresses"), "say"),
+        };
+        let (ago, left) = (seconds(self.last_accused_seconds_ago), seconds(self.seconds_left));
+        write!(f, "  {who} {say} that it sent wrong bytes, last {ago} ago; {left} to go")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use planner::{Alarm, ArtifactId};
+
+    use super::*;
+
+    fn peer(number: u8, name: &str, standing: Standing) -> PeerStatus {
+        PeerStatus {
+            peer: PeerId::new([number; 16]),
+            name: name.to_owned(),
+            address: format!("10.0.0.{number}:7200"),
+            nic_rate: (number != 2).then_some(3_125_000_000),
+            sent: u64::from(number) * 999_950_000,
+            received: 0,
+            standing,
+        }
+    }
+
+    fn swarm(number: u8, permille: u16) -> SwarmStatus {
+        let complete = u32::from(permille == 1000);
+        let artifact = ArtifactId([number; 32]);
+        SwarmStatus { artifact, bytes: 140_000_000_000, members: 4, complete, seeds: 1, permille }
+    }
+
+    fn alarm(number: u8, standing: Standing, accusers: usize) -> AlarmStatus {
+        let peer = peer(number, "node-with-a-name-that-is-far-too-long", standing);
+        let PeerStatus { peer, name, address, .. } = peer;
+        let alarm = Alarm { peer, name, address, standing, accusers, last_accused: Duration::ZERO };
+        AlarmStatus { alarm, silent_for: Duration::from_secs(75), left: Duration::from_secs(492) }
+    }
+
+    fn status() -> FleetStatus {
+        FleetStatus {
+            redirect: None,
+            peers: vec![
+                peer(1, "node-b", Standing::Good),
+                peer(2, "node-a", Standing::Suspect),
+                peer(3, &"n".repeat(128), Standing::Quarantined),
+            ],
+            peer_count: 3,
+            swarms: vec![swarm(0xc0, 1000), swarm(0xab, 523)],
+            swarm_count: 2,
+            alarms: vec![alarm(2, Standing::Suspect, 1), alarm(3, Standing::Quarantined, 2)],
+            alarm_count: 2,
+        }
+    }
+
+    fn report(status: FleetStatus) -> Report {
+        let schedulers = vec![
+            ("10.0.0.2:7100".to_owned(), Seen::Silent("connection refused".to_owned())),
+            ("10.0.0.1:7100".to_owned(), Seen::Active),
+            ("10.0.0.3:7100".to_owned(), Seen::Standby),
+        ];
+        Report::new("10.0.0.1:7100".to_owned(), schedulers, status)
+    }
+
+    #[test]
+    fn a_fleet_is_shown_in_a_hundred_columns() {
+        let text = report(status()).to_string();
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_fleet_without_peers_is_two_facts() {
+        let lists = FleetStatus { peers: vec![], swarms: vec![], alarms: vec![], ..status() };
+        let status = FleetStatus { peer_count: 0, swarm_count: 0, alarm_count: 0, ..lists };
+        let text = report(status).to_string();
+        assert_eq!(text.lines().last(), Some("fleet      no peers, no swarms, no alarms"));
+    }
+
+    #[test]
+    fn what_is_beyond_the_lines_of_a_terminal_is_counted() {
+        let peers = (0..=255).map(|number| peer(number, "node", Standing::Good)).collect();
+        let text = report(FleetStatus { peers, peer_count: 10_000, ..status() }).to_string();
+        assert!(text.contains("\n… and 9900 more; `--json` lists them\n"), "{text}");
+    }
+}
