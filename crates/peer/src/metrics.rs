@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use planner::Charge;
 use telemetry::{Health, Page, Sample, Watched};
 use transport::tcp;
 
@@ -37,7 +38,8 @@ pub(crate) struct Metrics {
     links: AtomicU64,
     stalls: AtomicU64,
     refused_pieces: AtomicU64,
-    blames: AtomicU64,
+    wrong_bytes: AtomicU64,
+    silences: AtomicU64,
     begun: AtomicU64,
     finished: AtomicU64,
     failed: AtomicU64,
@@ -75,9 +77,13 @@ impl Metrics {
         add(&self.refused_pieces, 1);
     }
 
-    /// The scheduler is told that a peer sent wrong bytes.
-    pub(crate) fn blamed(&self) {
-        add(&self.blames, 1);
+    /// Another peer is accused before the scheduler.
+    pub(crate) fn accused(&self, charge: Charge) {
+        let counter = match charge {
+            Charge::WrongBytes => &self.wrong_bytes,
+            Charge::Silence => &self.silences,
+        };
+        add(counter, 1);
     }
 
     /// A pull took so much time of that which it needs at least.
@@ -232,8 +238,12 @@ fn trouble(page: &mut Page, metrics: &Metrics) {
     page.counter("modelctl_peer_stalls_total", help, &[(&[], as_f64(read(&metrics.stalls)))]);
     let help = "Pieces that were not what they should be, whoever sent them.";
     page.counter("modelctl_peer_refused_pieces_total", help, &[(&[], as_f64(read(&metrics.refused_pieces)))]);
-    let help = "Times that the scheduler was told who sent wrong bytes.";
-    page.counter("modelctl_peer_blames_total", help, &[(&[], as_f64(read(&metrics.blames)))]);
+    let accusations: &[Sample<'_>] = &[
+        (&[("charge", "wrong_bytes")], as_f64(read(&metrics.wrong_bytes))),
+        (&[("charge", "silence")], as_f64(read(&metrics.silences))),
+    ];
+    let help = "Times that this peer accused another one before the scheduler.";
+    page.counter("modelctl_peer_accusations_total", help, accusations);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "2^53 bytes are nine petabytes; beyond, a count is rounded")]

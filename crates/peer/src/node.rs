@@ -17,7 +17,7 @@ use modelpack::{
     layout::{PIECE_BYTES, PieceIndex, Run},
     piece_map::PieceMap,
 };
-use planner::{ArtifactId, PeerId};
+use planner::{ArtifactId, Charge, PeerId};
 use store::StoreError;
 use swarm::Config;
 use tokio::sync::mpsc;
@@ -151,7 +151,7 @@ impl Node {
 
     /// Tells the scheduler who was wrong about a piece.
     pub(crate) fn complain(&self, artifact: ArtifactId, about: PeerId, piece: PieceIndex) {
-        self.metrics.blamed();
+        self.metrics.accused(Charge::WrongBytes);
         self.state().say(SessionCommand::Complaint { artifact, about, piece });
     }
 
@@ -522,6 +522,11 @@ impl Herald for NodeHerald {
 
     fn complain(&self, about: PeerId, piece: PieceIndex) {
         self.node.complain(self.artifact, about, piece);
+    }
+
+    fn silent(&self, about: PeerId) {
+        self.node.metrics.accused(Charge::Silence);
+        self.node.state().say(SessionCommand::Silence { artifact: self.artifact, about });
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use planner::{Planner, Standing};
+use planner::{Charge, Planner, Standing};
 use telemetry::{Buckets, Health, Page, Sample, Watched};
 
 /// Bounds of the times of plans, in seconds: a join is planned within one millisecond, 10,000 peers within a hundred.
@@ -23,7 +23,8 @@ pub struct Metrics {
     quarantined: AtomicU64,
     plans: AtomicU64,
     plan_seconds: Buckets<{ PLAN_SECONDS.len() }>,
-    accusations: AtomicU64,
+    wrong_bytes: AtomicU64,
+    silences: AtomicU64,
     take_overs: AtomicU64,
     is_standby: AtomicBool,
 }
@@ -38,7 +39,8 @@ impl Default for Metrics {
             quarantined: AtomicU64::new(0),
             plans: AtomicU64::new(0),
             plan_seconds: Buckets::new(PLAN_SECONDS),
-            accusations: AtomicU64::new(0),
+            wrong_bytes: AtomicU64::new(0),
+            silences: AtomicU64::new(0),
             take_overs: AtomicU64::new(0),
             is_standby: AtomicBool::new(false),
         }
@@ -63,9 +65,13 @@ impl Metrics {
         self.plan_seconds.time(took);
     }
 
-    /// A peer says that another one sent wrong bytes.
-    pub(crate) fn accused(&self) {
-        self.accusations.fetch_add(1, Ordering::Relaxed);
+    /// A peer accuses another one.
+    pub(crate) fn accused(&self, charge: Charge) {
+        let counter = match charge {
+            Charge::WrongBytes => &self.wrong_bytes,
+            Charge::Silence => &self.silences,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether another scheduler comes before this one now.
@@ -92,12 +98,16 @@ impl Watched for Metrics {
             (&[("standing", "suspect")] as &[_], read(&self.suspect)),
             (&[("standing", "quarantined")], read(&self.quarantined)),
         ];
-        let help = "Peers that are accused of wrong bytes, also those that have left.";
+        let help = "Peers that are accused, also those that have left.";
         page.gauge("modelctl_scheduler_alarms", help, &standings);
+        let charges = [
+            (&[("charge", "wrong_bytes")] as &[_], read(&self.wrong_bytes)),
+            (&[("charge", "silence")], read(&self.silences)),
+        ];
+        let help = "Times that a peer accused another one, believed or not.";
+        page.counter("modelctl_scheduler_accusations_total", help, &charges);
         let mut counter = |name, help, value: f64| page.counter(name, help, &[(&[], value)]);
         counter("modelctl_scheduler_plans_total", "Plans sent to peers.", read(&self.plans));
-        let help = "Times that a peer said that another one sent wrong bytes.";
-        counter("modelctl_scheduler_accusations_total", help, read(&self.accusations));
         let help = "Times that this scheduler planned again after it had stood by.";
         counter("modelctl_scheduler_take_overs_total", help, read(&self.take_overs));
         let help = "From hearing a batch of news to the plans that follow.";

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use planner::{Alarm, AlarmStatus, PeerStatus, Planner, Standing, SwarmStatus};
+use planner::{Alarm, AlarmStatus, Charge, PeerStatus, Planner, Standing, SwarmStatus};
 
 use crate::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
@@ -117,6 +117,25 @@ fn standing(number: i32) -> Result<Standing, WireError> {
     }
 }
 
+impl From<Option<Charge>> for control::Charge {
+    fn from(charge: Option<Charge>) -> Self {
+        match charge {
+            None => Self::None,
+            Some(Charge::Silence) => Self::Silence,
+            Some(Charge::WrongBytes) => Self::WrongBytes,
+        }
+    }
+}
+
+fn charge(number: i32) -> Result<Option<Charge>, WireError> {
+    match control::Charge::try_from(number) {
+        Ok(control::Charge::None) => Ok(None),
+        Ok(control::Charge::Silence) => Ok(Some(Charge::Silence)),
+        Ok(control::Charge::WrongBytes) => Ok(Some(Charge::WrongBytes)),
+        Err(_) => Err(WireError::Invalid { field: "charge", why: "it is unknown" }),
+    }
+}
+
 impl From<&PeerStatus> for control::PeerStatus {
     fn from(status: &PeerStatus) -> Self {
         Self {
@@ -187,6 +206,7 @@ impl From<&AlarmStatus> for control::AlarmStatus {
             accusers: u32::try_from(alarm.accusers).unwrap_or(u32::MAX),
             silent_ms: millis(silent_for),
             left_ms: millis(left),
+            charge: control::Charge::from(alarm.charge).into(),
         }
     }
 }
@@ -200,6 +220,7 @@ impl TryFrom<control::AlarmStatus> for AlarmStatus {
             name: convert::name(status.name)?,
             address: convert::address(status.control_address)?,
             standing: standing(status.standing)?,
+            charge: charge(status.charge)?,
             accusers: status.accusers as usize,
             // On the other side's clock, which means nothing here.
             last_accused: Duration::ZERO,

@@ -14,8 +14,9 @@ use super::fleet::{PeerChoice, scheduler_url};
 Asks the fleet's schedulers, and shows what the active one knows. Without --scheduler the local peer
 says where they are. Only who has the fleet's key gets an answer.
 
-A suspect is a peer that somebody accuses of wrong bytes: it is read from last. When a second
-address says so it is quarantined: it serves nobody, and may still fetch.
+A suspect is a peer that somebody accuses of wrong bytes, or of giving nothing that it announces:
+it is read from last. When a second address accuses it of wrong bytes it is quarantined: it serves
+nobody, and may still fetch.
 
 Example:
   $ modelctl status --fleet-key /etc/modelctl/fleet.key

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::digest::Sha256Digest;
 use peer::LocalPeer;
-use planner::{AlarmStatus, PeerId, PeerStatus, Standing, SwarmStatus};
+use planner::{AlarmStatus, Charge, PeerId, PeerStatus, Standing, SwarmStatus};
 use scheduler::{Inquiry, Seen, inquire};
 use serde::Serialize;
 use wire::{schedulers::Schedulers, status::FleetStatus};
@@ -85,7 +85,9 @@ struct AlarmFacts {
     name: String,
     address: String,
     standing: &'static str,
-    /// Addresses that say it sent wrong bytes.
+    /// `wrong_bytes` or `silence`, the worst.
+    charge: Option<&'static str>,
+    /// Addresses that accuse it.
     accusers: usize,
     last_accused_seconds_ago: u64,
     /// Until its standing changes, if nobody accuses it again.
@@ -179,6 +181,10 @@ fn id(peer: PeerId) -> String {
     format!("{:032x}", u128::from_be_bytes(*peer.bytes()))
 }
 
+/// What peers are accused of, as programs read it.
+const WRONG_BYTES: &str = "wrong_bytes";
+const SILENCE: &str = "silence";
+
 const fn word(standing: Standing) -> &'static str {
     match standing {
         Standing::Good => "good",
@@ -221,6 +227,10 @@ impl From<AlarmStatus> for AlarmFacts {
             name: alarm.name,
             address: alarm.address,
             standing: word(alarm.standing),
+            charge: alarm.charge.map(|charge| match charge {
+                Charge::WrongBytes => WRONG_BYTES,
+                Charge::Silence => SILENCE,
+            }),
             accusers: alarm.accusers,
             last_accused_seconds_ago: silent_for.as_secs(),
             seconds_left: left.as_secs(),
@@ -320,12 +330,14 @@ impl fmt::Display for AlarmFacts {
         let (name, address) =
             (text::clipped(&self.name, NAME_WIDTH), text::clipped(&self.address, ADDRESS_WIDTH));
         writeln!(f, "{}: {name} at {address}", self.standing)?;
-        let (who, say) = match self.accusers {
-            1 => ("1 address".to_owned(), "says"),
-            count => (format!("{count} addresses"), "say"),
+        let who =
+            if self.accusers == 1 { "1 address".to_owned() } else { format!("{} addresses", self.accusers) };
+        let what = match self.charge {
+            Some(SILENCE) => "of giving nothing that it announces",
+            _ => "of sending wrong bytes",
         };
         let (ago, left) = (seconds(self.last_accused_seconds_ago), seconds(self.seconds_left));
-        write!(f, "  {who} {say} that it sent wrong bytes, last {ago} ago; {left} to go")
+        write!(f, "  accused {what} by {who}, last {ago} ago; {left} to go")
     }
 }
 
@@ -356,7 +368,8 @@ mod tests {
     fn alarm(number: u8, standing: Standing, accusers: usize) -> AlarmStatus {
         let peer = peer(number, "node-with-a-name-that-is-far-too-long", standing);
         let PeerStatus { peer, name, address, .. } = peer;
-        let alarm = Alarm { peer, name, address, standing, accusers, last_accused: Duration::ZERO };
+        let charge = Some(if accusers > 1 { Charge::WrongBytes } else { Charge::Silence });
+        let alarm = Alarm { peer, name, address, standing, charge, accusers, last_accused: Duration::ZERO };
         AlarmStatus { alarm, silent_for: Duration::from_secs(75), left: Duration::from_secs(492) }
     }
 

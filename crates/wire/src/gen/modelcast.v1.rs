@@ -121,7 +121,7 @@ pub struct AlarmStatus {
     pub control_address: ::prost::alloc::string::String,
     #[prost(enumeration = "Standing", tag = "4")]
     pub standing: i32,
-    /// addresses that say it sent wrong bytes
+    /// addresses
     #[prost(uint32, tag = "5")]
     pub accusers: u32,
     /// since it was last accused
@@ -130,10 +130,13 @@ pub struct AlarmStatus {
     /// until its standing changes, if nobody accuses it again
     #[prost(uint64, tag = "7")]
     pub left_ms: u64,
+    /// the worst that it is accused of
+    #[prost(enumeration = "Charge", tag = "8")]
+    pub charge: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerToScheduler {
-    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<peer_to_scheduler::Kind>,
 }
 /// Nested message and enum types in `PeerToScheduler`.
@@ -154,6 +157,8 @@ pub mod peer_to_scheduler {
         Load(super::Load),
         #[prost(message, tag = "6")]
         Complaint(super::Complaint),
+        #[prost(message, tag = "7")]
+        Silence(super::Silence),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -200,7 +205,7 @@ pub struct Join {
     /// it announces a local artifact: its bytes count as origin bytes
     #[prost(bool, tag = "5")]
     pub seed: bool,
-    /// proved pieces
+    /// pieces that others may read from it
     #[prost(message, repeated, tag = "6")]
     pub have: ::prost::alloc::vec::Vec<Run>,
     /// what it is reading from the origin now (after a take-over)
@@ -232,7 +237,7 @@ pub struct Load {
     #[prost(uint64, tag = "2")]
     pub received_bytes_per_second: u64,
 }
-/// A source delivered bytes that do not match the manifest.
+/// A source delivered bytes that do not match the manifest, or vouched for such.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Complaint {
     #[prost(bytes = "vec", tag = "1")]
@@ -242,6 +247,15 @@ pub struct Complaint {
     pub about: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint32, tag = "3")]
     pub piece: u32,
+}
+/// A source that is linked and announces pieces has given nothing for a while.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Silence {
+    #[prost(bytes = "vec", tag = "1")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+    /// the peer's id
+    #[prost(bytes = "vec", tag = "2")]
+    pub about: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SchedulerToPeer {
@@ -531,8 +545,6 @@ pub enum Claim {
     Offer = 1,
     /// it was told to, and could not: the next one is
     Failed = 2,
-    /// it did, and has nothing that others could use: each reads it alone
-    Alone = 3,
 }
 impl Claim {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -544,7 +556,6 @@ impl Claim {
             Self::None => "CLAIM_NONE",
             Self::Offer => "CLAIM_OFFER",
             Self::Failed => "CLAIM_FAILED",
-            Self::Alone => "CLAIM_ALONE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -553,7 +564,6 @@ impl Claim {
             "CLAIM_NONE" => Some(Self::None),
             "CLAIM_OFFER" => Some(Self::Offer),
             "CLAIM_FAILED" => Some(Self::Failed),
-            "CLAIM_ALONE" => Some(Self::Alone),
             _ => None,
         }
     }
@@ -563,9 +573,9 @@ impl Claim {
 #[repr(i32)]
 pub enum Standing {
     Good = 0,
-    /// one address accuses it of wrong bytes: it is read from last
+    /// somebody accuses it: it is read from last
     Suspect = 1,
-    /// several do: it serves nobody
+    /// several addresses accuse it of wrong bytes: it serves nobody
     Quarantined = 2,
 }
 impl Standing {
@@ -586,6 +596,37 @@ impl Standing {
             "STANDING_GOOD" => Some(Self::Good),
             "STANDING_SUSPECT" => Some(Self::Suspect),
             "STANDING_QUARANTINED" => Some(Self::Quarantined),
+            _ => None,
+        }
+    }
+}
+/// What a peer is accused of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Charge {
+    None = 0,
+    /// it announces pieces and gives none
+    Silence = 1,
+    WrongBytes = 2,
+}
+impl Charge {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "CHARGE_NONE",
+            Self::Silence => "CHARGE_SILENCE",
+            Self::WrongBytes => "CHARGE_WRONG_BYTES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHARGE_NONE" => Some(Self::None),
+            "CHARGE_SILENCE" => Some(Self::Silence),
+            "CHARGE_WRONG_BYTES" => Some(Self::WrongBytes),
             _ => None,
         }
     }

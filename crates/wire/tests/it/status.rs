@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use planner::{Alarm, AlarmStatus, ArtifactId, PeerId, PeerStatus, Standing, SwarmStatus};
+use planner::{Alarm, AlarmStatus, ArtifactId, Charge, PeerId, PeerStatus, Standing, SwarmStatus};
 use wire::{
     WireError,
     control::StatusReply,
@@ -17,6 +17,7 @@ fn status() -> FleetStatus {
         name: name.clone(),
         address: address.clone(),
         standing,
+        charge: Some(Charge::WrongBytes),
         accusers: 2,
         last_accused: Duration::ZERO,
     };
@@ -64,6 +65,7 @@ fn a_status_that_breaks_a_rule_is_refused() {
         ("more than all of it", |s| s.swarms[0].permille = 1001),
         ("an alarm about nobody", |s| s.alarms[0].peer_id.clear()),
         ("an alarm of an unknown standing", |s| s.alarms[0].standing = -1),
+        ("an alarm of an unknown charge", |s| s.alarms[0].charge = 3),
         ("a long name in an alarm", |s| s.alarms[0].name = "n".repeat(129)),
         ("too many peers", |s| s.peers = vec![s.peers[0].clone(); PEERS_MAX + 1]),
         ("too many swarms", |s| s.swarms = vec![s.swarms[0].clone(); SWARMS_MAX + 1]),
