@@ -8,6 +8,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    door::Door,
     running::Running,
     support::{PATIENCE, Registry, Scratch, assert_said, until},
 };
@@ -60,6 +61,8 @@ const FROM_PEERS: &str = r#"modelctl_peer_received_bytes_total{source="peer",tra
 const FROM_SEEDS: &str = r#"modelctl_peer_received_bytes_total{source="seed",transport="tcp"}"#;
 const SENT: &str = r#"modelctl_peer_sent_bytes_total{transport="tcp"}"#;
 const FINISHED: &str = r#"modelctl_peer_transfers_ended_total{result="finished"}"#;
+const CANCELLED: &str = r#"modelctl_peer_transfers_ended_total{result="cancelled"}"#;
+const PARENTS: &str = r#"modelctl_peer_links{to="parent",transport="tcp"}"#;
 const CHILDREN: &str = r#"modelctl_peer_links{to="child",transport="tcp"}"#;
 
 #[test]
@@ -127,6 +130,51 @@ fn a_pull_is_seen_in_metrics_and_status() {
     // Through the local peer, which knows where the scheduler is.
     let through = scratch.json(&[&["status", "--peer", "unix:a.sock"], &key[..]].concat());
     assert_eq!(through["scheduler"], scheduler.listening);
+}
+
+#[test]
+fn what_is_under_way_is_seen() {
+    const LARGE: usize = 64 << 20;
+    let (scratch, registry) = (Scratch::new(), Registry::start());
+    scratch.write_large_model("model", LARGE);
+    let name = "models/drill:v1";
+    scratch.stdout(&["build", "model", "-t", &registry.reference(name), "--plain-http"]);
+    let door = Door::before(&registry, LARGE as u64 / 2);
+    let scheduler = Shown::start(&scratch, &["scheduler", "--listen", "127.0.0.1:0"]);
+    let url = format!("http://{}", scheduler.listening);
+    let peers = ["a", "b"].map(|name| {
+        let (store, socket) = (format!("store-{name}"), format!("{name}.sock"));
+        Shown::start(&scratch, &["peer", "--store", &store, "--socket", &socket, "--scheduler", &url])
+    });
+    let pulls = ["a", "b"].map(|peer| {
+        let (socket, output) = (format!("unix:{peer}.sock"), format!("out-{peer}"));
+        let args =
+            ["pull", &door.reference(name), "--plain-http", "--peer", &socket, "-o", &output, "--json"];
+        Running::start(scratch.modelctl(&args))
+    });
+    let status = || scratch.json(&["status", "--scheduler", &url]);
+    // The registry gives no more than half, so that nobody can be done.
+    until("both have read from one another", || peers.iter().all(|peer| peer.number(FROM_PEERS) > 0));
+    until("each has a parent and a child", || {
+        peers.iter().all(|peer| peer.number(PARENTS) == 1 && peer.number(CHILDREN) == 1)
+    });
+    until("the scheduler has heard of some pieces", || {
+        status()["swarms"][0]["progress"].as_f64() > Some(0.0)
+    });
+    let swarm = &status()["swarms"][0];
+    assert!(swarm["progress"].as_f64() < Some(1.0), "{swarm}");
+    assert_eq!([&swarm["members"], &swarm["complete"]], [2, 0]);
+    assert_eq!(peers[0].number("modelctl_peer_shared_artifacts"), 1);
+
+    // One client goes away, and the other gets what it wanted.
+    let [gone, stays] = pulls;
+    gone.kill();
+    until("its transfer is given up", || peers[0].number(CANCELLED) == 1);
+    door.open();
+    stays.result();
+    until("no link is left", || {
+        peers.iter().all(|peer| peer.number(PARENTS) == 0 && peer.number(CHILDREN) == 0)
+    });
 }
 
 /// A port that was free a moment ago: both schedulers have to know the addresses of both before they start.
