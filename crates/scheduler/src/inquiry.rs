@@ -10,14 +10,15 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 use wire::{
     PROTOCOL_VERSION,
-    connection::{MESSAGE_BYTES_MAX, dial_scheduler, explain, hint},
+    connection::{MESSAGE_BYTES_MAX, dial, explain, hint},
     control::{StatusRequest, scheduler_client::SchedulerClient},
     schedulers::Schedulers,
     status::FleetStatus,
 };
 
-/// How long one scheduler may take: a person waits.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long one scheduler may take: a person waits. Before keep-alive ends the connection, so that one that hangs is told
+/// from one that hangs up.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// What the schedulers of a fleet say.
 #[derive(Clone, Debug)]
@@ -140,7 +141,7 @@ async fn ask(address: &str, security: &Security) -> Result<FleetStatus, Silence>
     let asking = async {
         let silence =
             |error: &(dyn std::error::Error + 'static)| Silence { reason: explain(error), hint: hint(error) };
-        let channel = dial_scheduler(address, security).await.map_err(|error| silence(&error))?;
+        let channel = dial(format!("http://{address}"), security).await.map_err(|error| silence(&error))?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let reply = client.status(StatusRequest { protocol_version: PROTOCOL_VERSION }).await;
         let reply = reply.map_err(|status| match status.code() {

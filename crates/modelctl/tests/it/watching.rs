@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     door::Door,
-    running::Running,
+    running::{Running, Signal},
     support::{PATIENCE, Registry, Scratch, assert_said, until},
 };
 
@@ -220,11 +220,15 @@ fn who_may_not_ask_or_asks_nobody_is_told_what_to_do() {
     }
     let keyed = Shown::start(&scratch, &["scheduler", "--listen", "127.0.0.1:0", "--fleet-key", "fleet.key"]);
     let open = Shown::start(&scratch, &["scheduler", "--listen", "127.0.0.1:0"]);
-    let [keyed, open] = [&keyed, &open].map(|scheduler| format!("http://{}", scheduler.listening));
+    let hanging = Shown::start(&scratch, &["scheduler", "--listen", "127.0.0.1:0"]);
+    hanging.process.signal(Signal::STOP);
+    let [keyed, open, hanging] =
+        [&keyed, &open, &hanging].map(|scheduler| format!("http://{}", scheduler.listening));
     let lines: &[(&str, &[&str])] = &[
         ("--peer none", &["--peer", "none"]),
         ("--peer unix:none.sock", &["--peer", "unix:none.sock"]),
         ("--scheduler ABSENT", &["--scheduler", "http://127.0.0.1:1"]),
+        ("--scheduler HANGING", &["--scheduler", &hanging]),
         ("--scheduler KEYED", &["--scheduler", &keyed]),
         ("--scheduler KEYED --fleet-key other.key", &["--scheduler", &keyed, "--fleet-key", "other.key"]),
         ("--scheduler OPEN --fleet-key fleet.key", &["--scheduler", &open, "--fleet-key", "fleet.key"]),

@@ -1,9 +1,10 @@
 //! What schedulers say to somebody who asks how the fleet is.
 
 use identity::Security;
+use planner::{AlarmStatus, Charge, HALF_LIFE, Standing};
 use scheduler::{Inquiry, InquiryError, Seen, inquire};
 use wire::{
-    control::{Run, peer_to_scheduler::Kind as Said},
+    control::{Complaint, Run, peer_to_scheduler::Kind as Said},
     schedulers::Schedulers,
 };
 
@@ -54,6 +55,16 @@ async fn the_one_that_plans_is_asked_and_tells_what_it_knows() {
     assert_eq!(names, ["peer 01010101", "peer 02020202"]);
     let swarm = status.swarms[0];
     assert_eq!((swarm.artifact, swarm.members, swarm.complete, swarm.permille), (ARTIFACT, 1, 0, 500));
+
+    let about = id(2).bytes().to_vec();
+    peer.say(Said::Complaint(Complaint { artifact: ARTIFACT.0.to_vec(), about, piece: 3 })).await;
+    let Inquiry { status, .. } = ask_until(&addresses, |inquiry| inquiry.status.alarm_count == 1).await;
+    let AlarmStatus { alarm, silent_for, left } = &status.alarms[0];
+    assert_eq!((alarm.peer, alarm.name.as_str()), (id(2), "peer 02020202"));
+    assert_eq!((alarm.standing, alarm.charge), (Standing::Suspect, Some(Charge::WrongBytes)));
+    assert_eq!(alarm.accusers, 1);
+    assert!(*silent_for < *left && *left <= 2 * HALF_LIFE, "{silent_for:?} {left:?}");
+    assert_eq!(status.peers[1].standing, Standing::Suspect);
 
     first.stop().await;
     let is_second = |inquiry: &Inquiry| inquiry.address == at_second && inquiry.status.redirect.is_none();
