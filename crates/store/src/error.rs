@@ -77,6 +77,18 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
     },
+    /// The store's budget has no room for the artifact.
+    #[error("`{}` may hold {bytes_max} bytes and has {in_use} in use, but {need} more are needed", dir.display())]
+    OverBudget {
+        /// The store.
+        dir: PathBuf,
+        /// Bytes that the artifact would add.
+        need: u64,
+        /// Bytes that cannot be collected.
+        in_use: u64,
+        /// The budget.
+        bytes_max: u64,
+    },
     /// The directory holds something that must not be touched.
     #[error("cannot pull into `{}`: {reason}", dir.display())]
     Occupied {
@@ -150,6 +162,11 @@ impl StoreError {
             }
             Self::NoSpace { .. } => {
                 Some("free some space, or choose a directory on another file system".into())
+            }
+            Self::OverBudget { need, in_use, bytes_max, .. } => {
+                let wait = if need > bytes_max { "" } else { "pull again when less is in use, or " };
+                let enough = in_use.saturating_add(*need);
+                Some(format!("{wait}start the peer with `--store-max {enough}` or more"))
             }
             Self::Occupied { reason: Occupied::Changed(_), .. } => {
                 Some("move it away, or pull into a new directory".into())

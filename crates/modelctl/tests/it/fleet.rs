@@ -276,6 +276,42 @@ fn a_store_and_a_socket_belong_to_one_peer() {
 }
 
 #[test]
+fn a_store_with_a_budget_makes_room_or_says_why_not() {
+    let (scratch, registry) = (Scratch::new(), Registry::start());
+    for (model, bytes) in [("one", 2_000_000), ("two", 2_100_000), ("large", 5_000_000)] {
+        scratch.write_large_model(model, bytes);
+        scratch.stdout(&["build", model, "-t", &registry.reference(&format!("{model}:v1")), "--plain-http"]);
+    }
+    let args = ["peer", "--store", "store", "--socket", "p.sock", "--store-max", "3MB", "--json"];
+    let mut peer = Running::start(scratch.modelctl(&args));
+    peer.line();
+    let pull = |model: &str| {
+        let (reference, out) = (registry.reference(&format!("{model}:v1")), format!("out-{model}"));
+        let args = ["pull", &reference, "--plain-http", "--peer", "unix:p.sock", "-o", &out, "--json"];
+        Running::start(scratch.modelctl(&args))
+    };
+    let is_listed = |result: &Value| {
+        let index = fs::read_to_string(scratch.path("store/index.json")).unwrap();
+        index.contains(result["digest"].as_str().unwrap())
+    };
+    let one = pull("one").result();
+    assert!(is_listed(&one));
+    let two = pull("two").result();
+    assert!(!is_listed(&one) && is_listed(&two));
+    for model in ["one", "two"] {
+        scratch.assert_pulled(model, &format!("out-{model}"));
+    }
+    assert_said!(pull("large").failure());
+    assert!(is_listed(&two) && !scratch.path("out-large").exists());
+    // Also a smaller budget than before is kept, from the start.
+    assert!(peer.ends_well());
+    let args = ["peer", "--store", "store", "--socket", "p.sock", "--store-max", "1MB", "--json"];
+    Running::start(scratch.modelctl(&args)).line();
+    assert!(!is_listed(&two));
+    assert_eq!(fs::read_dir(scratch.path("store/blobs/sha256")).unwrap().count(), 0);
+}
+
+#[test]
 fn files_come_from_the_local_peer_as_asked() {
     let scratch = Scratch::with_model();
     // A file of a store is never executable, so that a script cannot be a second name of one.
