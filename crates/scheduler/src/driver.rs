@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use planner::{Alarm, ArtifactId, Input, Output, PeerId, Planner, Standing};
+use planner::{Alarm, ArtifactId, Charge, Input, Output, PeerId, Planner, Standing};
 use tokio::{sync::mpsc::Receiver, time::sleep_until};
 
 use wire::control::Claim;
@@ -126,6 +126,9 @@ impl Driver {
                     }
                     Input::Complaint { about, artifact, piece, .. } => {
                         tracing::warn!(%peer, %about, %artifact, piece, "wrong bytes");
+                    }
+                    Input::Silence { about, artifact, .. } => {
+                        tracing::info!(%peer, %about, %artifact, "silent");
                     }
                     _ => {}
                 }
@@ -249,11 +252,14 @@ impl Driver {
 
 /// Says who it is that an operator has to look at.
 fn warn_of(alarm: &Alarm) {
-    let Alarm { peer, name, address, standing, accusers, .. } = alarm;
-    let what = match standing {
-        Standing::Good => "a peer is trusted again",
-        Standing::Suspect => "a peer is suspected of sending wrong bytes: it is read from last",
-        Standing::Quarantined => "a peer is quarantined for sending wrong bytes: nobody is sent to it",
+    let Alarm { peer, name, address, standing, charge, accusers, .. } = alarm;
+    let what = match (standing, charge) {
+        (Standing::Good, _) => "a peer is trusted again",
+        (Standing::Suspect, Some(Charge::Silence)) => {
+            "a peer gives nothing of what it has: it is read from last"
+        }
+        (Standing::Suspect, _) => "a peer is suspected of sending wrong bytes: it is read from last",
+        (Standing::Quarantined, _) => "a peer is quarantined for sending wrong bytes: nobody is sent to it",
     };
     tracing::warn!(%peer, name, address, accusers, "{what}");
 }

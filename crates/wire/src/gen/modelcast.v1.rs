@@ -45,7 +45,7 @@ pub struct HoldersReply {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerToScheduler {
-    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<peer_to_scheduler::Kind>,
 }
 /// Nested message and enum types in `PeerToScheduler`.
@@ -66,6 +66,8 @@ pub mod peer_to_scheduler {
         Load(super::Load),
         #[prost(message, tag = "6")]
         Complaint(super::Complaint),
+        #[prost(message, tag = "7")]
+        Silence(super::Silence),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -154,6 +156,15 @@ pub struct Complaint {
     pub about: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint32, tag = "3")]
     pub piece: u32,
+}
+/// A source that is linked and announces pieces has given nothing for a while.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Silence {
+    #[prost(bytes = "vec", tag = "1")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+    /// the peer's id
+    #[prost(bytes = "vec", tag = "2")]
+    pub about: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SchedulerToPeer {
