@@ -190,6 +190,9 @@ impl StoreError {
                     Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
                         Some("check who owns the directory and its mode".into())
                     }
+                    Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                        Some("free some space and pull again: what has landed is kept".into())
+                    }
                     Some(rustix::io::Errno::ROFS) => {
                         Some("the file system is read-only: choose another one".into())
                     }

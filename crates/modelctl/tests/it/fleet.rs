@@ -1,13 +1,13 @@
 //! A registry, a scheduler, peers and pulls, each a process of its own, and what happens when some of them die.
 
-use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
+use std::{fs, io::Write as _, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
     door::Door,
     running::{Running, Signal},
-    support::{Registry, Scratch, assert_said, until},
+    support::{Mount, Registry, Scratch, assert_said, until},
 };
 
 /// Many times what the peers ask of a registry at once.
@@ -309,6 +309,61 @@ fn a_store_with_a_budget_makes_room_or_says_why_not() {
     Running::start(scratch.modelctl(&args)).line();
     assert!(!is_listed(&two));
     assert_eq!(fs::read_dir(scratch.path("store/blobs/sha256")).unwrap().count(), 0);
+}
+
+/// Fills a disk to its last byte; says with which file.
+fn fill_up(disk: &Mount) -> PathBuf {
+    let path = disk.dir.path().join("filler");
+    let mut file = fs::File::create(&path).unwrap();
+    let full = loop {
+        match file.write(&[7; 4096]) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    path
+}
+
+#[test]
+fn a_full_disk_ends_a_pull_and_no_peer() {
+    // The model, and a little more.
+    let Some(disk) = Mount::tmpfs("size=136m") else { return };
+    let (store, socket) = (disk.path("store"), "p.sock");
+    let fleet = Fleet::held(0);
+    let args = ["peer", "--store", &store, "--socket", socket, "--json"];
+    let mut peer = Running::start(fleet.scratch.modelctl(&args));
+    peer.line();
+    let pull = |fleet: &Fleet, out: &str| {
+        let args = ["pull", &fleet.reference, "--plain-http", "--peer", "unix:p.sock", "-o", out, "--json"];
+        Running::start(fleet.scratch.modelctl(&args))
+    };
+    let mut said = Vec::new();
+
+    // There is no room for it: nothing is begun.
+    let filler = disk.dir.path().join("filler");
+    fs::write(&filler, vec![7; 32 << 20]).unwrap();
+    said.push(pull(&fleet, "out").failure());
+    let partial = disk.dir.path().join("store/partial");
+    assert!(!partial.exists() || fs::read_dir(&partial).unwrap().count() == 0, "something is left behind");
+    fs::remove_file(&filler).unwrap();
+
+    // What was promised to it suffices for its bytes, but not for what it notes.
+    let mut under_way = pull(&fleet, "out");
+    under_way.wait_for_percent(A_FIFTH);
+    let filler = fill_up(&disk);
+    fleet.door.open();
+    said.push(under_way.failure());
+    assert!(!fleet.scratch.path("out").exists());
+    said.push(pull(&fleet, "out").failure());
+
+    // The peer is there, and goes on where it was.
+    fs::remove_file(filler).unwrap();
+    let result = pull(&fleet, "out").result();
+    fleet.scratch.assert_pulled("model", "out");
+    assert!(number(&result, "local_bytes") * 10 > number(&result, "bytes"), "{result}");
+    assert!(peer.ends_well());
+    assert_said!(disk.hidden_in(&said.join("\n")));
 }
 
 #[test]
