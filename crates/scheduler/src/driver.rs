@@ -172,7 +172,6 @@ impl Driver {
                 return self.claims.offer(now, artifact, (peer, reply));
             }
             (Claim::Failed, Some(peer)) => self.claims.failed(now, artifact, peer),
-            (Claim::Alone, Some(peer)) => self.claims.alone(now, artifact, peer),
             _ => {}
         }
         self.name_holders(artifact, peer, reply);

@@ -315,10 +315,10 @@ fn a_store_with_a_budget_makes_room_or_says_why_not() {
 fn fill_up(disk: &Mount) -> PathBuf {
     let path = disk.dir.path().join("filler");
     let mut file = fs::File::create(&path).unwrap();
+    // A whole page each time: one that does not fit leaves less than that.
     let full = loop {
-        match file.write(&[7; 4096]) {
-            Ok(_) => {}
-            Err(error) => break error,
+        if let Err(error) = file.write_all(&[7; 4096]) {
+            break error;
         }
     };
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);

@@ -114,7 +114,7 @@ pub struct Join {
     /// it announces a local artifact: its bytes count as origin bytes
     #[prost(bool, tag = "5")]
     pub seed: bool,
-    /// proved pieces
+    /// pieces that others may read from it
     #[prost(message, repeated, tag = "6")]
     pub have: ::prost::alloc::vec::Vec<Run>,
     /// what it is reading from the origin now (after a take-over)
@@ -146,7 +146,7 @@ pub struct Load {
     #[prost(uint64, tag = "2")]
     pub received_bytes_per_second: u64,
 }
-/// A source delivered bytes that do not match the manifest.
+/// A source delivered bytes that do not match the manifest, or vouched for such.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Complaint {
     #[prost(bytes = "vec", tag = "1")]
@@ -454,8 +454,6 @@ pub enum Claim {
     Offer = 1,
     /// it was told to, and could not: the next one is
     Failed = 2,
-    /// it did, and has nothing that others could use: each reads it alone
-    Alone = 3,
 }
 impl Claim {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -467,7 +465,6 @@ impl Claim {
             Self::None => "CLAIM_NONE",
             Self::Offer => "CLAIM_OFFER",
             Self::Failed => "CLAIM_FAILED",
-            Self::Alone => "CLAIM_ALONE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -476,7 +473,6 @@ impl Claim {
             "CLAIM_NONE" => Some(Self::None),
             "CLAIM_OFFER" => Some(Self::Offer),
             "CLAIM_FAILED" => Some(Self::Failed),
-            "CLAIM_ALONE" => Some(Self::Alone),
             _ => None,
         }
     }
