@@ -115,13 +115,13 @@ pub(crate) struct Artifact {
 }
 
 impl Artifact {
-    /// Reads the layout `dir`, in which exactly one manifest is a model.
-    pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
+    /// Reads the artifact of that tag in the layout `dir`.
+    pub(crate) fn read(dir: &Path, tag: &str) -> anyhow::Result<Self> {
         let parse = |path: &Path| -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
         let index = parse(&dir.join("index.json"))?;
         let manifests = index["manifests"].as_array().context("an index lists manifests")?;
         let is_tagged =
-            |entry: &&Value| entry["annotations"]["org.opencontainers.image.ref.name"].as_str() == Some(TAG);
+            |entry: &&Value| entry["annotations"]["org.opencontainers.image.ref.name"].as_str() == Some(tag);
         let entry = manifests.iter().find(is_tagged).context("the layout has the artifact")?;
         let digest = |entry: &Value| -> anyhow::Result<String> {
             let digest = entry["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
@@ -158,6 +158,3 @@ impl Artifact {
         format!("sha256:{}", hex::encode(self.id))
     }
 }
-
-/// The tag under which artifacts are published.
-pub(crate) const TAG: &str = "v1";

@@ -69,6 +69,9 @@ pub(crate) struct DoubleArgs {
     /// The layout whose artifact it pretends to have
     #[arg(long)]
     pub(crate) layout: PathBuf,
+    /// The artifact's tag there
+    #[arg(long)]
+    pub(crate) tag: String,
 }
 
 /// What the parts of a double share.
@@ -129,7 +132,7 @@ impl Double {
     async fn new(args: &DoubleArgs) -> anyhow::Result<Self> {
         let control = Security::Fleet(Identity::new(&FleetKey::load(&args.fleet_key)?)?);
         let data = if args.data_plain { Security::Plain } else { control.clone() };
-        let artifact = Artifact::read(&args.layout)?;
+        let artifact = Artifact::read(&args.layout, &args.tag)?;
         let seen = Arc::new(Seen::default());
         let exports = Exports::new();
         let mut handles = Vec::new();

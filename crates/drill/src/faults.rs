@@ -132,5 +132,5 @@ impl Scene<'_> {
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes far below 2^52")]
 fn in_artifacts(bytes: u64, scene: &Scene<'_>) -> f64 {
-    bytes as f64 / scene.fleet.model.artifact.bytes() as f64
+    bytes as f64 / scene.fleet.model().artifact.bytes() as f64
 }

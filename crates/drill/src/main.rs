@@ -8,6 +8,7 @@ mod capture;
 mod doubles;
 mod faults;
 mod fleet;
+mod model;
 mod netns;
 mod process;
 mod report;
