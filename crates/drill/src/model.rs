@@ -12,8 +12,9 @@ use crate::{
     site::{call, path},
 };
 
-/// The tag under which modelctl publishes.
+/// The tags under which modelctl and another tool publish.
 const TAG: &str = "v1";
+const FOREIGN_TAG: &str = "foreign";
 
 /// A model in a layout.
 #[derive(Debug)]
@@ -40,6 +41,18 @@ impl Model {
             names.extend([proof.1.to_hex().to_string(), sha256.to_owned()].map(|name| (name, proof)));
         }
         Ok(Self { source, layout, tag: TAG, artifact, names })
+    }
+
+    /// The same as another tool would publish it: no BLAKE3 roots, so that no single piece is proved.
+    pub(crate) fn foreign(&self) -> anyhow::Result<Self> {
+        self.artifact.add_without_roots(&self.layout, FOREIGN_TAG)?;
+        Ok(Self {
+            source: self.source.clone(),
+            layout: self.layout.clone(),
+            tag: FOREIGN_TAG,
+            artifact: Artifact::read(&self.layout, FOREIGN_TAG)?,
+            names: self.names.clone(),
+        })
     }
 
     /// Its reference as a layout.

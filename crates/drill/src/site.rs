@@ -60,6 +60,8 @@ pub(crate) struct Site {
     pub(crate) network: Network,
     pub(crate) hosts: Hosts,
     pub(crate) model: Model,
+    /// The same files, published by another tool.
+    pub(crate) foreign: Model,
 }
 
 /// Whether a drill can run here, and if not, what is missing.
@@ -151,7 +153,8 @@ impl Site {
         let key = dir.join("fleet.key");
         call(&modelctl, &["fleet-key", "new", path(&key)])?;
         let model = Model::new(&modelctl, &dir, "model", bytes)?;
-        Ok(Self { modelctl, dir, key, rate, network, hosts, model })
+        let foreign = model.foreign()?;
+        Ok(Self { modelctl, dir, key, rate, network, hosts, model, foreign })
     }
 
     /// A directory for one process, made anew.
