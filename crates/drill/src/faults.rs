@@ -26,7 +26,7 @@ use crate::{
 const MIDDLE: f64 = 35.0;
 
 /// How long what was said may be on its way to a log.
-const SAID_WITHIN: Duration = Duration::from_secs(3);
+const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the origin's card may send more than the bytes of blobs: headers of three layers, TLS, trees and manifests.
 const HEADERS_X_MAX: f64 = 1.05;
@@ -99,6 +99,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) broadcast: Broadcast,
     /// What its double reported at its end; null without one.
     pub(crate) double: Value,
+    /// The scheduler that a fault hit.
+    pub(crate) hit_scheduler: Option<usize>,
 }
 
 /// A fault that is none: where the others differ is what they say.
@@ -136,7 +138,7 @@ pub(crate) fn play(site: &Site, fault: &Fault) -> anyhow::Result<(Outcome, Strin
     };
     let fleet = Fleet::start(site, model, fault.cast)?;
     let broadcast = Broadcast::start(&fleet)?;
-    let mut scene = Scene { site, fleet, broadcast, double: Value::Null };
+    let mut scene = Scene { site, fleet, broadcast, double: Value::Null, hit_scheduler: None };
     if let Some(begin) = fault.begin {
         scene.broadcast.wait_for_percent(MIDDLE)?;
         begin(&mut scene)?;
@@ -200,4 +202,13 @@ impl Scene<'_> {
 #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes far below 2^52")]
 fn in_artifacts(bytes: u64, scene: &Scene<'_>) -> f64 {
     bytes as f64 / scene.fleet.model().artifact.bytes() as f64
+}
+
+fn lines_with(log: &str, words: &str) -> Vec<String> {
+    log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+}
+
+/// What follows a field's name in a line of a log, up to the next space.
+fn word_after<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+    line.split_once(field)?.1.split(' ').next()
 }

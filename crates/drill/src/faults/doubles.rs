@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::ensure;
 
-use super::{Fault, NONE, Publisher, Reads, Scene};
+use super::{Fault, NONE, Publisher, Reads, Scene, lines_with, word_after};
 use crate::{
     doubles::Behaviour,
     fleet::{Cast, Origin},
@@ -81,15 +81,6 @@ impl Scene<'_> {
         ensure!(others.is_none(), "an honest peer is quarantined: {}", others.unwrap_or_default());
         Ok(format!("{} accusers, quarantined", accusers.len()))
     }
-}
-
-fn lines_with(log: &str, words: &str) -> Vec<String> {
-    log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
-}
-
-/// What follows a field's name in a line of a log, up to the next space.
-fn word_after<'a>(line: &'a str, field: &str) -> Option<&'a str> {
-    line.split_once(field)?.1.split(' ').next()
 }
 
 /// Without this the fault was not played.
