@@ -1,4 +1,4 @@
-//! How many children hold a grant of this process.
+//! How many children hold a grant of this process, or of one artifact of it.
 //!
 //! Owns: the count. Does not own: grants, or what is done when nobody holds one.
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The children of one process. Clones count together.
+/// Children that are counted together, as are clones.
 #[derive(Clone, Debug)]
 pub(crate) struct Children(Arc<watch::Sender<usize>>);
 
@@ -29,6 +29,11 @@ impl Children {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         *self.0.borrow()
+    }
+
+    /// Whether somebody holds a grant.
+    pub(crate) fn are_there(&self) -> bool {
+        *self.0.borrow() > 0
     }
 
     /// Ready when nobody holds a grant.

@@ -272,6 +272,11 @@ impl Planner {
         of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
     }
 
+    /// How many peers have or want an artifact.
+    pub fn member_count(&self, artifact: &ArtifactId) -> usize {
+        self.swarms.get(artifact).map_or(0, SwarmState::member_count)
+    }
+
     /// What this peer is trusted with.
     pub fn standing(&self, peer: PeerId) -> Standing {
         self.peers.get(&peer).map(|registered| registered.standing).unwrap_or_default()

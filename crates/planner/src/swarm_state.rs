@@ -233,6 +233,10 @@ impl SwarmState {
         self.sent.clear();
     }
 
+    pub(crate) fn member_count(&self) -> usize {
+        self.members.len()
+    }
+
     pub(crate) fn has(&self, peer: PeerId) -> bool {
         self.members.contains_key(&peer)
     }

@@ -11,6 +11,7 @@ mod outbox;
 mod peering;
 mod server;
 mod session;
+mod takeover;
 
 pub use inquiry::{Inquiry, InquiryError, Seen, inquire};
 pub use metrics::Metrics;

@@ -25,6 +25,7 @@ pub struct Metrics {
     plan_seconds: Buckets<{ PLAN_SECONDS.len() }>,
     wrong_bytes: AtomicU64,
     silences: AtomicU64,
+    activations: AtomicU64,
     take_overs: AtomicU64,
     is_standby: AtomicBool,
 }
@@ -41,6 +42,7 @@ impl Default for Metrics {
             plan_seconds: Buckets::new(PLAN_SECONDS),
             wrong_bytes: AtomicU64::new(0),
             silences: AtomicU64::new(0),
+            activations: AtomicU64::new(0),
             take_overs: AtomicU64::new(0),
             is_standby: AtomicBool::new(false),
         }
@@ -77,8 +79,13 @@ impl Metrics {
     /// Whether another scheduler comes before this one now.
     pub(crate) fn outranked(&self, is_standby: bool) {
         if self.is_standby.swap(is_standby, Ordering::Relaxed) && !is_standby {
-            self.take_overs.fetch_add(1, Ordering::Relaxed);
+            self.activations.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The members of a swarm come with the plan of another scheduler.
+    pub(crate) fn took_over(&self) {
+        self.take_overs.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -109,6 +116,8 @@ impl Watched for Metrics {
         let mut counter = |name, help, value: f64| page.counter(name, help, &[(&[], value)]);
         counter("modelctl_scheduler_plans_total", "Plans sent to peers.", read(&self.plans));
         let help = "Times that this scheduler planned again after it had stood by.";
+        counter("modelctl_scheduler_activations_total", help, read(&self.activations));
+        let help = "Swarms under way that it took over from another scheduler.";
         counter("modelctl_scheduler_take_overs_total", help, read(&self.take_overs));
         let help = "From hearing a batch of news to the plans that follow.";
         page.histogram("modelctl_scheduler_plan_seconds", help, &self.plan_seconds);
@@ -131,12 +140,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_planning_again_is_a_take_over() {
+    fn only_planning_again_is_an_activation() {
         let metrics = Metrics::default();
         for is_standby in [false, true, true, false, false] {
             metrics.outranked(is_standby);
         }
-        assert!(metrics.metrics().contains("\nmodelctl_scheduler_take_overs_total 1\n"));
+        assert!(metrics.metrics().contains("\nmodelctl_scheduler_activations_total 1\n"));
         assert!(metrics.metrics().contains("\nmodelctl_scheduler_active 1\n"));
     }
 }

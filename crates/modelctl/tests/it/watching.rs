@@ -202,10 +202,10 @@ fn a_scheduler_that_stands_by_is_healthy_and_names_the_one_that_plans() {
         [&Value::from(&*first.listening), &Value::from(true)]
     );
     assert_eq!(status["schedulers"][1]["state"], "standby");
-    assert_eq!(first.number("modelctl_scheduler_take_overs_total"), 0);
+    assert_eq!(first.number("modelctl_scheduler_activations_total"), 0);
     first.process.kill();
     until("the second has taken over", || second.page("/healthz") == (200, "active\n".to_owned()));
-    assert_eq!(second.number("modelctl_scheduler_take_overs_total"), 1);
+    assert_eq!(second.number("modelctl_scheduler_activations_total"), 1);
     let text = scratch.stdout(&["status", "--scheduler", &urls]);
     assert!(text.starts_with(&format!("scheduler  {}, active\n", second.listening)), "{text}");
     assert!(text.contains(&format!("{}, silent (", first.listening)), "{text}");

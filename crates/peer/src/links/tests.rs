@@ -109,8 +109,13 @@ impl ParentPeer {
             config: b"{}".to_vec(),
             trees: vec![(BlobIndex(0), vec![9; 96])],
         });
-        let share =
-            Share { windows, have: have.clone(), vouching: None, description: Arc::clone(&description) };
+        let share = Share {
+            windows,
+            have: have.clone(),
+            vouching: None,
+            children: crate::children::Children::none(),
+            description: Arc::clone(&description),
+        };
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
         let options = ServiceOptions {
             me: PARENT,

@@ -53,7 +53,7 @@ impl Scheduler {
         Self::serve(listener, Options { load_interval: LONG, peering, ..Options::default() })
     }
 
-    fn serve(listener: TcpListener, options: Options) -> Self {
+    pub(crate) fn serve(listener: TcpListener, options: Options) -> Self {
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {

@@ -1,8 +1,12 @@
 //! What schedulers say to somebody who asks how the fleet is.
 
+use std::sync::Arc;
+
 use identity::Security;
 use planner::{AlarmStatus, Charge, HALF_LIFE, Standing};
-use scheduler::{Inquiry, InquiryError, Seen, inquire};
+use scheduler::{Inquiry, InquiryError, Options, Seen, inquire};
+use telemetry::Watched as _;
+use tokio::net::TcpListener;
 use wire::{
     control::{Complaint, Run, peer_to_scheduler::Kind as Said},
     schedulers::Schedulers,
@@ -77,4 +81,22 @@ async fn the_one_that_plans_is_asked_and_tells_what_it_knows() {
     let error = ask(&addresses).await.expect_err("nobody is left");
     assert!(matches!(&error, InquiryError::Silent(silent, _) if silent.len() == 2), "{error:?}");
     assert!(error.hint().is_some());
+}
+
+#[tokio::test]
+async fn a_swarm_that_comes_with_anothers_plan_was_taken_over() {
+    let options = Options::default();
+    let metrics = Arc::clone(&options.metrics);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let scheduler = Scheduler::serve(listener, options);
+    let counted = || metrics.metrics().contains("\nmodelctl_scheduler_take_overs_total 1\n");
+    let mut stream = Stream::joined(&scheduler, id(1)).await;
+    stream.plan().await;
+    assert!(!counted());
+    let mut theirs = join(Vec::new());
+    (theirs.artifact, theirs.epoch) = (vec![8; 32], 5);
+    stream.say(Said::Join(theirs)).await;
+    stream.hear_plan_of(&[8; 32]).await;
+    assert!(counted());
+    scheduler.stop().await;
 }
