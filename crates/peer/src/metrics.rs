@@ -72,6 +72,11 @@ impl Metrics {
         add(&self.stalls, parents);
     }
 
+    #[cfg(test)]
+    pub(crate) fn refused_pieces(&self) -> u64 {
+        read(&self.refused_pieces)
+    }
+
     /// A piece was not what it should be.
     pub(crate) fn refused_piece(&self) {
         add(&self.refused_pieces, 1);
@@ -253,7 +258,23 @@ fn as_f64(number: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use identity::{ReaderKey, Security};
+    use transport::Exports;
+
     use super::*;
+    use crate::security::PeerSecurity;
+
+    #[tokio::test]
+    async fn whoever_leaves_is_not_ready_any_more() {
+        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let at = "127.0.0.1:0".parse().unwrap();
+        let data = tcp::Server::bind(at, Exports::new(), Security::Plain).await.unwrap();
+        let watch = Watch { node, children: Children::none(), data };
+        assert_eq!(watch.health(), Health::Serving("serving"));
+        assert!(!watch.metrics().contains("scheduler_connected"), "it belongs to no fleet");
+        watch.node.metrics().leaves();
+        assert_eq!(watch.health(), Health::Unready("leaving"));
+    }
 
     #[test]
     fn a_transfer_that_is_dropped_was_cancelled() {

@@ -165,6 +165,7 @@ async fn wrong_bytes_are_blamed_once_and_neither_kept_nor_announced() {
     assert!(scene.download.links.is_empty(), "its link is closed");
     let progress = scene.download.ground.counters.progress();
     assert!(progress.done == 0 && progress.peer > 1000, "what is discarded counts as read: {progress:?}");
+    assert!(scene.download.ground.counters.metrics.refused_pieces() > 0);
 }
 
 #[tokio::test]
