@@ -1,4 +1,4 @@
-//! How many children hold a grant of this process.
+//! How many children hold a grant of this process, or of one artifact of it.
 //!
 //! Owns: the count. Does not own: grants, or what is done when nobody holds one.
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The children of one process. Clones count together.
+/// Children that are counted together, as are clones.
 #[derive(Clone, Debug)]
 pub(crate) struct Children(Arc<watch::Sender<usize>>);
 
@@ -24,6 +24,11 @@ impl Children {
     pub(crate) fn enter(&self) -> Child {
         self.0.send_modify(|count| *count += 1);
         Child(self.clone())
+    }
+
+    /// Whether somebody holds a grant.
+    pub(crate) fn are_there(&self) -> bool {
+        *self.0.borrow() > 0
     }
 
     /// Ready when nobody holds a grant.

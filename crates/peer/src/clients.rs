@@ -167,7 +167,10 @@ impl Clients {
             brought => brought?,
         };
         hand_over(stream, &brought).await?;
-        stream.send(&told(Told::Done(done(&transfer, &brought)))).await?;
+        let done = done(&transfer, &brought);
+        // Before the client goes on: its next pull may need the room that this one's blobs take.
+        drop((transfer, brought));
+        stream.send(&told(Told::Done(done))).await?;
         Ok(())
     }
 

@@ -41,6 +41,7 @@ mod security;
 mod seed;
 mod service;
 mod session;
+mod shared;
 #[cfg(test)]
 mod testing;
 mod transfer;

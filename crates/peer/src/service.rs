@@ -68,6 +68,8 @@ pub(crate) struct Share {
     pub(crate) have: HaveFeed,
     /// Who vouches for pieces that the manifest does not prove one by one.
     pub(crate) vouching: Option<Arc<Vouching>>,
+    /// Who reads it.
+    pub(crate) children: Children,
     /// What the artifact is.
     pub(crate) description: Arc<Description>,
 }
@@ -227,7 +229,7 @@ impl Parent {
         let (link, secret) = self.options.tcp.issue_link();
         // Until the end of this function, which is the end of the grant.
         let _data = DataLink { tcp: self.options.tcp.clone(), link };
-        let _held = self.options.children.enter();
+        let _held = (self.options.children.enter(), share.children.enter());
         tracing::debug!(%child, link, "a link began");
         let welcome = LinkWelcome {
             protocol_version: PROTOCOL_VERSION,

@@ -109,8 +109,13 @@ impl ParentPeer {
             config: b"{}".to_vec(),
             trees: vec![(BlobIndex(0), vec![9; 96])],
         });
-        let share =
-            Share { windows, have: have.clone(), vouching: None, description: Arc::clone(&description) };
+        let share = Share {
+            windows,
+            have: have.clone(),
+            vouching: None,
+            children: crate::children::Children::none(),
+            description: Arc::clone(&description),
+        };
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
         let options = ServiceOptions {
             me: PARENT,
@@ -176,7 +181,7 @@ impl ChildLink {
         loop {
             match self.event().await {
                 LinkEvent::Have { peer: PARENT, generation: 5, runs, .. } => return runs,
-                LinkEvent::Coming { .. } => {}
+                LinkEvent::Coming { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 LinkEvent::Have { .. } | LinkEvent::Up { .. } => panic!("no news"),
             }
@@ -187,7 +192,7 @@ impl ChildLink {
         loop {
             match self.event().await {
                 LinkEvent::Coming { peer: PARENT, generation: 5, coming } => return coming,
-                LinkEvent::Have { .. } => {}
+                LinkEvent::Have { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 LinkEvent::Coming { .. } | LinkEvent::Up { .. } => panic!("no news"),
             }
@@ -203,7 +208,10 @@ impl ChildLink {
                     return reason;
                 }
                 LinkEvent::Down { .. } => panic!("another link is down"),
-                LinkEvent::Up { .. } | LinkEvent::Have { .. } | LinkEvent::Coming { .. } => {}
+                LinkEvent::Up { .. }
+                | LinkEvent::Have { .. }
+                | LinkEvent::Coming { .. }
+                | LinkEvent::Progress { .. } => {}
             }
         }
     }
