@@ -53,7 +53,7 @@ pub(crate) struct Cast {
 pub(crate) struct Fleet<'a> {
     starter: Starter<'a>,
     pub(crate) schedulers: Vec<Process>,
-    _origin: Process,
+    origin: Process,
     pub(crate) peers: Vec<Process>,
     double: Option<Process>,
     /// How many bytes the origin's card had sent before.
@@ -84,7 +84,7 @@ impl<'a> Fleet<'a> {
         for peer in &mut peers {
             peer.ready()?;
         }
-        let mut fleet = Self { starter, schedulers, _origin: origin, peers, double: None, sent_before };
+        let mut fleet = Self { starter, schedulers, origin, peers, double: None, sent_before };
         fleet.wait_until_connected()?;
         if let Some(behaviour) = cast.double {
             let active = fleet.active_scheduler()?;
@@ -139,6 +139,13 @@ impl<'a> Fleet<'a> {
     /// What the origin's card has sent since this fleet began.
     pub(crate) fn origin_sent(&self) -> anyhow::Result<u64> {
         Ok(self.starter.origin_host().sent_bytes()? - self.sent_before)
+    }
+
+    /// Who asked the registry for what, one request a line; the push from its own host left out.
+    pub(crate) fn registry_requests(&self) -> Vec<String> {
+        let own = self.starter.origin_host().address.to_string();
+        let log = self.origin.output();
+        log.lines().filter(|line| line.split(' ').next() != Some(&own)).map(str::to_owned).collect()
     }
 
     /// Ends the double and gives its report.

@@ -70,15 +70,20 @@ impl Process {
         }
     }
 
+    /// Its stdout.
+    pub(crate) fn output(&self) -> String {
+        fs::read_to_string(&self.out).unwrap_or_default()
+    }
+
     /// Its whole lines of stdout that are JSON.
     pub(crate) fn lines(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.out).unwrap_or_default();
+        let text = self.output();
         text.split_inclusive('\n').filter(|line| line.ends_with('\n')).filter_map(json).collect()
     }
 
     /// The last of them.
     pub(crate) fn last_line(&self) -> Option<Value> {
-        let text = fs::read_to_string(&self.out).unwrap_or_default();
+        let text = self.output();
         text.split_inclusive('\n').rev().filter(|line| line.ends_with('\n')).find_map(json)
     }
 

@@ -272,6 +272,11 @@ impl Planner {
         of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
     }
 
+    /// The latest plan of an artifact that this planner knows of, whoever made it; 0 without one.
+    pub fn epoch(&self, artifact: &ArtifactId) -> u64 {
+        self.swarms.get(artifact).map_or(0, SwarmState::epoch)
+    }
+
     /// How many peers have or want an artifact.
     pub fn member_count(&self, artifact: &ArtifactId) -> usize {
         self.swarms.get(artifact).map_or(0, SwarmState::member_count)

@@ -233,6 +233,10 @@ impl SwarmState {
         self.sent.clear();
     }
 
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     pub(crate) fn member_count(&self) -> usize {
         self.members.len()
     }

@@ -134,7 +134,7 @@ impl Driver {
                         }
                         tracing::info!(%peer, name = live.name, %artifact, bytes, origin_ok, is_seed, "joined");
                         let epoch = progress.epoch;
-                        let is_others = epoch > 0 && !self.planned.contains(artifact);
+                        let is_others = epoch > self.planner.epoch(artifact);
                         if is_others && self.taken_over.begin(*artifact, live.hello) {
                             tracing::info!(%artifact, epoch, "took over from another scheduler");
                             self.metrics.took_over();
@@ -305,17 +305,41 @@ fn warn_of(alarm: &Alarm) {
 mod tests {
     use super::*;
 
+    fn open(driver: &mut Driver, stream: StreamId, peer: PeerId, outbox: Arc<Outbox>) {
+        let (name, address) = (String::new(), "host:1".to_owned());
+        let host = planner::HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into());
+        let register = Input::Register { peer, address, name, nic_rate: None, host };
+        let guest = Guest { register, may_redirect: true, unreachable: Vec::new() };
+        driver.handle(Event::Opened { stream, peer, guest, outbox });
+    }
+
+    #[test]
+    fn a_member_that_has_no_plan_and_comes_first_hides_no_take_over() {
+        let (artifact, mut driver) = (ArtifactId([7; 32]), Driver::new(Duration::from_secs(1)));
+        let mut join = |number: u8, epoch| {
+            let (peer, stream) = (PeerId::new([number; 16]), StreamId::from(number));
+            open(&mut driver, stream, peer, Outbox::new());
+            let progress = planner::Progress { epoch, ..planner::Progress::default() };
+            let (have, is_seed) = (Vec::new(), epoch == 0);
+            let (bytes, piece_count) = (4 << 20, 4);
+            let input =
+                Input::Join { peer, artifact, bytes, piece_count, origin_ok: false, is_seed, have, progress };
+            driver.handle(Event::Said { stream, peer, input });
+            driver.deliver(Instant::now());
+            driver.taken_over.planned(Instant::now(), artifact, usize::from(number)).is_some()
+        };
+        assert!(!join(1, 0), "a seed goes by no plan");
+        assert!(join(2, 9), "another scheduler made that one");
+        assert!(join(3, 9), "one more of its members");
+    }
+
     #[test]
     fn the_end_of_an_older_stream_does_not_end_the_newer() {
         let peer = PeerId::new([1; 16]);
         let outboxes = [Outbox::new(), Outbox::new()];
         let mut driver = Driver::new(Duration::from_secs(1), Arc::default());
         for (stream, outbox) in (0..).zip(&outboxes) {
-            let (name, address) = (String::new(), "host:1".to_owned());
-            let host = planner::HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into());
-            let register = Input::Register { peer, address, name, nic_rate: None, host };
-            let guest = Guest { register, may_redirect: true, unreachable: Vec::new() };
-            driver.handle(Event::Opened { stream, peer, guest, outbox: Arc::clone(outbox) });
+            open(&mut driver, stream, peer, Arc::clone(outbox));
         }
         driver.handle(Event::Ended { stream: 0, peer });
         assert!(driver.planner.load(peer).is_some(), "the planner knows the peer");

@@ -27,8 +27,8 @@ struct TakeOver {
 pub(crate) struct TakeOvers(BTreeMap<ArtifactId, TakeOver>);
 
 impl TakeOvers {
-    /// A member of a swarm that was not planned here comes with another scheduler's plan; `hello` is when it said so.
-    /// Says whether it is the first.
+    /// A member of a swarm comes with another scheduler's plan, later than any that is known here; `hello` is when it said
+    /// hello. Says whether it is the first.
     pub(crate) fn begin(&mut self, artifact: ArtifactId, hello: Instant) -> bool {
         let is_first = !self.0.contains_key(&artifact);
         self.0.entry(artifact).or_insert(TakeOver { begin: hello, told: 0 });

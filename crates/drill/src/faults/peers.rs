@@ -10,6 +10,7 @@ use crate::{
     fleet::{Cast, Origin},
     netns::{Cable, Mbit},
     process::ending,
+    site::PEERS,
 };
 
 /// Whom these faults hit.
@@ -27,7 +28,12 @@ const GOODBYE: Duration = Duration::from_secs(20);
 pub(crate) fn faults() -> Vec<Fault> {
     let hit = Fault { hit: &[HIT], ..NONE };
     vec![
-        Fault { name: "registry", cast: Cast { origin: Origin::Registry, ..NONE.cast }, ..NONE },
+        Fault {
+            name: "registry",
+            cast: Cast { origin: Origin::Registry, ..NONE.cast },
+            check: Some(manifest_came_once),
+            ..NONE
+        },
         Fault { name: "peer-killed", ends: Ends::Never, begin: Some(kill), ..hit },
         Fault { name: "peer-paused", begin: Some(pause), ..hit },
         Fault { name: "peer-slow", begin: Some(slow), heal: Some(heal_slow), ..hit },
@@ -41,6 +47,21 @@ pub(crate) fn faults() -> Vec<Fault> {
             ..NONE
         },
     ]
+}
+
+/// Each node asks what the tag stands for; what that is comes once for all, by tag or digest.
+fn manifest_came_once(scene: &mut Scene<'_>) -> anyhow::Result<String> {
+    let (requests, model) = (scene.fleet.registry_requests(), scene.fleet.model());
+    let count = |method: &str| {
+        let paths = [model.tag.to_owned(), model.artifact.digest()];
+        let ends = paths.map(|path| format!("/manifests/{path} HTTP/"));
+        let is_asked = |line: &&String| line.contains(method) && ends.iter().any(|end| line.contains(end));
+        requests.iter().filter(is_asked).count()
+    };
+    let (asked, read) = (count("\"HEAD "), count("\"GET "));
+    ensure!(asked == PEERS, "{PEERS} nodes asked the registry {asked} times what the tag stands for");
+    ensure!(read == 1, "the registry gave the manifest {read} times");
+    Ok(format!("{asked} nodes asked for the tag, the manifest came once"))
 }
 
 fn kill(scene: &mut Scene<'_>) -> anyhow::Result<()> {
