@@ -2,12 +2,14 @@
 //!
 //! Owns: their start, their signals, who may speak to them and what they print. Does not own: what they serve.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
-use peer::{Peer, PeerOptions, PeerSecurity};
+use modelpack::{manifest::Blob, reference::Reference};
+use peer::{Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles};
 use serde::Serialize;
+use store::Store;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -17,6 +19,8 @@ use wire::schedulers::Schedulers;
 use crate::{
     access,
     cli::{FleetKeyAction, FleetKeyArgs, PeerArgs, SchedulerArgs, TrustArgs},
+    groups::group_number,
+    model::{Described, Model, Source},
     printer::Printer,
     report::Refusal,
 };
@@ -27,15 +31,27 @@ struct Ready {
     listening: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    seeds: Vec<Announced>,
+}
+
+/// One artifact of this machine that others may pull.
+#[derive(Debug, Serialize)]
+struct Announced {
+    seed: String,
+    reference: String,
 }
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "listening on {}", self.listening)?;
-        match &self.socket {
-            Some(socket) => write!(f, ", for pulls on this machine at {socket}"),
-            None => Ok(()),
+        if let Some(socket) = &self.socket {
+            write!(f, ", for pulls on this machine at {socket}")?;
         }
+        for Announced { seed, reference } in &self.seeds {
+            write!(f, "\nannounces {seed}: modelctl pull {reference}")?;
+        }
+        Ok(())
     }
 }
 
@@ -46,16 +62,19 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         let message = format!("`{}` is no address by which others reach this peer", args.listen);
         return Err(Refusal::usage(message).hint("name one with `--advertise HOST`").into());
     }
+    let socket_group = args.socket_group.as_deref().map(group_number).transpose()?;
+    let seeds = seeds(args, printer)?;
     let data = if args.data_plain { Security::Plain } else { control.clone() };
     let options = PeerOptions {
         store: args.store.clone(),
         store_max: args.store_max.map(|size| size.0),
         socket: args.socket.clone(),
+        socket_group,
         listen: args.listen,
         schedulers: args.scheduler.clone(),
         nic_rate: args.nic_rate.map(|rate| rate.0),
         name: args.name.clone().unwrap_or_else(host_name),
-        seed: args.seed.clone(),
+        seeds,
         advertise: args.advertise.clone(),
         security: PeerSecurity { control, data },
     };
@@ -63,9 +82,43 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         let end = end_signal()?;
         let peer = Peer::start(options).await?;
         let socket = Some(args.socket.display().to_string());
-        printer.result(&Ready { listening: peer.listening().to_string(), socket })?;
+        let announced = peer.announced().iter().map(|(seed, digest)| Announced {
+            seed: seed.clone(),
+            reference: Reference::Fleet(*digest).to_string(),
+        });
+        let seeds = announced.collect();
+        printer.result(&Ready { listening: peer.listening().to_string(), socket, seeds })?;
         Ok(peer.run(end).await?)
     })
+}
+
+/// What is to be announced. Files of directories are hashed here and stay where they are.
+fn seeds(args: &PeerArgs, printer: &Printer) -> anyhow::Result<Vec<Seed>> {
+    let models = args.seed.iter().map(|reference| match reference {
+        Reference::Directory(dir) => Ok(Some(Model::of(dir)?)),
+        _ => Ok(None),
+    });
+    let models = models.collect::<anyhow::Result<Vec<_>>>()?;
+    if models.iter().any(Option::is_some) {
+        // A store that another process has is found before anything is hashed, not an hour after.
+        drop(Store::open(&args.store)?);
+    }
+    let seed = |(reference, model): (&Reference, Option<Model>)| match (reference, model) {
+        (Reference::Directory(dir), Some(model)) => files(dir.clone(), &model, printer).map(Seed::Files),
+        (Reference::Layout(at), _) => Ok(Seed::Layout(at.clone())),
+        (reference, _) => Ok(Seed::Stored(reference.clone())),
+    };
+    args.seed.iter().zip(models).map(seed).collect()
+}
+
+fn files(dir: PathBuf, model: &Model, printer: &Printer) -> anyhow::Result<SeedFiles> {
+    let Described { manifest, built, sources } = model.describe(printer)?;
+    let file = |blob: &Blob| {
+        let Source { path, stamp, tree } = sources.of(blob).clone();
+        SeedFile { path, stamp, tree }
+    };
+    let blobs = manifest.blobs().iter().map(file).collect();
+    Ok(SeedFiles { dir, config: built.config, blobs, manifest })
 }
 
 /// Runs a scheduler.
@@ -85,7 +138,7 @@ pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Resu
             advertised: args.advertise.clone().unwrap_or_else(|| listening.clone()),
         });
         let options = scheduler::Options { security, peering, ..Default::default() };
-        printer.result(&Ready { listening, socket: None })?;
+        printer.result(&Ready { listening, socket: None, seeds: Vec::new() })?;
         Ok(scheduler::serve(listener, options, end).await?)
     })
 }

@@ -19,5 +19,6 @@ mod pull;
 mod registry;
 mod running;
 mod schedulers;
+mod seeds;
 mod support;
 mod verify;
