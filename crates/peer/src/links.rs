@@ -49,8 +49,9 @@ const EXPIRY_MAX: Duration = Duration::from_hours(1);
 /// Renewals within one expiry: two may be lost or late before the grant ends.
 const RENEWALS_PER_EXPIRY: u32 = 3;
 
-/// How soon the end of an idle data link is noticed; reads that are out on it end at once.
-const CLOSED_POLL: Duration = Duration::from_millis(100);
+/// How soon it is noticed that bytes come over a data link, and the end of an idle one; reads that are out on it end at
+/// once.
+const DATA_POLL: Duration = Duration::from_millis(100);
 
 /// What happens to one link.
 pub(crate) enum LinkEvent {
@@ -82,6 +83,13 @@ pub(crate) enum LinkEvent {
         generation: u64,
         /// What it reads from the origin now.
         coming: Coming,
+    },
+    /// Bytes have come over it since it was last said.
+    Progress {
+        /// The parent.
+        peer: PeerId,
+        /// [`LinkRequest::generation`].
+        generation: u64,
     },
     /// It ended, or could not be opened. Last, once, unless the handle was dropped.
     Down {
@@ -378,8 +386,8 @@ impl Child {
         let mut renewal = interval(terms.lasts / RENEWALS_PER_EXPIRY);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewal.tick().await; // The first tick is now.
-        let mut closed = interval(CLOSED_POLL);
-        closed.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut poll, mut received) = (interval(DATA_POLL), 0);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let expiry = *expires.borrow();
             let heard = tokio::select! {
@@ -388,9 +396,12 @@ impl Child {
                     control.renew();
                     continue;
                 }
-                _ = closed.tick() => {
+                _ = poll.tick() => {
                     if data.0.is_closed() {
                         return Err(LinkEnd::DataEnded);
+                    }
+                    if std::mem::replace(&mut received, data.0.bytes_received()) != received {
+                        self.emit(LinkEvent::Progress { peer, generation });
                     }
                     continue;
                 }

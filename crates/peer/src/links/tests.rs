@@ -181,7 +181,7 @@ impl ChildLink {
         loop {
             match self.event().await {
                 LinkEvent::Have { peer: PARENT, generation: 5, runs, .. } => return runs,
-                LinkEvent::Coming { .. } => {}
+                LinkEvent::Coming { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 LinkEvent::Have { .. } | LinkEvent::Up { .. } => panic!("no news"),
             }
@@ -192,7 +192,7 @@ impl ChildLink {
         loop {
             match self.event().await {
                 LinkEvent::Coming { peer: PARENT, generation: 5, coming } => return coming,
-                LinkEvent::Have { .. } => {}
+                LinkEvent::Have { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 LinkEvent::Coming { .. } | LinkEvent::Up { .. } => panic!("no news"),
             }
@@ -208,7 +208,10 @@ impl ChildLink {
                     return reason;
                 }
                 LinkEvent::Down { .. } => panic!("another link is down"),
-                LinkEvent::Up { .. } | LinkEvent::Have { .. } | LinkEvent::Coming { .. } => {}
+                LinkEvent::Up { .. }
+                | LinkEvent::Have { .. }
+                | LinkEvent::Coming { .. }
+                | LinkEvent::Progress { .. } => {}
             }
         }
     }
