@@ -363,7 +363,14 @@ fn a_full_disk_ends_a_pull_and_no_peer() {
     fleet.scratch.assert_pulled("model", "out");
     assert!(number(&result, "local_bytes") * 10 > number(&result, "bytes"), "{result}");
     assert!(peer.ends_well());
-    assert_said!(disk.hidden_in(&said.join("\n")));
+    assert_said!(without_written(&disk.hidden_in(&said.join("\n"))));
+}
+
+/// A text without the names of files that could not be written: which one is first depends on how far a pull was.
+fn without_written(text: &str) -> String {
+    let mut parts = text.split("cannot write `");
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |text, part| text + "cannot write `[FILE]" + &part[part.find('`').unwrap()..])
 }
 
 #[test]
