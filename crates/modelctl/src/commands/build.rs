@@ -27,6 +27,7 @@ use crate::{
     progress::Progress,
     publish::{self, Trees},
     report::Refusal,
+    walk,
 };
 
 /// Where the artifact goes, ready to take it.
@@ -89,10 +90,8 @@ fn open_layout(at: &LayoutReference, model: &Path) -> anyhow::Result<LayoutWrite
     if at.digest.is_some() {
         return Err(digest_stated(&Reference::Layout(at.clone())));
     }
-    let layout = std::path::absolute(&at.dir).unwrap_or_else(|_| at.dir.clone());
-    let layout = layout.canonicalize().unwrap_or(layout);
     // The next build would take the layout for part of the model.
-    if model.canonicalize().is_ok_and(|model| layout.starts_with(model)) {
+    if walk::is_inside(&at.dir, model) {
         let message = format!("the layout `{}` would lie inside the model's directory", at.dir.display());
         return Err(Refusal::usage(message).hint("write the layout somewhere else").into());
     }

@@ -23,6 +23,7 @@ use crate::{
     model::{Described, Model, Source},
     printer::Printer,
     report::Refusal,
+    walk,
 };
 
 /// Said once, when the process is ready.
@@ -80,7 +81,12 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
     };
     access::runtime()?.block_on(async {
         let end = end_signal()?;
-        let peer = Peer::start(options).await?;
+        tokio::pin!(end);
+        let peer = tokio::select! {
+            started = Peer::start(options) => started?,
+            // Proving what is announced may take as long as the disk needs.
+            () = &mut end => return Ok(()),
+        };
         let socket = Some(args.socket.display().to_string());
         let announced = peer.announced().iter().map(|(seed, digest)| Announced {
             seed: seed.clone(),
@@ -95,6 +101,11 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
 /// What is to be announced. Files of directories are hashed here and stay where they are.
 fn seeds(args: &PeerArgs, printer: &Printer) -> anyhow::Result<Vec<Seed>> {
     let models = args.seed.iter().map(|reference| match reference {
+        // The next start would take the store for part of the model.
+        Reference::Directory(dir) if walk::is_inside(&args.store, dir) => {
+            let message = format!("the store `{}` would lie inside `{reference}`", args.store.display());
+            Err(Refusal::usage(message).hint("keep the store somewhere else").into())
+        }
         Reference::Directory(dir) => Ok(Some(Model::of(dir)?)),
         _ => Ok(None),
     });

@@ -183,6 +183,7 @@ fn what_cannot_be_announced_is_refused_before_anything_is_opened() {
         "localhost:5000/models/small:v1",
         &digest,
         "hf://org/name",
+        "./",
         "model",
     ] {
         let args = ["peer", "--store", "store", "--socket", "p.sock", "--seed", seed];
