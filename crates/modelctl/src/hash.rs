@@ -4,9 +4,9 @@
 //! are compared with.
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -22,6 +22,7 @@ use modelpack::{
     piece_tree::{PieceTree, Provisional, TreeBuilder},
 };
 use rustix::fs::OFlags;
+use store::Fingerprint;
 
 use crate::{progress::Progress, report::Refusal};
 
@@ -39,26 +40,11 @@ pub(crate) enum Wanted {
 /// What was found of one file.
 #[derive(Debug)]
 pub(crate) struct Hashed {
-    pub(crate) stamp: Stamp,
+    pub(crate) stamp: Fingerprint,
     /// Present if it was wanted.
     pub(crate) sha256: Option<Sha256Digest>,
     /// Present if BLAKE3 was wanted.
     pub(crate) tree: Option<PieceTree<Provisional>>,
-}
-
-/// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    inode: u64,
-    pub(crate) size: u64,
-    mtime: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        let mtime = (metadata.mtime(), metadata.mtime_nsec());
-        Self { inode: metadata.ino(), size: metadata.size(), mtime }
-    }
 }
 
 /// Opens a file for reading; a symbolic link is refused, because it may have appeared since the directory was listed.
@@ -71,15 +57,15 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<File> {
 }
 
 /// Opens a file that was hashed before and is still the same, as far as anybody can tell without reading it.
-pub(crate) fn open_unchanged(path: &Path, stamp: &Stamp) -> anyhow::Result<File> {
+pub(crate) fn open_unchanged(path: &Path, stamp: &Fingerprint) -> anyhow::Result<File> {
     let file = open(path)?;
-    if stamp_of(&file, path)? == *stamp { Ok(file) } else { Err(changed(path)) }
+    if Fingerprint::of_file(&file, path)? == *stamp { Ok(file) } else { Err(changed(path)) }
 }
 
 /// Reads a file once, from its first byte to its last.
 pub(crate) fn hash(path: &Path, wanted: Wanted, progress: &Progress) -> anyhow::Result<Hashed> {
     let mut file = open(path)?;
-    let stamp = stamp_of(&file, path)?;
+    let stamp = Fingerprint::of_file(&file, path)?;
     let mut sha256 = (wanted != Wanted::Blake3).then(Sha256Hasher::default);
     let mut tree = (wanted != Wanted::Sha256).then(|| TreeBuilder::new(stamp.size));
     let mut buffer = vec![0; usize::try_from(PIECE_BYTES.min(stamp.size)).expect("at most a piece")];
@@ -105,7 +91,7 @@ pub(crate) fn hash(path: &Path, wanted: Wanted, progress: &Progress) -> anyhow::
         left -= bytes.len() as u64;
         progress.add(bytes.len() as u64);
     }
-    if stamp_of(&file, path)? != stamp {
+    if Fingerprint::of_file(&file, path)? != stamp {
         return Err(changed(path));
     }
     let tree = tree.map(|tree| tree.finish().expect("every piece was added"));
@@ -122,11 +108,6 @@ pub(crate) fn sha256(file: &mut File) -> io::Result<Sha256Digest> {
             count => hasher.update(&buffer[..count]),
         }
     }
-}
-
-fn stamp_of(file: &File, path: &Path) -> anyhow::Result<Stamp> {
-    let metadata = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
-    Ok(Stamp::of(&metadata))
 }
 
 fn changed(path: &Path) -> anyhow::Error {

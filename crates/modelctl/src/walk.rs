@@ -82,6 +82,18 @@ impl Walk {
     }
 }
 
+/// Whether `path`, which need not exist, lies in or is the directory `dir`.
+pub(crate) fn is_inside(path: &Path, dir: &Path) -> bool {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    // What is missing of it lies in what is there of it.
+    let there = path.ancestors().find_map(|at| Some((at, at.canonicalize().ok()?)));
+    let path = match there {
+        Some((at, real)) => real.join(path.strip_prefix(at).unwrap_or(Path::new(""))),
+        None => path,
+    };
+    dir.canonicalize().is_ok_and(|dir| path.starts_with(dir))
+}
+
 fn what(kind: FileType) -> &'static str {
     match kind {
         kind if kind.is_symlink() => "is a symbolic link",

@@ -12,7 +12,7 @@ use std::{
 };
 
 use identity::Security;
-use modelpack::reference::Reference;
+use modelpack::{digest::Sha256Digest, reference::Reference};
 use planner::ArtifactId;
 use registry::{Access, Credentials};
 use store::Store;
@@ -28,6 +28,7 @@ use wire::{
 use crate::{
     artifact::Artifact,
     error::{ErrorClass, PeerError},
+    fill::blocking,
     lookup::{self, lookup},
     node::Node,
     origin::Origin,
@@ -61,6 +62,8 @@ struct Wanted {
     artifact: Arc<Artifact>,
     /// None if the artifact is with other peers only.
     origin: Option<Origin>,
+    /// Under which it is to be found in the store, if it was named by more than its digest.
+    name: Option<String>,
 }
 
 /// Why a conversation ended early.
@@ -167,6 +170,9 @@ impl Clients {
             brought => brought?,
         };
         hand_over(stream, &brought).await?;
+        if let Some(name) = wanted.name.clone() {
+            self.keep_name(wanted.artifact.manifest.digest(), name).await;
+        }
         let done = done(&transfer, &brought);
         // Before the client goes on: its next pull may need the room that this one's blobs take.
         drop((transfer, brought));
@@ -176,17 +182,26 @@ impl Clients {
 
     async fn open(&self, pull: Pull) -> Result<Wanted, PeerError> {
         let refused = |reason| PeerError::Reference { reference: pull.reference.clone(), reason };
-        let (origin, artifact) = match pull.reference.parse() {
+        let (origin, artifact, name) = match pull.reference.parse() {
             Ok(reference @ Reference::Registry(_)) => {
                 let (origin, artifact) = lookup::open(&self.node, &reference, access_of(pull)).await?;
-                (Some(origin), artifact)
+                let is_tag = matches!(&reference, Reference::Registry(at) if at.digest.is_none());
+                (Some(origin), artifact, is_tag.then(|| reference.to_string()))
             }
-            Ok(Reference::Fleet(digest)) => (None, lookup(&self.node, &digest).await?),
+            Ok(Reference::Fleet(digest)) => (None, lookup(&self.node, &digest).await?, None),
             Ok(Reference::Layout(_) | Reference::Directory(_)) | Err(_) => {
                 return Err(refused("the local peer opens no path: pull with `--peer none`"));
             }
         };
-        Ok(Wanted { artifact: Arc::new(artifact), origin })
+        Ok(Wanted { artifact: Arc::new(artifact), origin, name })
+    }
+
+    /// A name that is not kept only means that whoever looks for it in the store has to say the digest.
+    async fn keep_name(&self, digest: Sha256Digest, name: String) {
+        let store = Arc::clone(&self.store);
+        if let Err(error) = blocking(move || store.name(&digest, &name)).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a name is not kept");
+        }
     }
 
     /// The transfer of what a client wants: the one that is under way, or a new one. Says whether it was under way.

@@ -7,13 +7,16 @@ use std::{
     fs::Permissions,
     io,
     net::SocketAddr,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net::UnixStream,
+    },
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use modelpack::reference::{LayoutReference, Reference};
+use modelpack::digest::Sha256Digest;
 use store::{NoReaders, Store};
 use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
@@ -25,7 +28,7 @@ use crate::{
     kept,
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
-    seed,
+    seed::{self, Seed},
 };
 
 /// Clients that wait to be accepted.
@@ -40,6 +43,8 @@ pub struct PeerOptions {
     pub store_max: Option<u64>,
     /// The socket that clients on this machine use.
     pub socket: PathBuf,
+    /// The group whose members may use it, too.
+    pub socket_group: Option<u32>,
     /// Where its control service listens; port 0 takes a free one. The data server takes a free port of the same
     /// address.
     pub listen: SocketAddr,
@@ -51,8 +56,8 @@ pub struct PeerOptions {
     pub nic_rate: Option<u64>,
     /// Its name for people.
     pub name: String,
-    /// A layout whose artifact it announces: its bytes count as the origin's.
-    pub seed: Option<LayoutReference>,
+    /// What it announces: the bytes count as the origin's.
+    pub seeds: Vec<Seed>,
     /// How its connections to other processes are secured.
     pub security: PeerSecurity,
 }
@@ -65,6 +70,7 @@ pub struct Peer {
     clients: UnixListener,
     /// Where it shows its numbers, if anywhere.
     face: Option<TcpListener>,
+    announced: Vec<(String, Sha256Digest)>,
 }
 
 impl Peer {
@@ -73,23 +79,27 @@ impl Peer {
     pub async fn start(options: PeerOptions) -> Result<Self, PeerError> {
         descriptors::allow_many();
         let (dir, store_max) = (options.store.clone(), options.store_max);
-        let opened = blocking(move || {
-            let store = Store::open(&dir)?.with_budget(store_max);
-            // Nobody serves anything yet.
-            store.collect(&NoReaders)?;
-            Ok::<_, PeerError>(store)
-        });
-        let store = Arc::new(opened.await?);
+        let opened = blocking(move || Store::open(&dir));
+        let store = Arc::new(opened.await?.with_budget(store_max));
+        let mut seeds = Vec::new();
+        for seed in options.seeds.clone() {
+            seeds.push(seed::prepare(seed, &store).await?);
+        }
+        // After what is announced from the store is pinned, and while nobody serves anything.
+        let collector = Arc::clone(&store);
+        blocking(move || collector.collect(&NoReaders)).await?;
         let address = Address { listen: options.listen, advertise: options.advertise.clone() };
         let presence = Presence::open(address, options.security.clone()).await?;
         let clients = listen_locally(&options)?;
         let node = presence.node();
         kept::offer(&store, node).await?;
         // After the store: a seed's share has the piece trees, and its bytes count as the origin's.
-        if let Some(layout) = options.seed.clone() {
-            seed::announce(node, Reference::Layout(layout)).await?;
+        let mut announced = Vec::new();
+        for seed in seeds {
+            announced.push((seed.artifact.reference.clone(), seed.artifact.manifest.digest()));
+            node.seed(seed);
         }
-        Ok(Self { options, store, presence, clients, face: None })
+        Ok(Self { options, store, presence, clients, face: None, announced })
     }
 
     /// Shows `/metrics` and `/healthz` there while it runs, to anybody who can reach it.
@@ -103,9 +113,14 @@ impl Peer {
         self.presence.listening()
     }
 
+    /// What it announces, each by its own name for it and by its digest.
+    pub fn announced(&self) -> &[(String, Sha256Digest)] {
+        &self.announced
+    }
+
     /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
-        let Self { options, store, presence, clients, face } = self;
+        let Self { options, store, presence, clients, face, announced: _ } = self;
         let PeerOptions { schedulers, name, nic_rate, .. } = options.clone();
         let membership = Membership { schedulers: schedulers.clone(), name, nic_rate };
         let mut present = presence.begin((!schedulers.is_empty()).then_some(membership));
@@ -124,7 +139,7 @@ impl Peer {
     }
 }
 
-/// Listens on the local socket, which only its owner may use. A socket that nobody answers on is left from a process
+/// Listens on the local socket, which only its owner and the members of its group, if it has one, may use. A socket that nobody answers on is left from a process
 /// that died, and is replaced.
 fn listen_locally(options: &PeerOptions) -> Result<UnixListener, PeerError> {
     let socket = &options.socket;
@@ -139,8 +154,21 @@ fn listen_locally(options: &PeerOptions) -> Result<UnixListener, PeerError> {
     let bound = UnixSocket::new_stream().map_err(failed)?;
     bound.bind(socket).map_err(failed)?;
     // Before it listens nobody can connect, so that there is no moment in which others may.
-    std::fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(failed)?;
+    let mode = if let Some(group) = options.socket_group {
+        chown(socket, None, Some(group)).map_err(|error| failed(not_given(group, &error)))?;
+        0o660
+    } else {
+        0o600
+    };
+    std::fs::set_permissions(socket, Permissions::from_mode(mode)).map_err(failed)?;
     bound.listen(BACKLOG).map_err(failed)
+}
+
+fn not_given(group: u32, error: &io::Error) -> io::Error {
+    let why = format!(
+        "it cannot be given to group {group}, which only root and that group's members may do: {error}"
+    );
+    io::Error::new(error.kind(), why)
 }
 
 fn remove_socket(socket: &std::path::Path) {

@@ -33,6 +33,22 @@ pub enum PeerError {
         /// Why not.
         reason: &'static str,
     },
+    /// It cannot be announced.
+    #[error("cannot announce `{reference}`: {reason}")]
+    Seed {
+        /// What was to be announced.
+        reference: String,
+        /// Why not.
+        reason: &'static str,
+        /// What the user may do about it.
+        hint: &'static str,
+    },
+    /// A file of a seed is not what was announced any more.
+    #[error("`{}` has changed since it was hashed", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The registry failed.
     #[error("cannot read `{reference}`")]
     Registry {
@@ -155,7 +171,7 @@ impl PeerError {
     /// What kind of failure it is.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::WrongBytes { .. } => ErrorClass::Integrity,
+            Self::WrongBytes { .. } | Self::Changed { .. } => ErrorClass::Integrity,
             Self::Reference { .. } => ErrorClass::Usage,
             Self::Store(error) if error.class() == store::ErrorClass::Integrity => ErrorClass::Integrity,
             Self::Registry { source, .. } if source.class() == registry::Class::Integrity => {
@@ -182,9 +198,12 @@ impl PeerError {
             Self::NoSource { source: None, .. } => {
                 Some("start a peer that has it, or pull it from a registry that has it".into())
             }
+            Self::Changed { .. } => {
+                Some("wait until nobody writes the files, then start the peer with `--seed` again".into())
+            }
             Self::Slow { .. } => Some("look at the network on the way; what has landed is kept".into()),
             Self::CutOff { .. } => Some("pull again: what has landed is kept".into()),
-            Self::Lookup { hint, .. } => Some((*hint).into()),
+            Self::Seed { hint, .. } | Self::Lookup { hint, .. } => Some((*hint).into()),
             Self::Remote { hint, .. } => hint.clone(),
             Self::Local { source: WireError::Io(error), .. }
                 if error.kind() == io::ErrorKind::UnexpectedEof =>

@@ -68,7 +68,10 @@ fn not_offered(digest: &Sha256Digest, error: &StoreError) {
 }
 
 /// An artifact of the store, if it can be offered: peers exchange only what they can prove.
-fn load(store: &Store, digest: &Sha256Digest) -> Result<Option<(Artifact, Vec<File>)>, StoreError> {
+pub(crate) fn load(
+    store: &Store,
+    digest: &Sha256Digest,
+) -> Result<Option<(Artifact, Vec<File>)>, StoreError> {
     let (Some(raw), reference) = (store.manifest(digest)?, digest.to_string()) else { return Ok(None) };
     // A layout may list what is no model.
     let Ok(manifest) = Manifest::parse(&raw) else { return Ok(None) };
@@ -87,7 +90,7 @@ fn load(store: &Store, digest: &Sha256Digest) -> Result<Option<(Artifact, Vec<Fi
 }
 
 /// Computes what is missing from the blobs, which proves those once more.
-fn compute_trees(store: &Store, artifact: &mut Artifact) -> Result<(), StoreError> {
+pub(crate) fn compute_trees(store: &Store, artifact: &mut Artifact) -> Result<(), StoreError> {
     for (check, blob) in artifact.checks.iter_mut().zip(artifact.manifest.blobs()) {
         if !matches!(check, Check::Tree(_)) {
             *check = Check::Tree(store.compute_tree(&BlobIdentity::from(blob))?);

@@ -58,3 +58,4 @@ pub use presence::address_towards;
 pub use progress::Progress;
 pub use pull::{PullPlan, PullReport, PullRequest, PullWatch, plan_pull, pull};
 pub use security::PeerSecurity;
+pub use seed::{Seed, SeedFile, SeedFiles};

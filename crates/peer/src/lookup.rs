@@ -79,7 +79,7 @@ impl LookupError {
             Self::NoScheduler { hint, .. } => {
                 hint.unwrap_or("start a scheduler, or look at the peer's `--scheduler` and `--fleet-key`")
             }
-            _ => "announce it with `modelctl peer --seed oci:DIR:TAG`",
+            _ => "announce it with `modelctl peer --seed REF`",
         }
     }
 }

@@ -28,12 +28,14 @@ use crate::{
     artifact::Artifact,
     buffers::Buffers,
     download::{Event, Herald},
+    error::PeerError,
     have_feed::{Coming, HaveFeed},
     metrics::Metrics,
     security::PeerSecurity,
+    seed::{Prepared, SeedBlob},
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
-    shared::Shared,
+    shared::{OnChange, Shared},
     vouching::Vouching,
     workers::Workers,
 };
@@ -230,23 +232,39 @@ impl Node {
         state.shared.insert(id, shared);
     }
 
-    /// Announces an artifact of this machine, proved from end to end: its bytes count as the origin's.
-    pub(crate) fn seed(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
-        let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
-        let (seeded, shared) = (files.clone(), Shared::new(&self.exports, artifact, files, feed));
-        self.enter(artifact.id(), Shared { seeded, is_seed: true, ..shared });
+    /// Announces an artifact of this machine: its bytes count as the origin's.
+    pub(crate) fn seed(self: &Arc<Self>, seed: Prepared) {
+        let (id, node) = (seed.artifact.id(), Arc::downgrade(self));
+        let on_change: OnChange = Arc::new(move |changed| {
+            if let Some(node) = node.upgrade() {
+                node.seed_changed(&id, changed);
+            }
+        });
+        self.enter(id, Shared::seed(&self.exports, seed, &on_change));
+    }
+
+    fn seed_changed(&self, id: &ArtifactId, changed: &PeerError) {
+        let state = self.state();
+        // Several reads may find it at once.
+        if state.shared.get(id).is_some_and(Shared::is_seed) {
+            tracing::error!(hint = changed.hint(), "{changed}: the artifact is no longer announced");
+            self.remove(state, id, "a file of the seed has changed");
+        }
     }
 
     /// The blobs of an artifact that this node announces itself.
-    pub(crate) fn seeded(&self, id: &ArtifactId) -> Result<Option<Vec<File>>, StoreError> {
-        let state = self.state();
-        let Some(shared) = state.shared.get(id).filter(|shared| shared.is_seed) else { return Ok(None) };
-        let again = |file: &Arc<File>| {
+    pub(crate) fn seeded(&self, id: &ArtifactId) -> Result<Option<Vec<File>>, PeerError> {
+        let blobs = match self.state().shared.get(id).and_then(|shared| shared.seeded.as_ref()) {
+            Some(seeded) => seeded.blobs.clone(),
+            None => return Ok(None),
+        };
+        let again = |blob: &Arc<SeedBlob>| {
+            blob.check().inspect_err(|changed| self.seed_changed(id, changed))?;
             let failed =
                 |source| StoreError::Io { operation: "open again", path: "a seeded blob".into(), source };
-            file.try_clone().map_err(failed)
+            Ok(blob.file.try_clone().map_err(failed)?)
         };
-        shared.seeded.iter().map(again).collect::<Result<_, _>>().map(Some)
+        blobs.iter().map(again).collect::<Result<_, _>>().map(Some)
     }
 
     fn enter(&self, id: ArtifactId, shared: Shared) {
@@ -375,10 +393,9 @@ impl Readers for Node {
     fn let_go(&self, artifact: &Sha256Digest) -> bool {
         let (state, id) = (self.state(), ArtifactId(*artifact.bytes()));
         match state.shared.get(&id) {
-            Some(shared) if shared.is_seed => {}
             Some(shared) if shared.is_read() => return false,
-            Some(_) => self.remove(state, &id, "the artifact is being removed"),
-            None => {}
+            Some(shared) if !shared.is_seed() => self.remove(state, &id, "the artifact is being removed"),
+            Some(_) | None => {}
         }
         true
     }
@@ -535,8 +552,36 @@ mod tests {
         let download = node.admit(&artifact, shared, (true, None), mpsc::unbounded_channel().0).herald;
         assert!(!node.let_go(&digest), "it is being downloaded");
         drop(download);
-        node.seed(&artifact, files());
+        node.seed(testing::seed(&[b"one".to_vec()]));
         assert!(node.let_go(&digest) && node.is_shared(&id), "a seed's blobs are not the store's");
+    }
+
+    #[test]
+    fn a_seed_is_read_only_as_long_as_its_files_are_what_was_proved() {
+        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let seed = testing::seed(&[b"one".to_vec(), b"two".to_vec()]);
+        let (id, second) = (seed.artifact.id(), Arc::clone(&seed.blobs[1].file));
+        node.seed(seed);
+        let windows = Shares::share(&*node, &id).unwrap().windows;
+        let [first_export, second_export] =
+            [0, 1].map(|blob: usize| node.exports.get(windows[blob].1).unwrap());
+        assert!(first_export.is_readable(0..3) && second_export.is_readable(0..3));
+        assert_eq!(node.seeded(&id).unwrap().unwrap().len(), 2);
+
+        // As writing does, but a clock may not have ticked since.
+        second.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        assert!(node.is_shared(&id), "nobody has looked yet");
+        assert!(!second_export.is_readable(0..3));
+        assert!(!node.is_shared(&id) && node.exports.get(windows[0].1).is_none());
+        assert!(node.seeded(&id).unwrap().is_none());
+
+        let seed = testing::seed(&[b"one".to_vec()]);
+        let first = Arc::clone(&seed.blobs[0].file);
+        let id = seed.artifact.id();
+        node.seed(seed);
+        first.set_len(2).unwrap();
+        assert!(matches!(node.seeded(&id), Err(PeerError::Changed { .. })));
+        assert!(!node.is_shared(&id));
     }
 
     #[test]

@@ -5,8 +5,12 @@
 
 use std::{fs::File, ops::Range, sync::Arc};
 
-use modelpack::layout::{PIECE_BYTES, Run};
+use modelpack::{
+    layout::{PIECE_BYTES, Run},
+    piece_map::PieceMap,
+};
 use planner::ArtifactId;
+use store::Pin;
 use tokio::sync::mpsc;
 use transport::{Export, Exports};
 
@@ -15,7 +19,9 @@ use crate::{
     children::Children,
     describe::Description,
     download::Event,
+    error::PeerError,
     have_feed::HaveFeed,
+    seed::{Prepared, SeedBlob},
     service::Share,
     session::SessionCommand,
 };
@@ -26,9 +32,8 @@ pub(crate) struct Shared {
     pub(crate) bytes: u64,
     pub(crate) piece_count: u32,
     pub(crate) origin_ok: bool,
-    pub(crate) is_seed: bool,
     /// If it is a seed: its blobs, for pulls on this machine.
-    pub(crate) seeded: Vec<Arc<File>>,
+    pub(crate) seeded: Option<Seeded>,
     /// Of its running download.
     pub(crate) events: Option<mpsc::UnboundedSender<Event>>,
 }
@@ -40,6 +45,24 @@ struct BlobExport {
     /// Its first piece's number in the artifact.
     first: u32,
     feed: HaveFeed,
+    guard: Option<Guard>,
+}
+
+/// The blobs of a seed.
+#[derive(Debug)]
+pub(crate) struct Seeded {
+    pub(crate) blobs: Vec<Arc<SeedBlob>>,
+    /// Of one in the store: keeps it there.
+    _pin: Option<Pin>,
+}
+
+/// Told when a blob of a seed is found to have changed.
+pub(crate) type OnChange = Arc<dyn Fn(&PeerError) + Send + Sync>;
+
+/// Looks after a file that others than this process may write.
+struct Guard {
+    blob: Arc<SeedBlob>,
+    on_change: OnChange,
 }
 
 impl Export for BlobExport {
@@ -52,6 +75,12 @@ impl Export for BlobExport {
         let (Some(start), Some(end)) = (piece(range.start), piece(range.end.saturating_sub(1))) else {
             return false;
         };
+        if let Some(Guard { blob, on_change }) = &self.guard
+            && let Err(changed) = blob.check()
+        {
+            on_change(&changed);
+            return false;
+        }
         range.end <= self.bytes && self.feed.holds(Run::new(self.first + start, self.first + end + 1))
     }
 
@@ -63,11 +92,33 @@ impl Export for BlobExport {
 impl Shared {
     /// Lets others read what `feed` has of the artifact.
     pub(crate) fn new(exports: &Exports, artifact: &Artifact, files: Vec<Arc<File>>, feed: HaveFeed) -> Self {
+        Self::with_files(exports, artifact, files.into_iter().map(|file| (file, None)).collect(), feed)
+    }
+
+    /// Lets others read all of a seed, for as long as its files stay as they are.
+    pub(crate) fn seed(exports: &Exports, seed: Prepared, on_change: &OnChange) -> Self {
+        let Prepared { artifact, blobs, pin } = seed;
+        let guarded = |blob: &Arc<SeedBlob>| {
+            let guard = Guard { blob: Arc::clone(blob), on_change: Arc::clone(on_change) };
+            (Arc::clone(&blob.file), Some(guard))
+        };
+        let files = blobs.iter().map(guarded).collect();
+        let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
+        let seeded = Some(Seeded { blobs, _pin: pin });
+        Self { seeded, ..Self::with_files(exports, &artifact, files, feed) }
+    }
+
+    fn with_files(
+        exports: &Exports,
+        artifact: &Artifact,
+        files: Vec<(Arc<File>, Option<Guard>)>,
+        feed: HaveFeed,
+    ) -> Self {
         let layout = artifact.layout();
-        let window = |(blob, file)| {
+        let window = |(blob, (file, guard))| {
             let bytes = layout.blob_bytes(blob);
             let first = layout.pieces_of(blob).start.0;
-            let export = BlobExport { file, bytes, first, feed: feed.clone() };
+            let export = BlobExport { file, bytes, first, feed: feed.clone(), guard };
             (blob, exports.register(Arc::new(export)), bytes)
         };
         let windows = layout.blobs().zip(files).map(window).collect();
@@ -92,8 +143,7 @@ impl Shared {
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),
             origin_ok: false,
-            is_seed: false,
-            seeded: Vec::new(),
+            seeded: None,
             events: None,
         }
     }
@@ -106,10 +156,15 @@ impl Shared {
         }
     }
 
+    /// Whether it is announced from this machine.
+    pub(crate) fn is_seed(&self) -> bool {
+        self.seeded.is_some()
+    }
+
     /// Whether it is being downloaded, or somebody holds a grant for it; never of a seed, whose blobs are not the
-    /// store's.
+    /// store's, or pinned there.
     pub(crate) fn is_read(&self) -> bool {
-        !self.is_seed && (self.events.is_some() || self.share.children.are_there())
+        !self.is_seed() && (self.events.is_some() || self.share.children.are_there())
     }
 
     /// Tells its download something, if there is one.
@@ -127,7 +182,7 @@ impl Shared {
             bytes: self.bytes,
             piece_count: self.piece_count,
             origin_ok: self.origin_ok,
-            is_seed: self.is_seed,
+            is_seed: self.is_seed(),
             round: self.share.vouching.as_ref().map_or(0, |vouching| vouching.round()),
             have: self.share.have.snapshot().runs(),
             coming: self.share.have.coming_now(),

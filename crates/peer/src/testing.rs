@@ -16,6 +16,7 @@ use crate::{
     fetch::Ground,
     progress::Counters,
     security::PeerSecurity,
+    seed::{Prepared, SeedBlob},
     workers::Workers,
 };
 
@@ -41,6 +42,16 @@ impl Landed {
     pub(crate) fn reopened(&self) -> (Arc<Artifact>, Arc<Landing>) {
         (Arc::clone(&self.artifact), Arc::new(open(&self.dir, &self.artifact)))
     }
+}
+
+/// A seed of such an artifact.
+pub(crate) fn seed(contents: &[Vec<u8>]) -> Prepared {
+    let file = |bytes: &Vec<u8>| {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+        Arc::new(SeedBlob::new(Arc::new(file), "seeded".into()).unwrap())
+    };
+    Prepared { artifact: artifact(contents), blobs: contents.iter().map(file).collect(), pin: None }
 }
 
 /// What a download of `artifact` needs, with nothing landed yet.

@@ -295,9 +295,10 @@ impl AsFd for Dir {
 
 /// What tells one state of a file from another: not ctime, because linking moves it (DESIGN §7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fingerprint {
+pub struct Fingerprint {
     pub(crate) inode: u64,
-    pub(crate) size: u64,
+    /// In bytes.
+    pub size: u64,
     pub(crate) mtime_ns: i64,
 }
 
@@ -308,7 +309,8 @@ impl Fingerprint {
         Self { inode: stat.st_ino, size, mtime_ns: stat.st_mtime.saturating_mul(1_000_000_000) + nanoseconds }
     }
 
-    pub(crate) fn of_file(file: &File, path: &Path) -> Result<Self, StoreError> {
+    /// Of a file that is open; `path` is for the message.
+    pub fn of_file(file: &File, path: &Path) -> Result<Self, StoreError> {
         rustix::fs::fstat(file).map(|stat| Self::of(&stat)).context("look at", path)
     }
 }

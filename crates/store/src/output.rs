@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -347,7 +348,10 @@ impl Output {
         if mode != LinkMode::Hard {
             let target = blobs.create_new(&temporary)?;
             let is_shared = mode != LinkMode::Copy && link::reflink(&target, source).is_ok();
-            let may_link = mode == LinkMode::Auto && !is_shared && self.may_hard_link(blob);
+            // What its owner may write, such as a file of a seeded directory, is not shared unless that is asked for.
+            let mode_bits = source.metadata().context("look at", path)?.mode();
+            let may_link =
+                mode == LinkMode::Auto && !is_shared && mode_bits & 0o222 == 0 && self.may_hard_link(blob);
             if may_link && self.hard_link(blob, source, &name).is_ok() {
                 blobs.remove_if_there(&temporary)?;
                 return Ok(LinkUsed::Hard);

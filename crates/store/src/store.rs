@@ -15,6 +15,7 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -328,9 +329,32 @@ impl Store {
     }
 
     /// The manifests that are listed as complete.
-    pub fn complete_manifests(&self) -> Result<Vec<Sha256Digest>, StoreError> {
+    pub fn complete_manifests(&self) -> Result<BTreeSet<Sha256Digest>, StoreError> {
         let _writing = self.writing();
         Ok(Index::load(&self.dir)?.entries().into_iter().map(|entry| entry.digest).collect())
+    }
+
+    /// Lists a complete artifact under a name, too, which moves here from whatever had it. Does nothing for one that
+    /// is not listed.
+    pub fn name(&self, digest: &Sha256Digest, name: &str) -> Result<(), StoreError> {
+        let _writing = self.writing();
+        let mut index = Index::load(&self.dir)?;
+        let entries = index.entries();
+        let mut listed = entries.iter().filter(|entry| entry.digest == *digest).peekable();
+        let Some(first) = listed.peek().copied() else { return Ok(()) };
+        if listed.any(|entry| entry.tag.as_deref() == Some(name)) {
+            return Ok(());
+        }
+        index.put(&Entry { tag: Some(name.to_owned()), ..first.clone() });
+        index.save(&self.dir)?;
+        self.sync(&self.dir)
+    }
+
+    /// The artifact that is listed under a name.
+    pub fn named(&self, name: &str) -> Result<Option<Sha256Digest>, StoreError> {
+        let _writing = self.writing();
+        let entries = Index::load(&self.dir)?.entries();
+        Ok(entries.into_iter().find(|entry| entry.tag.as_deref() == Some(name)).map(|entry| entry.digest))
     }
 
     fn missing(&self, digest: &Sha256Digest) -> StoreError {

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use modelpack::reference::{LayoutReference, Reference};
+use modelpack::reference::Reference;
 
 use wire::schedulers::scheduler_address;
 
@@ -174,7 +174,7 @@ listens, once it is ready.
 
 Example:
   $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100
-  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100 --seed oci:out:v1
+  $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100 --seed ./minilm
   $ modelctl peer --store /store --listen 10.0.0.2:7200 --scheduler http://10.0.0.1:7100 --fleet-key KEY")]
 pub(crate) struct PeerArgs {
     /// The directory of its store; made if it is missing
@@ -194,6 +194,10 @@ pub(crate) struct PeerArgs {
         hide_env_values = true
     )]
     pub(crate) socket: PathBuf,
+
+    /// A group, by name or number, whose members may pull through the socket, too
+    #[arg(long, value_name = "GROUP", env = "MODELCTL_SOCKET_GROUP", hide_env_values = true)]
+    pub(crate) socket_group: Option<String>,
 
     /// Where other peers reach it; port 0 takes a free one
     #[arg(
@@ -216,9 +220,10 @@ pub(crate) struct PeerArgs {
     )]
     pub(crate) scheduler: Vec<String>,
 
-    /// Announce the artifact of a layout on disk, as oci:DIR:TAG; others pull it as fleet:DIGEST
-    #[arg(long, value_name = "REF", value_parser = layout)]
-    pub(crate) seed: Option<LayoutReference>,
+    /// Announce an artifact of this machine, which others pull as fleet:DIGEST: a directory of files,
+    /// oci:DIR:TAG, or what the store has, as it was pulled or as fleet:DIGEST; may be repeated
+    #[arg(long, value_name = "REF", value_parser = reference)]
+    pub(crate) seed: Vec<Reference>,
 
     /// What the network card does in each direction, as in 25gbit or 3GB/s; a bare number is in mbit
     #[arg(long, value_name = "RATE", env = "MODELCTL_NIC_RATE", hide_env_values = true)]
@@ -325,14 +330,6 @@ pub(crate) struct SchedulerArgs {
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
-}
-
-fn layout(text: &str) -> Result<LayoutReference, String> {
-    match reference(text) {
-        Ok(Reference::Layout(layout)) => Ok(layout),
-        Ok(_) => Err("it is a layout on disk, as `oci:DIR:TAG`".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 pub(super) fn scheduler_url(text: &str) -> Result<String, &'static str> {

@@ -2,12 +2,14 @@
 //!
 //! Owns: their start, their signals, who may speak to them and what they print. Does not own: what they serve.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
-use peer::{Peer, PeerOptions, PeerSecurity};
+use modelpack::{manifest::Blob, reference::Reference};
+use peer::{Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles};
 use serde::Serialize;
+use store::Store;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -17,8 +19,11 @@ use wire::schedulers::Schedulers;
 use crate::{
     access,
     cli::{FleetKeyAction, FleetKeyArgs, PeerArgs, SchedulerArgs, TrustArgs},
+    groups::group_number,
+    model::{Described, Model, Source},
     printer::Printer,
     report::Refusal,
+    walk,
 };
 
 /// Said once, when the process is ready.
@@ -30,6 +35,15 @@ struct Ready {
     /// Where it shows `/metrics` and `/healthz`.
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    seeds: Vec<Announced>,
+}
+
+/// One artifact of this machine that others may pull.
+#[derive(Debug, Serialize)]
+struct Announced {
+    seed: String,
+    reference: String,
 }
 
 impl fmt::Display for Ready {
@@ -38,10 +52,13 @@ impl fmt::Display for Ready {
         if let Some(socket) = &self.socket {
             write!(f, ", for pulls on this machine at {socket}")?;
         }
-        match &self.http {
-            Some(http) => write!(f, ", for metrics on http://{http}/metrics"),
-            None => Ok(()),
+        if let Some(http) = &self.http {
+            write!(f, ", for metrics on http://{http}/metrics")?;
         }
+        for Announced { seed, reference } in &self.seeds {
+            write!(f, "\nannounces {seed}: modelctl pull {reference}")?;
+        }
+        Ok(())
     }
 }
 
@@ -52,32 +69,78 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         let message = format!("`{}` is no address by which others reach this peer", args.listen);
         return Err(Refusal::usage(message).hint("name one with `--advertise HOST`").into());
     }
+    let socket_group = args.socket_group.as_deref().map(group_number).transpose()?;
+    let seeds = seeds(args, printer)?;
     let data = if args.data_plain { Security::Plain } else { control.clone() };
     let options = PeerOptions {
         store: args.store.clone(),
         store_max: args.store_max.map(|size| size.0),
         socket: args.socket.clone(),
+        socket_group,
         listen: args.listen,
         schedulers: args.scheduler.clone(),
         nic_rate: args.nic_rate.map(|rate| rate.0),
         name: args.name.clone().unwrap_or_else(host_name),
-        seed: args.seed.clone(),
+        seeds,
         advertise: args.advertise.clone(),
         security: PeerSecurity { control, data },
     };
     access::runtime()?.block_on(async {
         let end = end_signal()?;
+        tokio::pin!(end);
         let face = face(args.http_listen, &args.trust).await?;
-        let mut peer = Peer::start(options).await?;
+        let mut peer = tokio::select! {
+            started = Peer::start(options) => started?,
+            // Proving what is announced may take as long as the disk needs.
+            () = &mut end => return Ok(()),
+        };
         let socket = Some(args.socket.display().to_string());
-        let listening = peer.listening().to_string();
+        let announced = peer.announced().iter().map(|(seed, digest)| Announced {
+            seed: seed.clone(),
+            reference: Reference::Fleet(*digest).to_string(),
+        });
+        let seeds = announced.collect();
         let http = face.as_ref().map(|face| face.address.clone());
         if let Some(face) = face {
             peer = peer.show_on(face.listener);
         }
-        printer.result(&Ready { listening, socket, http })?;
+        printer.result(&Ready { listening: peer.listening().to_string(), socket, http, seeds })?;
         Ok(peer.run(end).await?)
     })
+}
+
+/// What is to be announced. Files of directories are hashed here and stay where they are.
+fn seeds(args: &PeerArgs, printer: &Printer) -> anyhow::Result<Vec<Seed>> {
+    let models = args.seed.iter().map(|reference| match reference {
+        // The next start would take the store for part of the model.
+        Reference::Directory(dir) if walk::is_inside(&args.store, dir) => {
+            let message = format!("the store `{}` would lie inside `{reference}`", args.store.display());
+            Err(Refusal::usage(message).hint("keep the store somewhere else").into())
+        }
+        Reference::Directory(dir) => Ok(Some(Model::of(dir)?)),
+        _ => Ok(None),
+    });
+    let models = models.collect::<anyhow::Result<Vec<_>>>()?;
+    if models.iter().any(Option::is_some) {
+        // A store that another process has is found before anything is hashed, not an hour after.
+        drop(Store::open(&args.store)?);
+    }
+    let seed = |(reference, model): (&Reference, Option<Model>)| match (reference, model) {
+        (Reference::Directory(dir), Some(model)) => files(dir.clone(), &model, printer).map(Seed::Files),
+        (Reference::Layout(at), _) => Ok(Seed::Layout(at.clone())),
+        (reference, _) => Ok(Seed::Stored(reference.clone())),
+    };
+    args.seed.iter().zip(models).map(seed).collect()
+}
+
+fn files(dir: PathBuf, model: &Model, printer: &Printer) -> anyhow::Result<SeedFiles> {
+    let Described { manifest, built, sources } = model.describe(printer)?;
+    let file = |blob: &Blob| {
+        let Source { path, stamp, tree } = sources.of(blob).clone();
+        SeedFile { path, stamp, tree }
+    };
+    let blobs = manifest.blobs().iter().map(file).collect();
+    Ok(SeedFiles { dir, config: built.config, blobs, manifest })
 }
 
 /// Runs a scheduler.
@@ -106,7 +169,7 @@ pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Resu
                 None => std::future::pending().await,
             }
         };
-        printer.result(&Ready { listening, socket: None, http })?;
+        printer.result(&Ready { listening, socket: None, http, seeds: Vec::new() })?;
         tokio::select! {
             served = scheduler::serve(listener, options, end) => Ok(served?),
             never = showing => match never {},

@@ -20,6 +20,7 @@ mod pull;
 mod registry;
 mod running;
 mod schedulers;
+mod seeds;
 mod support;
 mod verify;
 mod watching;

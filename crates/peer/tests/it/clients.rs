@@ -48,7 +48,8 @@ impl Alone {
             schedulers: Vec::new(),
             nic_rate: None,
             name: "alone".into(),
-            seed: None,
+            seeds: Vec::new(),
+            socket_group: None,
             advertise: None,
             security: peer::PeerSecurity::default(),
         };
@@ -123,7 +124,8 @@ async fn only_the_owner_may_speak_to_a_peer() {
         schedulers: Vec::new(),
         nic_rate: None,
         name: "second".into(),
-        seed: None,
+        seeds: Vec::new(),
+        socket_group: None,
         advertise: None,
         security: peer::PeerSecurity::default(),
     };

@@ -13,7 +13,9 @@ use modelpack::{
     digest::Sha256Digest,
     reference::{LayoutReference, Reference},
 };
-use peer::{ErrorClass, LocalPeer, Peer, PeerOptions, PeerSecurity, PullReport, PullRequest, PullWatch};
+use peer::{
+    ErrorClass, LocalPeer, Peer, PeerOptions, PeerSecurity, PullReport, PullRequest, PullWatch, Seed,
+};
 use registry::Access;
 use store::LinkMode;
 use tokio::{
@@ -73,7 +75,8 @@ impl Fleet {
             schedulers: self.scheduler.iter().map(|(address, _)| address.clone()).collect(),
             nic_rate: None,
             name: format!("peer-{number}"),
-            seed,
+            seeds: seed.into_iter().map(Seed::Layout).collect(),
+            socket_group: None,
             security: self.security.clone(),
         }
     }
@@ -264,7 +267,8 @@ async fn what_is_damaged_is_not_announced() {
         schedulers: Vec::new(),
         nic_rate: None,
         name: "seed".into(),
-        seed: Some(layout),
+        seeds: vec![Seed::Layout(layout)],
+        socket_group: None,
         security: PeerSecurity::default(),
     };
     let error = Peer::start(options).await.err().unwrap();

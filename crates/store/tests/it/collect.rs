@@ -158,6 +158,35 @@ fn a_pull_that_cannot_fit_is_refused_and_removes_nothing() {
 }
 
 #[test]
+fn a_name_is_of_one_artifact_and_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap().with_budget(Some(13_000));
+    let (first, second) = (Model::of(&[1]), Model::of(&[2]));
+    let (host, other) = ("registry.example.org:5000/models/x:v1", "registry.example.org:5000/models/x:v2");
+    store.name(&first.digest(), host).unwrap();
+    assert_eq!(store.named(host).unwrap(), None, "it is not there");
+    first.pull(&store, &NoReaders).unwrap();
+    second.pull(&store, &NoReaders).unwrap();
+    for _ in 0..2 {
+        store.name(&first.digest(), host).unwrap();
+        store.name(&first.digest(), other).unwrap();
+    }
+    assert_eq!(store.named(host).unwrap(), Some(first.digest()));
+    store.name(&second.digest(), host).unwrap();
+    assert_eq!(store.named(host).unwrap(), Some(second.digest()), "the tag has moved");
+    assert_eq!(store.named(other).unwrap(), Some(first.digest()));
+    // Pulled again it keeps its names, and it is listed once.
+    first.pull(&store, &NoReaders).unwrap();
+    assert_eq!(store.named(other).unwrap(), Some(first.digest()));
+    assert_eq!(store.complete_manifests().unwrap(), [first.digest(), second.digest()].into());
+    second.pull(&store, &NoReaders).unwrap();
+    Model::of(&[3]).pull(&store, &NoReaders).unwrap();
+    assert_eq!(store.named(other).unwrap(), None);
+    let index = fs::read_to_string(dir.path().join("index.json")).unwrap();
+    assert!(!index.contains(&first.digest().hex()), "{index}");
+}
+
+#[test]
 fn what_is_read_stays_and_is_known_before_anything_goes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
@@ -193,7 +222,7 @@ fn a_collection_that_ends_in_the_middle_leaves_whole_artifacts_only() {
 
     fs::remove_dir(&in_the_way).unwrap();
     let store = Store::open(dir.path()).unwrap().with_budget(Some(20_000));
-    assert_eq!(store.complete_manifests().unwrap(), [stays.digest()], "not listed before it went");
+    assert_eq!(store.complete_manifests().unwrap(), [stays.digest()].into(), "not listed before it went");
     stays.assert_whole(&store);
     goes.pull(&store, &NoReaders).unwrap();
     goes.assert_whole(&store);

@@ -207,7 +207,7 @@ fn manifests_are_kept_and_listed_when_all_is_there() {
     }
     store.complete(&landing, &digest).unwrap();
     store.complete(&landing, &digest).unwrap();
-    assert_eq!(store.complete_manifests().unwrap(), [digest]);
+    assert_eq!(store.complete_manifests().unwrap(), [digest].into());
     assert!(!dir.path().join("partial").join(digest.hex()).exists());
     assert_eq!(store.manifest(&digest).unwrap().unwrap(), raw);
     fs::write(path_of(dir.path(), "sha256", &digest.hex()), b"{}").unwrap();

@@ -1,0 +1,183 @@
+//! A model in a directory, described as an artifact.
+//!
+//! Owns: which directories are models, and reading each file once. Does not own: what is written of them
+//! (`modelpack::build`), or where the artifact goes.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use modelpack::{
+    build::{self, Built, SourceFile},
+    digest::Sha256Digest,
+    manifest::{Blob, Manifest},
+};
+use serde_json::Value;
+use store::Fingerprint;
+
+use crate::{
+    hash::{self, Wanted},
+    printer::Printer,
+    progress::Progress,
+    report::Refusal,
+    tensors,
+    walk::{Found, Walk},
+};
+
+/// Most bytes of the model's own `config.json` that is looked at for the model's family and the like.
+const HF_CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// Longest pointer that Git LFS leaves in place of a file (its specification, "The Pointer").
+const LFS_POINTER_BYTES_MAX: u64 = 1024;
+
+/// A directory that can become an artifact, as far as can be said before its files are read.
+pub(crate) struct Model {
+    dir: PathBuf,
+    walk: Walk,
+    created_at_unix: i64,
+}
+
+/// An artifact whose blobs are files of the directory.
+pub(crate) struct Described {
+    pub(crate) manifest: Manifest,
+    pub(crate) built: Built,
+    pub(crate) sources: Sources,
+}
+
+/// Every file of the model, by digest: equal files are one blob.
+pub(crate) struct Sources(BTreeMap<Sha256Digest, Source>);
+
+/// One of them, as it was when it was read.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) stamp: Fingerprint,
+    /// Its piece tree: empty for a file of at most one piece.
+    pub(crate) tree: Vec<u8>,
+}
+
+/// One file that was read.
+struct Read {
+    file: SourceFile,
+    stamp: Fingerprint,
+    /// Something that whoever builds should know.
+    warning: Option<String>,
+}
+
+impl Model {
+    /// Looks at everything below `dir`, and reads nothing yet.
+    pub(crate) fn of(dir: &Path) -> anyhow::Result<Self> {
+        let created_at_unix = source_date_epoch()?;
+        let walk = Walk::of(dir)?;
+        refuse_odd(&walk)?;
+        let model = Self { dir: dir.to_path_buf(), walk, created_at_unix };
+        let paths = model.walk.files.iter().map(|found| found.path.as_str());
+        build::check_limits(paths).with_context(|| model.failed())?;
+        Ok(model)
+    }
+
+    /// Reads every file once. The same files give the same artifact on any machine and day.
+    pub(crate) fn describe(&self, printer: &Printer) -> anyhow::Result<Described> {
+        let read = read_all(&self.walk, printer)?;
+        let source = |(read, found): (&Read, &Found)| {
+            let Read { file, stamp, .. } = read;
+            (file.digest, Source { path: found.file.clone(), stamp: *stamp, tree: file.tree.clone() })
+        };
+        let sources = Sources(read.iter().zip(&self.walk.files).map(source).collect());
+        let hf_config = hf_config(&self.walk.files);
+        let options = build::Options { name: None, created_at_unix: self.created_at_unix, hf_config };
+        let files = read.into_iter().map(|read| read.file).collect();
+        let built = build::build(files, &options).with_context(|| self.failed())?;
+        let manifest = Manifest::parse(&built.manifest).with_context(|| self.failed())?;
+        Ok(Described { manifest, built, sources })
+    }
+
+    fn failed(&self) -> String {
+        format!("cannot build from `{}`", self.dir.display())
+    }
+}
+
+impl Sources {
+    /// The file that holds a blob.
+    pub(crate) fn of(&self, blob: &Blob) -> &Source {
+        self.0.get(&blob.digest).expect("every blob is a file's")
+    }
+
+    /// Opens it, if it is as it was when it was hashed.
+    pub(crate) fn open(&self, blob: &Blob) -> anyhow::Result<File> {
+        let Source { path, stamp, .. } = self.of(blob);
+        hash::open_unchanged(path, stamp)
+    }
+}
+
+fn refuse_odd(walk: &Walk) -> anyhow::Result<()> {
+    let Some(odd) = walk.odd.first() else { return Ok(()) };
+    let hint = if odd.what == "is a symbolic link" {
+        "copy the model with `cp -rL`, so that every file is there itself"
+    } else {
+        "rename it, or move it out of the directory"
+    };
+    Err(Refusal::failed(format!("`{}` {}", crate::text::one_line(&odd.path), odd.what)).hint(hint).into())
+}
+
+/// Reads every file once, and says what is odd about them.
+fn read_all(walk: &Walk, printer: &Printer) -> anyhow::Result<Vec<Read>> {
+    let progress = printer.progress("hashing", walk.bytes());
+    let read = hash::in_parallel(&walk.files, |found| found.size, |found| read_one(found, &progress))?;
+    progress.finish();
+    for warning in read.iter().filter_map(|read| read.warning.as_ref()) {
+        printer.warn(warning);
+    }
+    Ok(read)
+}
+
+/// Reads one file: its hashes and, if it has one, its safetensors header.
+fn read_one(found: &Found, progress: &Progress) -> anyhow::Result<Read> {
+    let hash::Hashed { stamp, sha256, tree } = hash::hash(&found.file, Wanted::Both, progress)?;
+    let (digest, tree) = (sha256.expect("both were wanted"), tree.expect("both were wanted"));
+    let (mut safetensors, mut warning) = (None, None);
+    if tensors::is_safetensors(&found.path) {
+        match tensors::of_file(&hash::open_unchanged(&found.file, &stamp)?, stamp.size) {
+            Ok(summary) => safetensors = Some(summary),
+            Err(error) => warning = Some(not_safetensors(found, &error)),
+        }
+    }
+    let (path, is_executable) = (found.path.clone(), found.is_executable);
+    let (root, tree, size) = (tree.root(), tree.serialise(), stamp.size);
+    let file = SourceFile { path, size, digest, root, tree, is_executable, safetensors };
+    Ok(Read { file, stamp, warning })
+}
+
+/// Nothing loads such a file, but whoever builds may know why it is there.
+fn not_safetensors(found: &Found, error: &anyhow::Error) -> String {
+    let is_pointer = found.size <= LFS_POINTER_BYTES_MAX
+        && std::fs::read(&found.file).is_ok_and(|bytes| bytes.starts_with(b"version https://git-lfs"));
+    let why = if is_pointer {
+        "it is a Git LFS pointer; `git lfs pull` fetches the file".to_owned()
+    } else {
+        format!("{error:#}")
+    };
+    format!("`{}` is published, but it is not a safetensors file: {why}", found.path)
+}
+
+fn source_date_epoch() -> anyhow::Result<i64> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Err(std::env::VarError::NotPresent) => Ok(0),
+        Ok(text) if text.is_empty() => Ok(0),
+        text => text.ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            Refusal::usage("`SOURCE_DATE_EPOCH` is not a number of seconds")
+                .hint("set it to seconds since 1970, or unset it")
+                .into()
+        }),
+    }
+}
+
+/// The model's own description. Only facts for people come from it, so one that cannot be read is no failure.
+fn hf_config(files: &[Found]) -> Option<Value> {
+    let found = files.iter().find(|found| found.path == "config.json")?;
+    let raw = (found.size <= HF_CONFIG_BYTES_MAX).then(|| std::fs::read(&found.file).ok())??;
+    serde_json::from_slice(&raw).ok()
+}
