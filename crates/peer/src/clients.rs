@@ -16,7 +16,12 @@ use modelpack::reference::Reference;
 use planner::ArtifactId;
 use registry::{Access, Credentials};
 use store::Store;
-use tokio::{net::UnixListener, sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     local::{
@@ -47,6 +52,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long accepting pauses after it failed: such failures (no descriptors left) pass only with time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long clients of a peer that stops may take to hear it: one frame each, which only a client that does not read
+/// takes longer for.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What all conversations share.
 pub(crate) struct Clients {
     node: Arc<Node>,
@@ -54,6 +63,7 @@ pub(crate) struct Clients {
     /// HOST:PORT of each, as pulls that land the bytes themselves are told.
     schedulers: Vec<String>,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
+    is_stopping: watch::Sender<bool>,
 }
 
 /// An artifact that a client may have: it has opened it with its own credentials.
@@ -85,10 +95,11 @@ impl From<PeerError> for Ended {
 
 impl Clients {
     pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, schedulers: Vec<String>) -> Arc<Self> {
-        Arc::new(Self { node, store, schedulers, transfers: Mutex::default() })
+        let is_stopping = watch::Sender::new(false);
+        Arc::new(Self { node, store, schedulers, transfers: Mutex::default(), is_stopping })
     }
 
-    /// Serves clients until `stopped`.
+    /// Serves clients until `stopped`; those who still wait for something are told then.
     pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener, stopped: impl Future<Output = ()>) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         let mut conversations = JoinSet::new();
@@ -116,6 +127,11 @@ impl Clients {
                 },
             }
         }
+        drop(listener);
+        self.is_stopping.send_replace(true);
+        let all = async { while conversations.join_next().await.is_some() {} };
+        // Whoever is left is not waited for.
+        let _ = tokio::time::timeout(GOODBYE, all).await;
         conversations.shutdown().await;
     }
 
@@ -139,6 +155,19 @@ impl Clients {
     }
 
     async fn answer(&self, stream: &mut LocalStream) -> Result<(), Ended> {
+        let mut is_stopping = self.is_stopping.subscribe();
+        let (transfer, brought) = tokio::select! {
+            brought = self.bring(stream) => brought?,
+            // Its sender is this very value.
+            _ = is_stopping.wait_for(|is_so| *is_so) => return Err(PeerError::Stopping.into()),
+        };
+        hand_over(stream, &brought).await?;
+        stream.send(&told(Told::Done(done(&transfer, &brought)))).await?;
+        Ok(())
+    }
+
+    /// Hears what a client wants, and brings it into the store.
+    async fn bring(&self, stream: &mut LocalStream) -> Result<(Arc<Transfer>, Arc<Brought>), Ended> {
         let Said::Hello(hello) = receive(stream).await? else {
             return Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }.into());
         };
@@ -166,9 +195,7 @@ impl Clients {
             }
             brought => brought?,
         };
-        hand_over(stream, &brought).await?;
-        stream.send(&told(Told::Done(done(&transfer, &brought)))).await?;
-        Ok(())
+        Ok((transfer, brought))
     }
 
     async fn open(&self, pull: Pull) -> Result<Wanted, PeerError> {

@@ -10,7 +10,6 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
 use modelpack::reference::{LayoutReference, Reference};
@@ -23,6 +22,7 @@ use crate::{
     error::PeerError,
     fill::blocking,
     kept,
+    leaving::Leaving,
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed,
@@ -87,19 +87,19 @@ impl Peer {
         self.presence.listening()
     }
 
-    /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
+    /// Serves until `shutdown` is ready; then the socket is removed, running pulls are told so, and children are told to
+    /// go elsewhere.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Leaving, PeerError> {
         let Self { options, store, presence, clients } = self;
         let PeerOptions { schedulers, name, nic_rate, .. } = options.clone();
         let membership = Membership { schedulers: schedulers.clone(), name, nic_rate };
         let mut present = presence.begin((!schedulers.is_empty()).then_some(membership));
         let conversations = Clients::new(Arc::clone(present.node()), store, schedulers);
-        let stopped = present.stopped();
-        present.spawn(conversations.serve(clients, stopped));
+        let leaves = present.children().told();
+        present.spawn(conversations.serve(clients, leaves));
         shutdown.await;
         remove_socket(&options.socket);
-        present.end(Duration::ZERO).await;
-        Ok(())
+        Ok(present.leave())
     }
 }
 

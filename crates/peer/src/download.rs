@@ -486,6 +486,9 @@ impl<H: Herald> Download<H> {
                 let runs = if is_repair { Vec::new() } else { runs };
                 self.inputs.push_back(Input::Coming { peer, epoch, runs });
             }
+            LinkEvent::Leaving { peer, generation } if is_current(&self.links, &peer, generation) => {
+                self.inputs.push_back(Input::LinkLeaving { peer });
+            }
             LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
                 tracing::debug!(%peer, reason, "a link ended");
                 self.links.remove(&peer);
@@ -495,6 +498,7 @@ impl<H: Herald> Download<H> {
             LinkEvent::Up { .. }
             | LinkEvent::Have { .. }
             | LinkEvent::Coming { .. }
+            | LinkEvent::Leaving { .. }
             | LinkEvent::Down { .. } => {}
         }
     }

@@ -92,6 +92,9 @@ pub enum PeerError {
         /// What was asked for.
         reference: String,
     },
+    /// The peer was told to stop.
+    #[error("the local peer stops")]
+    Stopping,
     /// Nobody in the fleet can say what a digest stands for.
     #[error("cannot learn from the fleet what `{reference}` is")]
     Lookup {
@@ -183,6 +186,7 @@ impl PeerError {
                 Some("start a peer that has it, or pull it from a registry that has it".into())
             }
             Self::Slow { .. } => Some("look at the network on the way; what has landed is kept".into()),
+            Self::Stopping => Some("start it and pull again: what has landed is in its store".into()),
             Self::CutOff { .. } => Some("pull again: what has landed is kept".into()),
             Self::Lookup { hint, .. } => Some((*hint).into()),
             Self::Remote { hint, .. } => hint.clone(),

@@ -186,6 +186,29 @@ fn a_holder_that_was_started_again_is_enough() {
 }
 
 #[test]
+fn a_peer_that_leaves_in_the_middle_stops_nobody_else() {
+    let mut fleet = Fleet::held(3);
+    let mut pulls = fleet.pull_all();
+    for pull in &mut pulls {
+        pull.wait_for_percent(A_FIFTH);
+    }
+    let leaving = fleet.peers[1].take().unwrap();
+    leaving.signal(Signal::TERM);
+    // Its children live, so that they close their links as soon as they have heard it.
+    let output = leaving.end_within(GOODBYE);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("nobody reads here any more"), "{stderr}");
+    fleet.door.open();
+    for (peer, pull) in pulls.into_iter().enumerate() {
+        if peer == 1 {
+            assert!(pull.failure().contains("error: the local peer stops"));
+        } else {
+            fleet.pulled(peer, pull);
+        }
+    }
+}
+
+#[test]
 fn a_scheduler_that_is_killed_stops_nobody() {
     let mut fleet = Fleet::held(3);
     let mut pulls = fleet.pull_all();

@@ -53,7 +53,7 @@ impl Alone {
         };
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move { peer.run(async { drop(ended.await) }).await.unwrap() });
+        let task = tokio::spawn(async move { drop(peer.run(async { drop(ended.await) }).await.unwrap()) });
         Self { top, socket, task, end }
     }
 

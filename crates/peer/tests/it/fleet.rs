@@ -82,7 +82,7 @@ impl Fleet {
         let socket = options.socket.clone();
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move { peer.run(async { drop(ended.await) }).await.unwrap() });
+        let task = tokio::spawn(async move { drop(peer.run(async { drop(ended.await) }).await.unwrap()) });
         Running { socket, task, _end: end }
     }
 
