@@ -1,8 +1,8 @@
 //! Who may speak in a fleet: one key, and the certificates that every process derives from it (DESIGN §4).
 //!
-//! Owns: the fleet key and its file, the fleet's certificate authority, this process's own certificate, and TLS with
-//! it in both directions, and signed vouchers. Does not own: which connections are secured, or anything finer than "holds the key": inside
-//! one key everybody may read everything.
+//! Owns: the fleet key and its file, the fleet's certificate authority, this process's own certificate, TLS with it in
+//! both directions, and signed vouchers. Does not own: which connections are secured, or anything finer than "holds the
+//! key": inside one key everybody may read everything.
 //!
 //! Every holder of the key can act as the authority, so that nothing has to be issued, distributed or renewed by hand.
 //! The price is that a lost key is a lost fleet: there is no revocation but a new key.

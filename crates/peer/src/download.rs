@@ -83,6 +83,8 @@ pub(crate) trait Herald: Send {
     fn origin_lost(&self);
     /// That peer sent wrong bytes.
     fn complain(&self, about: PeerId, piece: PieceIndex);
+    /// That peer gives nothing of what it announces.
+    fn silent(&self, about: PeerId);
 }
 
 /// Nobody listens: a pull that has no fleet.
@@ -91,6 +93,7 @@ impl Herald for () {
     fn coming(&self, _coming: Coming) {}
     fn origin_lost(&self) {}
     fn complain(&self, _about: PeerId, _piece: PieceIndex) {}
+    fn silent(&self, _about: PeerId) {}
 }
 
 /// How a download ended well.
@@ -307,6 +310,10 @@ impl<H: Herald> Download<H> {
             Output::Blame { peer, piece } => {
                 tracing::warn!(%peer, %piece, "a peer sent wrong bytes and is not used any more");
                 self.herald.complain(peer, piece);
+            }
+            Output::Silent { peer } => {
+                tracing::info!(%peer, "a peer gives nothing of what it announces");
+                self.herald.silent(peer);
             }
             Output::Complete => self.end = Some(Ok(())),
             Output::Failed { reason } => self.end = Some(Err(reason)),
@@ -564,6 +571,7 @@ impl<H: Herald> Download<H> {
             (Ok(bytes), Some(permit)) => {
                 let counters = &self.ground.counters;
                 counters.came_from_peer(bytes.len() as u64, self.seeds.contains(&peer));
+                self.inputs.push_back(Input::Arrived { peer });
                 open.sent += 1;
                 let events = self.events.clone();
                 let link = self.links.get(&peer);

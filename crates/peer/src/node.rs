@@ -514,6 +514,10 @@ impl Herald for NodeHerald {
     fn complain(&self, about: PeerId, piece: PieceIndex) {
         self.node.complain(self.artifact, about, piece);
     }
+
+    fn silent(&self, about: PeerId) {
+        self.node.state().say(SessionCommand::Silence { artifact: self.artifact, about });
+    }
 }
 
 impl Drop for NodeHerald {

@@ -120,6 +120,13 @@ pub(crate) enum SessionCommand {
         /// The piece.
         piece: PieceIndex,
     },
+    /// A peer gives nothing of what it announces.
+    Silence {
+        /// The artifact.
+        artifact: ArtifactId,
+        /// That peer.
+        about: PeerId,
+    },
 }
 
 /// The stream to the scheduler. Dropping it ends it.
@@ -236,6 +243,10 @@ fn messages(command: SessionCommand) -> Vec<Said> {
                 about: about.bytes().to_vec(),
                 piece: piece.0,
             })]
+        }
+        SessionCommand::Silence { artifact, about } => {
+            let (artifact, about) = (artifact.0.to_vec(), about.bytes().to_vec());
+            vec![Said::Silence(control::Silence { artifact, about })]
         }
     }
 }

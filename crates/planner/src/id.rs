@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A peer process: 16 random bytes, new at each start.
+/// A peer process: 16 bytes of a hash of its key, so new at each start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId([u8; 16]);
 

@@ -16,5 +16,5 @@ mod tree;
 pub use id::{ArtifactId, PeerId};
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
-pub use quarantine::{Alarm, HALF_LIFE, HostAddr, Standing};
+pub use quarantine::{Alarm, Charge, HALF_LIFE, HostAddr, SILENCE_LASTS, Standing};
 pub use ranking::FleetName;

@@ -8,7 +8,7 @@ use modelpack::layout::{PIECES_MAX, Run};
 
 use crate::id::{ArtifactId, PeerId};
 use crate::plan::PeerPlan;
-use crate::quarantine::{Alarm, HostAddr, Quarantine, Standing, Whereabouts};
+use crate::quarantine::{Alarm, Charge, HostAddr, Quarantine, Standing, Whereabouts};
 use crate::swarm_state::{MemberState, SwarmState};
 
 /// Peers whose stream has ended that are remembered, so that a case can be filed about who left before it was heard.
@@ -92,6 +92,15 @@ pub enum Input {
         about: PeerId,
         /// Which piece.
         piece: u32,
+    },
+    /// A member that is linked and announces pieces has given a reader nothing for a while.
+    Silence {
+        /// Who noticed.
+        peer: PeerId,
+        /// The artifact.
+        artifact: ArtifactId,
+        /// Who gives nothing.
+        about: PeerId,
     },
     /// [`Planner::next_wake`] has come.
     Tick,
@@ -210,7 +219,12 @@ impl Planner {
                     registered.load = (sent, received);
                 }
             }
-            Input::Complaint { peer, artifact, about, .. } => self.accused(peer, artifact, about),
+            Input::Complaint { peer, artifact, about, .. } => {
+                self.accused((peer, about), artifact, Charge::WrongBytes);
+            }
+            Input::Silence { peer, artifact, about } => {
+                self.accused((peer, about), artifact, Charge::Silence);
+            }
             Input::Tick => {
                 let mut due = Vec::new();
                 for (artifact, swarm) in &mut self.swarms {
@@ -267,7 +281,7 @@ impl Planner {
         self.peers.get(&peer).map(|registered| registered.load)
     }
 
-    fn accused(&mut self, by: PeerId, artifact: ArtifactId, about: PeerId) {
+    fn accused(&mut self, (by, about): (PeerId, PeerId), artifact: ArtifactId, charge: Charge) {
         let is_member = self.swarms.get(&artifact).is_some_and(|swarm| swarm.has(by));
         let Some(accuser) = self.peers.get(&by).filter(|_| is_member) else { return };
         let host = accuser.host;
@@ -276,7 +290,7 @@ impl Planner {
         else {
             return;
         };
-        let alarm = self.quarantine.accuse(self.now, (by, host), &about);
+        let alarm = self.quarantine.accuse(self.now, (by, host), &about, charge);
         // Of one that has left, plans that were sent before may still speak.
         let is_news = alarm.is_some();
         self.outputs.extend(alarm.map(Output::Standing));

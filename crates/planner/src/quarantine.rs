@@ -1,4 +1,4 @@
-//! Who is trusted to serve: accusations of wrong bytes, what they amount to, and how they fade.
+//! Who is trusted to serve: accusations of wrong bytes and of silence, what they amount to, and how they fade.
 //!
 //! Owns: whose word counts how much for how long. Does not own: what a plan makes of a standing (`swarm_state`).
 //!
@@ -16,6 +16,9 @@ pub const HALF_LIFE: Duration = Duration::from_mins(10);
 
 /// Age at which an accusation, by then of a quarter of its weight, is forgotten.
 const FORGOTTEN: Duration = Duration::from_mins(20);
+
+/// How long an accusation of silence lasts: a peer that was paused, or whose network was full, serves again soon.
+pub const SILENCE_LASTS: Duration = Duration::from_mins(1);
 
 /// Addresses that must accuse the same one before it is quarantined. More would never be reached: from the first
 /// accusation on hardly anybody reads from the accused, so that nobody else learns what it sends.
@@ -69,10 +72,28 @@ pub enum Standing {
     /// It serves.
     #[default]
     Good,
-    /// One address accuses it: it serves where nobody else can.
+    /// One address accuses it of wrong bytes, or any number of silence: it serves where nobody else can.
     Suspect,
-    /// Several addresses accuse it: it serves nobody. It may still fetch.
+    /// Several addresses accuse it of wrong bytes: it serves nobody. It may still fetch.
     Quarantined,
+}
+
+/// What a peer is accused of. Each is worse than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Charge {
+    /// It announces pieces and gives none. A slow network looks the same, so that this alone quarantines nobody.
+    Silence,
+    /// What it sent does not match the manifest.
+    WrongBytes,
+}
+
+impl Charge {
+    fn lasts(self) -> Duration {
+        match self {
+            Self::Silence => SILENCE_LASTS,
+            Self::WrongBytes => FORGOTTEN,
+        }
+    }
 }
 
 /// A peer that is not in good standing, or has just come back to it.
@@ -86,6 +107,8 @@ pub struct Alarm {
     pub address: String,
     /// What it is trusted with.
     pub standing: Standing,
+    /// The worst that it is accused of; none when it has come back.
+    pub charge: Option<Charge>,
     /// How many addresses accuse it.
     pub accusers: usize,
     /// When it was last accused, on the clock of `now`.
@@ -118,8 +141,15 @@ impl Subject {
 #[derive(Clone, Debug)]
 struct Accusation {
     at: Duration,
+    charge: Charge,
     /// The peers of that address that said so.
     by: BTreeSet<PeerId>,
+}
+
+impl Accusation {
+    fn ends(&self) -> Duration {
+        self.at + self.charge.lasts()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -132,26 +162,36 @@ struct Case {
 }
 
 impl Case {
+    fn of_wrong_bytes(&self) -> impl Iterator<Item = &Accusation> {
+        self.accusations.values().filter(|accusation| accusation.charge == Charge::WrongBytes)
+    }
+
     fn weight(&self, now: Duration) -> f64 {
         let halves = |at: Duration| now.saturating_sub(at).as_secs_f64() / HALF_LIFE.as_secs_f64();
-        self.accusations.values().map(|accusation| (-halves(accusation.at)).exp2()).sum()
+        self.of_wrong_bytes().map(|accusation| (-halves(accusation.at)).exp2()).sum()
     }
 
     /// Forgets what is old, and judges what is left.
     fn judge(&mut self, now: Duration) -> Standing {
-        self.accusations.retain(|_, accusation| now < accusation.at + FORGOTTEN);
-        self.standing = match self.accusations.len() {
-            0 => Standing::Good,
-            count if count >= ACCUSERS_MIN && self.weight(now) >= QUARANTINE_WEIGHT => Standing::Quarantined,
-            _ => Standing::Suspect,
+        self.accusations.retain(|_, accusation| now < accusation.ends());
+        let is_proved =
+            self.of_wrong_bytes().count() >= ACCUSERS_MIN && self.weight(now) >= QUARANTINE_WEIGHT;
+        self.standing = match self.accusations.is_empty() {
+            true => Standing::Good,
+            false if is_proved => Standing::Quarantined,
+            false => Standing::Suspect,
         };
-        let forgets = self.accusations.values().map(|accusation| accusation.at + FORGOTTEN).min();
+        let forgets = self.accusations.values().map(Accusation::ends).min();
         self.until = forgets.unwrap_or(now);
         if self.standing == Standing::Quarantined {
             let halves = (self.weight(now) / QUARANTINE_WEIGHT).log2().max(0.0);
             self.until = self.until.min(now + HALF_LIFE.mul_f64(halves) + ROUNDING);
         }
         self.standing
+    }
+
+    fn charge(&self) -> Option<Charge> {
+        self.accusations.values().map(|accusation| accusation.charge).max()
     }
 
     fn last_accused(&self) -> Duration {
@@ -164,6 +204,7 @@ impl Case {
             name: self.about.name.clone(),
             address: self.about.address.clone(),
             standing: self.standing,
+            charge: self.charge(),
             accusers: self.accusations.len(),
             last_accused: self.last_accused(),
         }
@@ -177,12 +218,13 @@ pub(crate) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Takes note that `by` got wrong bytes from `about`; says what has become of that one, if its standing changed.
+    /// Takes note that `by` got wrong bytes, or nothing, from `about`; says what has become of that one, if its standing changed.
     pub(crate) fn accuse(
         &mut self,
         now: Duration,
         by: (PeerId, HostAddr),
         about: &Whereabouts,
+        charge: Charge,
     ) -> Option<Alarm> {
         let (accuser, host) = by;
         let subject = Subject::of(about.peer, about.host);
@@ -200,16 +242,20 @@ impl Quarantine {
             until: now,
         });
         case.about = about.clone();
+        let before = (case.standing, case.charge());
         if case.accusations.len() < ACCUSERS_MAX || case.accusations.contains_key(&host) {
-            let nobody = Accusation { at: now, by: BTreeSet::new() };
+            let nobody = Accusation { at: now, charge, by: BTreeSet::new() };
             let accusation = case.accusations.entry(host).or_insert(nobody);
-            accusation.at = now;
+            // Of two charges by one address the worse one is kept, with its own time.
+            if charge >= accusation.charge {
+                (accusation.at, accusation.charge) = (now, charge);
+            }
             if accusation.by.len() < ACCUSERS_MAX {
                 accusation.by.insert(accuser);
             }
         }
-        let before = case.standing;
-        (case.judge(now) != before).then(|| case.alarm())
+        case.judge(now);
+        ((case.standing, case.charge()) != before).then(|| case.alarm())
     }
 
     /// Whether somebody accuses those who accuse it, or is not to be believed at all.
@@ -223,9 +269,8 @@ impl Quarantine {
     }
 
     fn accuses_enough(&self, now: Duration, host: HostAddr, subject: Subject) -> bool {
-        let is_open = |case: &Case| {
-            case.accusations.get(&host).is_some_and(|accusation| now < accusation.at + FORGOTTEN)
-        };
+        let is_open =
+            |case: &Case| case.accusations.get(&host).is_some_and(|accusation| now < accusation.ends());
         let others = self.cases.iter().filter(|(other, case)| **other != subject && is_open(case));
         others.count() >= ACCUSED_MAX
     }

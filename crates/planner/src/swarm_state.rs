@@ -278,10 +278,13 @@ impl SwarmState {
         let unaware = of(&|member| !member.have.is_full() && !is_aware(member));
         let mut readers =
             trust.best(&of(&|member| !member.have.is_full() && member.origin_ok && is_aware(member)));
-        let mut holders =
-            trust.best(&of(&|member| member.have.is_full() && !member.is_seed && is_aware(member)));
-        if holders.is_empty() && readers.is_empty() {
-            holders = trust.best(&of(&|member| member.have.is_full() && is_aware(member)));
+        let full = |is_seed: bool| {
+            trust.best(&of(&|member| member.have.is_full() && member.is_seed == is_seed && is_aware(member)))
+        };
+        let mut holders = full(false);
+        // Where nobody can read the origin, seeds are it; a suspect alone must not keep anybody from them.
+        if readers.is_empty() && holders.iter().all(|holder| trust.standing(*holder) != Standing::Good) {
+            holders.extend(full(true));
         }
         if self.round > 0 {
             let is_reading = |peer: &PeerId| self.entrants.contains(&Some(*peer));

@@ -21,9 +21,6 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Peers that are sent to each new member for its description: they become members and serve others in turn.
 const ASKERS_PER_MEMBER: usize = 4;
 
-/// How long it is remembered that an artifact has no description that others could use.
-const ALONE_FOR: Duration = Duration::from_secs(30);
-
 /// Artifacts that are waited for at a time.
 const ARTIFACTS_MAX: usize = 1024;
 
@@ -44,7 +41,6 @@ pub(crate) type Reply = oneshot::Sender<Found>;
 struct Claim {
     elected: Option<(PeerId, Instant)>,
     waiting: VecDeque<(PeerId, Instant, Reply)>,
-    alone_until: Option<Instant>,
 }
 
 impl Claim {
@@ -60,14 +56,14 @@ impl Claim {
     }
 
     fn is_idle(&self) -> bool {
-        self.elected.is_none() && self.waiting.is_empty() && self.alone_until.is_none()
+        self.elected.is_none() && self.waiting.is_empty()
     }
 
     fn wake(&self) -> Option<Instant> {
         let expires =
             self.elected.filter(|_| !self.waiting.is_empty()).map(|(_, since)| since + CLAIM_EXPIRES);
         let given_up = self.waiting.front().map(|(_, since, _)| *since + WAIT_MAX);
-        expires.into_iter().chain(given_up).chain(self.alone_until).min()
+        expires.into_iter().chain(given_up).min()
     }
 }
 
@@ -84,9 +80,6 @@ impl Claims {
         }
         let claim = self.0.entry(artifact).or_default();
         claim.waiting.push_back((peer, now, reply));
-        if claim.alone_until.is_some_and(|until| now < until) {
-            return claim.waiting.drain(..).for_each(|(_, _, reply)| drop(reply.send(Found::ReadOrigin)));
-        }
         if claim.elected.is_none_or(|(_, since)| now >= since + CLAIM_EXPIRES) {
             claim.elect(now);
         }
@@ -102,22 +95,10 @@ impl Claims {
         self.0.retain(|_, claim| !claim.is_idle());
     }
 
-    /// It has nothing that others could use.
-    pub(crate) fn alone(&mut self, now: Instant, artifact: ArtifactId, peer: PeerId) {
-        if let Some(claim) =
-            self.0.get_mut(&artifact).filter(|at| at.elected.is_some_and(|(by, _)| by == peer))
-        {
-            claim.elected = None;
-            claim.alone_until = Some(now + ALONE_FOR);
-            claim.waiting.drain(..).for_each(|(_, _, reply)| drop(reply.send(Found::ReadOrigin)));
-        }
-    }
-
     /// A peer joined: some of those who wait may ask it.
     pub(crate) fn joined(&mut self, artifact: ArtifactId, peer: PeerId) -> Vec<Reply> {
         let Some(claim) = self.0.get_mut(&artifact) else { return Vec::new() };
         claim.elected = claim.elected.filter(|(by, _)| *by != peer);
-        claim.alone_until = None;
         let count = claim.waiting.len().min(ASKERS_PER_MEMBER);
         let replies = claim.waiting.drain(..count).map(|(_, _, reply)| reply).collect();
         self.0.retain(|_, claim| !claim.is_idle());
@@ -142,7 +123,6 @@ impl Claims {
             if claim.elected.is_some_and(|(_, since)| now >= since + CLAIM_EXPIRES) {
                 claim.elect(now);
             }
-            claim.alone_until = claim.alone_until.filter(|until| now < *until);
         }
         self.0.retain(|_, claim| !claim.is_idle());
         given_up
@@ -204,14 +184,8 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_ever_or_for_what_cannot_be_shared() {
+    fn nobody_waits_for_ever() {
         let (mut claims, now) = (Claims::default(), Instant::now());
-        let mut first = offer(&mut claims, now, 0);
-        assert!(is_elected(&mut first));
-        let mut second = offer(&mut claims, now, 1);
-        claims.alone(now, ARTIFACT, id(0));
-        assert!(is_elected(&mut second) && is_elected(&mut offer(&mut claims, now, 2)));
-        assert!(claims.tick(now + ALONE_FOR).is_empty() && claims.0.is_empty());
         let mut elected = offer(&mut claims, now, 0);
         let _waits = [offer(&mut claims, now, 1), offer(&mut claims, now, 2), offer(&mut claims, now, 3)];
         assert!(is_elected(&mut elected));

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use planner::{Alarm, ArtifactId, Input, Output, PeerId, Planner, Standing};
+use planner::{Alarm, ArtifactId, Charge, Input, Output, PeerId, Planner, Standing};
 use tokio::{sync::mpsc::Receiver, time::sleep_until};
 
 use wire::control::Claim;
@@ -127,6 +127,9 @@ impl Driver {
                     Input::Complaint { about, artifact, piece, .. } => {
                         tracing::warn!(%peer, %about, %artifact, piece, "wrong bytes");
                     }
+                    Input::Silence { about, artifact, .. } => {
+                        tracing::info!(%peer, %about, %artifact, "silent");
+                    }
                     _ => {}
                 }
                 let joined = if let Input::Join { artifact, .. } = &input { Some(*artifact) } else { None };
@@ -169,7 +172,6 @@ impl Driver {
                 return self.claims.offer(now, artifact, (peer, reply));
             }
             (Claim::Failed, Some(peer)) => self.claims.failed(now, artifact, peer),
-            (Claim::Alone, Some(peer)) => self.claims.alone(now, artifact, peer),
             _ => {}
         }
         self.name_holders(artifact, peer, reply);
@@ -249,11 +251,14 @@ impl Driver {
 
 /// Says who it is that an operator has to look at.
 fn warn_of(alarm: &Alarm) {
-    let Alarm { peer, name, address, standing, accusers, .. } = alarm;
-    let what = match standing {
-        Standing::Good => "a peer is trusted again",
-        Standing::Suspect => "a peer is suspected of sending wrong bytes: it is read from last",
-        Standing::Quarantined => "a peer is quarantined for sending wrong bytes: nobody is sent to it",
+    let Alarm { peer, name, address, standing, charge, accusers, .. } = alarm;
+    let what = match (standing, charge) {
+        (Standing::Good, _) => "a peer is trusted again",
+        (Standing::Suspect, Some(Charge::Silence)) => {
+            "a peer gives nothing of what it has: it is read from last"
+        }
+        (Standing::Suspect, _) => "a peer is suspected of sending wrong bytes: it is read from last",
+        (Standing::Quarantined, _) => "a peer is quarantined for sending wrong bytes: nobody is sent to it",
     };
     tracing::warn!(%peer, name, address, accusers, "{what}");
 }

@@ -193,6 +193,11 @@ impl Joined {
                 }
                 Some(Input::Complaint { peer, artifact, about, piece })
             }
+            Kind::Silence(silence) => {
+                let artifact = convert::artifact_id(&silence.artifact)?;
+                let about = convert::peer_id(&silence.about)?;
+                self.piece_counts.get(&artifact).map(|_| Input::Silence { peer, artifact, about })
+            }
         })
     }
 

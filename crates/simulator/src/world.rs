@@ -12,6 +12,9 @@ use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Sw
 /// Time of a control message, one way.
 const LATENCY: Duration = Duration::from_micros(200);
 
+/// Until when a read that is never answered ends: as the grants of the product do.
+const GRANT_EXPIRY: Duration = Duration::from_secs(10);
+
 /// Virtual time after which a run is called stuck.
 const TIME_MAX: Duration = Duration::from_mins(10);
 
@@ -63,6 +66,11 @@ pub enum Fault {
     },
     /// Node `node` is a seed that has everything.
     Seed {
+        /// Its number.
+        node: usize,
+    },
+    /// Node `node` has everything, and takes reads that it never answers.
+    Silent {
         /// Its number.
         node: usize,
     },
@@ -130,12 +138,13 @@ struct Job {
     is_last_due: bool,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "four facts of a node, none of which follows from another")]
+#[expect(clippy::struct_excessive_bools, reason = "five facts of a node, none of which follows from another")]
 struct Node {
     swarm: Option<Swarm>,
     is_alive: bool,
     is_seed: bool,
     is_corrupt: bool,
+    is_silent: bool,
     rate: u64,
     rx_free: Duration,
     jobs: VecDeque<Job>,
@@ -194,6 +203,7 @@ impl World {
             is_alive: true,
             is_seed: false,
             is_corrupt: false,
+            is_silent: false,
             rate,
             rx_free: Duration::ZERO,
             jobs: VecDeque::new(),
@@ -234,6 +244,7 @@ impl World {
                     world.push(at + after, Event::SchedulerBack);
                 }
                 Fault::Corrupt { node } => world.nodes[node].is_corrupt = true,
+                Fault::Silent { node } => world.nodes[node].is_silent = true,
                 Fault::Slow { node, factor } => world.nodes[node].rate /= u64::from(factor),
                 Fault::Late { node, at } => begin[node] = at,
                 Fault::Seed { node } => world.nodes[node].is_seed = true,
@@ -303,7 +314,10 @@ impl World {
             }
             Event::Asked(from, job) => {
                 let is_link = from == self.options.nodes || self.nodes[from].children.contains(&job.to);
-                if self.nodes[from].is_alive && is_link {
+                if self.nodes[from].is_silent {
+                    let ended = Input::ReadEnded { read: job.read, outcome: ReadOutcome::SourceGone };
+                    self.push(self.now + GRANT_EXPIRY, Event::Input(job.to, ended));
+                } else if self.nodes[from].is_alive && is_link {
                     self.nodes[from].jobs.push_back(job);
                     self.send(from);
                 } else {
@@ -318,7 +332,11 @@ impl World {
         let me = id_of(node, self.options.seed);
         let pieces = self.options.pieces;
         let is_seed = self.nodes[node].is_seed;
-        let have = if is_seed { PieceMap::full(pieces) } else { PieceMap::empty(pieces) };
+        let have = if is_seed || self.nodes[node].is_silent {
+            PieceMap::full(pieces)
+        } else {
+            PieceMap::empty(pieces)
+        };
         let config = Config::new(me, self.options.seed ^ node as u64);
         self.nodes[node].swarm = Some(Swarm::new(config, self.layout.clone(), have, self.now));
         if self.planner.is_none() {
@@ -455,6 +473,10 @@ impl World {
                 let (about, piece) = (peer, piece.0);
                 let complaint = planner::Input::Complaint { peer: me, artifact: ARTIFACT, about, piece };
                 self.later(Event::ToPlanner(complaint));
+            }
+            Output::Silent { peer } => {
+                let silence = planner::Input::Silence { peer: me, artifact: ARTIFACT, about: peer };
+                self.later(Event::ToPlanner(silence));
             }
             Output::Complete => self.report.done[node] = Some(self.now),
             Output::Failed { .. } => self.report.failed.push(node),

@@ -125,6 +125,32 @@ fn a_slow_peer_does_not_hold_the_others() {
 }
 
 #[test]
+fn a_holder_that_gives_nothing_is_found_out_and_the_origin_is_read_once() {
+    let silent = Fault::Silent { node: 5 };
+    let seed = vec![silent, Fault::Seed { node: 0 }, Fault::NoOrigin];
+    let gone = |at| Fault::SchedulerGone { at: Duration::from_millis(at) };
+    // Without a scheduler each acts by itself, and pieces that several wait for may be read by several.
+    let cases = [
+        ("silent, registry", vec![silent], 8, 1.02),
+        ("silent, seed", seed.clone(), 8, 1.02),
+        ("silent, seed, no scheduler", [seed.clone(), vec![gone(50)]].concat(), 8, 2.0),
+        ("silent, registry, no scheduler", vec![silent, gone(50)], 8, 2.0),
+        ("silent, seed, many", seed, 40, 1.02),
+    ];
+    for (name, faults, nodes, copies_max) in cases {
+        let options = fleet(nodes, faults);
+        let (report, _) = check(name, &options, &[]);
+        let last = report.done.iter().flatten().max().copied().unwrap_or_default();
+        assert!(last <= Duration::from_secs(8), "{name}: {last:?}");
+        let sent = report.origin_bytes + report.seed_bytes;
+        let copies = sent as f64 / (u64::from(options.pieces) * PIECE_BYTES) as f64;
+        println!("{name}: {copies:.3} copies in {last:?}, {:?}", report.standings);
+        assert!(copies <= copies_max, "{name}: {copies} copies were read first hand");
+        assert!(report.standings.keys().all(|node| *node == 5), "{name}: {:?}", report.standings);
+    }
+}
+
+#[test]
 fn a_late_joiner_reads_from_peers() {
     let options = fleet(8, vec![Fault::Late { node: 7, at: Duration::from_millis(400) }]);
     let (report, _) = check("late", &options, &[]);

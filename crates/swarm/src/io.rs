@@ -129,6 +129,11 @@ pub enum Input {
         /// The pieces; what is out of range is ignored.
         runs: Vec<Run>,
     },
+    /// Bytes came from a linked peer; whether they are right is said later, by `Piece`.
+    Arrived {
+        /// The peer.
+        peer: PeerId,
+    },
     /// One piece of a read was checked.
     Piece {
         /// The read.
@@ -216,6 +221,11 @@ pub enum Output {
         peer: PeerId,
         /// The piece.
         piece: PieceIndex,
+    },
+    /// Tell the scheduler that this peer serves nothing of what it announces.
+    Silent {
+        /// The peer.
+        peer: PeerId,
     },
     /// Every piece is there. Said once.
     Complete,

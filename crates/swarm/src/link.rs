@@ -79,8 +79,11 @@ pub(crate) struct Link {
     pub(crate) reads: BTreeSet<ReadId>,
     pub(crate) bytes_in_flight: u64,
     pub(crate) last_byte: Duration,
-    /// No byte came for too long; cleared by the next good piece.
+    /// No byte came for too long; cleared by the next good piece, and by no new link: whoever never gives anything
+    /// opens those as well as anybody.
     pub(crate) is_slow: bool,
+    /// The scheduler was told that nothing comes; cleared by the next good piece.
+    pub(crate) is_reported: bool,
     pub(crate) pause_until: Duration,
     /// Failures since the last good piece.
     pub(crate) failures: u32,
@@ -99,6 +102,7 @@ impl Link {
             bytes_in_flight: 0,
             last_byte: Duration::ZERO,
             is_slow: false,
+            is_reported: false,
             pause_until: Duration::ZERO,
             failures: 0,
             rate: Rate::default(),
@@ -117,7 +121,6 @@ impl Link {
     pub(crate) fn up(&mut self, in_flight_max: u32) {
         self.state = LinkState::Up;
         self.in_flight_max = in_flight_max;
-        self.is_slow = false;
     }
 
     pub(crate) fn down(&mut self, now: Duration) {
@@ -128,9 +131,9 @@ impl Link {
         self.coming = (0, self.has.clone());
     }
 
-    /// Whether it has failed again and again since its last good piece, whatever it announces.
+    /// Whether it has failed again and again since its last good piece, or gives nothing, whatever it announces.
     pub(crate) fn is_failing(&self) -> bool {
-        self.failures >= FAILING
+        self.failures >= FAILING || self.is_reported
     }
 
     /// Whether the other end has this piece, or will without our doing.
@@ -156,7 +159,7 @@ impl Link {
         self.rate.add(now, bytes);
         self.last_byte = now;
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
-        self.is_slow = false;
+        (self.is_slow, self.is_reported) = (false, false);
         self.failures = 0;
     }
 

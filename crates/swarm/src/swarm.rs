@@ -71,6 +71,8 @@ pub struct Swarm {
     pub(crate) last_news: Duration,
     pub(crate) phase: Phase,
     pub(crate) random: u64,
+    /// [`Self::next_wake`] after the last input.
+    pub(crate) wake_due: Option<Duration>,
     pub(crate) outputs: VecDeque<Output>,
     /// The last [`Output::Coming`].
     said_coming: (u64, Vec<Run>),
@@ -110,6 +112,7 @@ impl Swarm {
             blamed: BTreeSet::new(),
             last_news: now,
             phase: Phase::Running,
+            wake_due: None,
             outputs,
             said_coming: (0, Vec::new()),
         };
@@ -119,6 +122,7 @@ impl Swarm {
 
     /// Takes note of one input at `now`, which never goes backwards.
     pub fn handle(&mut self, now: Duration, input: Input) {
+        self.forgive(now);
         self.now = self.now.max(now);
         match input {
             Input::Plan(plan) => self.planned(plan),
@@ -143,10 +147,12 @@ impl Swarm {
             }
             Input::Piece { read, piece, outcome: PieceOutcome::Good } => self.good(read, piece),
             Input::Piece { read, piece, outcome: PieceOutcome::Bad } => self.bad(read, piece),
+            Input::Arrived { peer } => return self.arrived(peer),
             Input::ReadEnded { read, outcome } => self.read_ended(read, outcome),
             Input::Tick => {}
         }
         self.pump();
+        self.wake_due = self.next_wake();
     }
 
     /// The next thing to do, until there is none.
@@ -171,6 +177,7 @@ impl Swarm {
                 self.no_scheduler();
             }
             self.give_up_stalled();
+            self.report_silent();
             self.close_left();
             self.look_around();
             self.open_links();
@@ -246,6 +253,14 @@ impl Swarm {
                 }
             }
         }
+    }
+
+    /// Nothing is to be done for it, so that a piece costs one round of work and not two.
+    fn arrived(&mut self, peer: PeerId) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.last_byte = self.now;
+        }
+        self.wake_due = self.next_wake();
     }
 
     fn good(&mut self, id: ReadId, piece: PieceIndex) {

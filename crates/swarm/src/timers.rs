@@ -14,6 +14,13 @@ use crate::swarm::{LINKS_MAX, Swarm};
 /// A link is stalled when no byte came for this many times what its oldest read should have taken.
 const STALL_FACTOR: u32 = 3;
 
+/// A link is silent when no byte came for this long though reads are out: it is longer than any queue at a peer that
+/// serves 16 children at 10 Mbit/s each, and as long as schedulers take to call one another dead.
+const SILENT_AFTER: Duration = Duration::from_secs(2);
+
+/// A peer that runs this much later than it was due was stopped, or starved by others on its machine.
+const LATE: Duration = Duration::from_millis(50);
+
 /// Bytes in flight in all below which the end is near enough to read a piece twice.
 const HEDGE_BYTES: u64 = 8 << 20;
 
@@ -45,6 +52,34 @@ impl Swarm {
             self.abandon_link(peer);
             if let Some(link) = self.links.get_mut(&peer) {
                 link.is_slow = true;
+            }
+        }
+    }
+
+    fn is_silent_at(&self, link: &Link) -> Option<Duration> {
+        let counts = link.is_up() && link.is_slow && !link.is_reported && !link.reads.is_empty();
+        counts.then_some(link.last_byte + SILENT_AFTER)
+    }
+
+    /// Tells the scheduler of those that serve nothing: it takes them for alive, and plans by what they announce.
+    pub(crate) fn report_silent(&mut self) {
+        let is_silent = |link: &Link| self.is_silent_at(link).is_some_and(|at| at <= self.now);
+        let silent: Vec<PeerId> =
+            self.links.iter().filter(|(_, link)| is_silent(link)).map(|(peer, _)| *peer).collect();
+        for peer in silent {
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.is_reported = true;
+            }
+            self.outputs.push_back(Output::Silent { peer });
+        }
+    }
+
+    /// If this peer did not run when it was due, nothing that came meanwhile was heard: nobody was silent.
+    pub(crate) fn forgive(&mut self, now: Duration) {
+        if self.wake_due.is_some_and(|due| now > due + LATE) {
+            let unheard = now.saturating_sub(self.now);
+            for link in self.links.values_mut() {
+                link.last_byte += unheard;
             }
         }
     }
@@ -105,6 +140,9 @@ impl Swarm {
                 self.connect(peer);
             }
             if is_my_turn {
+                for seed in self.seeds.clone() {
+                    self.connect(seed);
+                }
                 self.stripes.all_mut()[number].is_last_resort = true;
             }
         }
@@ -169,6 +207,7 @@ impl Swarm {
     /// Every moment at which time alone may change something. Moments that have passed may be among them.
     pub(crate) fn timers(&self) -> impl Iterator<Item = Duration> + '_ {
         let stalls = self.links.values().filter_map(|link| self.stalls_at(link));
+        let silences = self.links.values().filter_map(|link| self.is_silent_at(link));
         let retries = self.links.values().map(|link| match link.state {
             LinkState::Down { retry_at } => retry_at,
             LinkState::Connecting | LinkState::Up | LinkState::Leaving => link.pause_until,
@@ -186,6 +225,6 @@ impl Swarm {
         let origin = handovers.chain([self.origin.pause_until]);
         let end = self.wanted.is_empty().then_some(self.now + self.config.stall_min);
         let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);
-        stalls.chain(retries).chain(quiet).chain(origin).chain(end).chain(hopeless)
+        stalls.chain(silences).chain(retries).chain(quiet).chain(origin).chain(end).chain(hopeless)
     }
 }

@@ -7,7 +7,7 @@ use modelpack::{
     piece_map::PieceMap,
 };
 use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
-use swarm::{Config, Failure, Input, Output, PieceOutcome, ReadOutcome, Source, Swarm};
+use swarm::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 const PIECES: u32 = 8;
 const ME: PeerId = PeerId::new([1; 16]);
@@ -29,7 +29,7 @@ fn plan() -> PeerPlan {
 
 /// Runs a swarm beside a parent that announces everything each time it is linked, and then does as told with each
 /// read. Says when, on the swarm's clock, the end came, and which.
-fn run(has_origin: bool, parent: impl Fn(&mut VecDeque<Input>, swarm::ReadId, Run)) -> (Duration, Output) {
+fn run(has_origin: bool, parent: impl Fn(&mut VecDeque<Input>, ReadId, Run)) -> (Duration, Output) {
     let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
     let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
     let origin = if has_origin { Input::OriginUp { ranges: true } } else { Input::OriginDown };
@@ -61,11 +61,11 @@ fn run(has_origin: bool, parent: impl Fn(&mut VecDeque<Input>, swarm::ReadId, Ru
     panic!("it never ends; the clock shows {now:?}");
 }
 
-fn hang_up(inputs: &mut VecDeque<Input>, read: swarm::ReadId, _: Run) {
+fn hang_up(inputs: &mut VecDeque<Input>, read: ReadId, _: Run) {
     inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
 }
 
-fn lie(inputs: &mut VecDeque<Input>, read: swarm::ReadId, run: Run) {
+fn lie(inputs: &mut VecDeque<Input>, read: ReadId, run: Run) {
     inputs.push_back(Input::Piece { read, piece: run.start, outcome: PieceOutcome::Bad });
     inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
 }
@@ -90,5 +90,71 @@ fn what_a_parent_announces_again_and_never_gives_is_no_hope() {
         let (at, end) = run(false, parent);
         assert_eq!(end, Output::Failed { reason: Failure::NoSource });
         assert!(at < Duration::from_mins(1), "{at:?}");
+    }
+}
+
+/// A swarm that reads from a parent which gives nothing, and what it wants done until `until`, if it ticks when it is
+/// due, except from `asleep` on, for `nap`.
+fn silence(asleep: Duration, nap: Duration, until: Duration) -> Vec<(Duration, Output)> {
+    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+    for input in [
+        Input::OriginDown,
+        Input::Plan(plan()),
+        Input::LinkUp { peer: PARENT, in_flight_max: 16 },
+        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
+    ] {
+        swarm.handle(Duration::ZERO, input);
+    }
+    let (mut outputs, mut now) = (Vec::new(), Duration::ZERO);
+    while now <= until {
+        outputs.extend(std::iter::from_fn(|| swarm.poll()).map(|output| (now, output)));
+        let due = swarm.next_wake().expect("a swarm that runs has something to wait for");
+        now = if now <= asleep && due > asleep { due.max(asleep + nap) } else { due };
+        swarm.handle(now, Input::Tick);
+    }
+    outputs
+}
+
+fn silent_at(outputs: &[(Duration, Output)]) -> Vec<Duration> {
+    let silent =
+        outputs.iter().filter(|(_, output)| matches!(output, Output::Silent { peer } if *peer == PARENT));
+    silent.map(|(at, _)| *at).collect()
+}
+
+#[test]
+fn a_parent_that_gives_nothing_is_reported_once() {
+    let outputs = silence(Duration::from_hours(1), Duration::ZERO, Duration::from_secs(9));
+    let [at] = silent_at(&outputs)[..] else { panic!("{outputs:?}") };
+    assert!(at >= Duration::from_secs(2) && at < Duration::from_secs(3), "{at:?}");
+}
+
+#[test]
+fn time_in_which_a_peer_does_not_run_is_nobodys_silence() {
+    let (asleep, nap) = (Duration::from_millis(100), Duration::from_secs(20));
+    let outputs = silence(asleep, nap, Duration::from_secs(25));
+    let [at] = silent_at(&outputs)[..] else { panic!("{outputs:?}") };
+    assert!(at >= nap + Duration::from_secs(1), "it had no time to give anything: {at:?}");
+}
+
+#[test]
+fn bytes_that_are_not_checked_yet_are_no_silence() {
+    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+    for input in [
+        Input::OriginDown,
+        Input::Plan(plan()),
+        Input::LinkUp { peer: PARENT, in_flight_max: 16 },
+        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
+    ] {
+        swarm.handle(Duration::ZERO, input);
+    }
+    // A machine that is slow to hash: pieces come all the time.
+    for tenth in 1..80 {
+        let now = Duration::from_millis(100) * tenth;
+        swarm.handle(now, Input::Arrived { peer: PARENT });
+        swarm.handle(now, Input::Tick);
+        let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Silent { .. })), "{now:?}");
     }
 }

@@ -47,6 +47,8 @@ impl Herald for Heard {
         assert_eq!(about, PARENT);
         self.0.lock().unwrap().1.push(piece);
     }
+
+    fn silent(&self, _: PeerId) {}
 }
 
 struct Scene {

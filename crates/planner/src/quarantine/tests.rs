@@ -58,8 +58,20 @@ impl Fleet {
         self.tell(Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress });
     }
 
+    /// Joins with everything, as an origin.
+    fn seed(&mut self, number: u8) {
+        let (peer, artifact, bytes) = (id(number), ARTIFACT, u64::from(PIECES) << 20);
+        let (progress, have) = (crate::Progress::default(), everything());
+        let (is_seed, origin_ok, piece_count) = (true, false, PIECES);
+        self.tell(Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress });
+    }
+
     fn accuse(&mut self, by: u8, about: u8) {
         self.tell(Input::Complaint { peer: id(by), artifact: ARTIFACT, about: id(about), piece: 3 });
+    }
+
+    fn miss(&mut self, by: u8, about: u8) {
+        self.tell(Input::Silence { peer: id(by), artifact: ARTIFACT, about: id(about) });
     }
 
     /// Lets time pass as a scheduler does: it wakes when the planner says so.
@@ -330,4 +342,48 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn silence_makes_a_suspect_for_a_minute_and_no_quarantine() {
+    let mut fleet = fleet(5);
+    for by in 1..=4 {
+        fleet.miss(by, 5);
+    }
+    assert_eq!(fleet.planner.standing(id(5)), Standing::Suspect);
+    assert!(!fleet.is_parent(5), "while others can serve");
+    assert_eq!(fleet.alarms.last().and_then(|alarm| alarm.charge), Some(Charge::Silence));
+    fleet.wait(MINUTE);
+    assert_eq!(fleet.planner.standing(id(5)), Standing::Good);
+    assert_eq!(fleet.alarms.last().map(|alarm| (alarm.standing, alarm.charge)), Some((Standing::Good, None)));
+
+    // Wrong bytes weigh more, and what is said of silence later does not renew them.
+    fleet.accuse(1, 5);
+    fleet.wait(MINUTE);
+    fleet.miss(1, 5);
+    assert_eq!(fleet.alarms.last().and_then(|alarm| alarm.charge), Some(Charge::WrongBytes));
+    fleet.miss(2, 5);
+    assert_eq!(fleet.planner.standing(id(5)), Standing::Suspect, "one address alone says wrong bytes");
+    fleet.accuse(2, 5);
+    assert_eq!(fleet.planner.standing(id(5)), Standing::Quarantined);
+}
+
+#[test]
+fn a_silent_holder_keeps_nobody_from_a_seed() {
+    let mut fleet = Fleet::new();
+    for number in 1..=5 {
+        fleet.register(number, host(number));
+    }
+    fleet.seed(1);
+    fleet.join(2, false, everything());
+    for number in 3..=5 {
+        fleet.join(number, false, Vec::new());
+    }
+    assert!(!fleet.is_parent(1), "a seed is an origin: it is read where nobody else has the artifact");
+    fleet.miss(3, 2);
+    let reads_from = |fleet: &Fleet, reader: u8, source: u8| {
+        let is_part = |part: &crate::plan::StripePart| part.source == StripeSource::Parent(id(source));
+        fleet.plans[&id(reader)].stripes.iter().any(is_part)
+    };
+    assert!(reads_from(&fleet, 3, 1) && !reads_from(&fleet, 3, 2), "{:?}", fleet.plans[&id(3)]);
 }

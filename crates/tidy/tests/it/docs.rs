@@ -1,6 +1,8 @@
 //! Rules about documents. Does not own what they say.
 
-use crate::tree::{TextFile, assert_none, root, text_files};
+use std::collections::BTreeSet;
+
+use crate::tree::{TextFile, assert_none, root, rust_files, text_files};
 
 /// The targets of inline links outside code: `](target)`.
 fn links(text: &str) -> Vec<&str> {
@@ -47,6 +49,56 @@ fn fault(file: &TextFile, link: &str) -> Option<String> {
     let text = std::fs::read_to_string(target).unwrap_or_default();
     let is_missing = heading.is_some_and(|heading| !has_heading(&text, heading));
     is_missing.then(|| format!("{}: `{link}`: there is no such heading", file.path))
+}
+
+/// What stands in backticks within the groups `*(…)*` of a line, by which an invariant names its tests.
+fn named_tests(line: &str) -> impl Iterator<Item = &str> {
+    let groups = line.split("*(").skip(1).filter_map(|rest| rest.split(")*").next());
+    groups.flat_map(|group| group.split('`').skip(1).step_by(2))
+}
+
+/// The names of the functions that are tests: those with an attribute that says so.
+fn tests_of(text: &str) -> BTreeSet<&str> {
+    let (mut names, mut is_test) = (BTreeSet::new(), false);
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[") {
+            is_test |= line.contains("test]") || line.contains("::test(");
+            continue;
+        }
+        let signature = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
+        let name = signature.filter(|_| is_test).and_then(|rest| rest.split(['(', '<']).next());
+        names.extend(name);
+        is_test = false;
+    }
+    names
+}
+
+#[test]
+fn every_invariant_names_tests_that_are_there() {
+    let document = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("it is there");
+    let files = rust_files();
+    let tests: BTreeSet<&str> = files.iter().flat_map(|file| tests_of(&file.text)).collect();
+    // A suite that others run goes by its module: `CRATE::MODULE`.
+    let is_suite = |name: &str| {
+        let path = name.split_once("::").map(|(owner, module)| format!("crates/{owner}/src/{module}.rs"));
+        path.is_some_and(|path| root().join(path).exists())
+    };
+    let invariants = document.lines().filter(|line| line.starts_with("**Invariant:**"));
+    let named: Vec<&str> = invariants.flat_map(named_tests).collect();
+    assert!(named.len() > 10, "only {} tests are named: the check would pass for want of work", named.len());
+    let missing = named.into_iter().filter(|name| !tests.contains(name) && !is_suite(name));
+    assert_none(
+        "an invariant in docs/ARCHITECTURE.md names a test that is nowhere:",
+        &missing.map(str::to_owned).collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn tests_are_told_from_other_functions() {
+    let text = "#[test]\n#[ignore = \"x\"]\nfn one() {\nfn two() {\n  #[tokio::test(flavor = \"a\")]\n  async fn three() {\n#[must_use]\nfn four() {}";
+    assert_eq!(tests_of(text).into_iter().collect::<Vec<_>>(), ["one", "three"]);
+    let line = "**Invariant:** a `b`. *(`one`, `c::d`)* More, `e`. *(`three`)*";
+    assert_eq!(named_tests(line).collect::<Vec<_>>(), ["one", "c::d", "three"]);
 }
 
 #[test]

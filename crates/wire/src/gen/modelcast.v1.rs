@@ -45,7 +45,7 @@ pub struct HoldersReply {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerToScheduler {
-    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<peer_to_scheduler::Kind>,
 }
 /// Nested message and enum types in `PeerToScheduler`.
@@ -66,6 +66,8 @@ pub mod peer_to_scheduler {
         Load(super::Load),
         #[prost(message, tag = "6")]
         Complaint(super::Complaint),
+        #[prost(message, tag = "7")]
+        Silence(super::Silence),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -112,7 +114,7 @@ pub struct Join {
     /// it announces a local artifact: its bytes count as origin bytes
     #[prost(bool, tag = "5")]
     pub seed: bool,
-    /// proved pieces
+    /// pieces that others may read from it
     #[prost(message, repeated, tag = "6")]
     pub have: ::prost::alloc::vec::Vec<Run>,
     /// what it is reading from the origin now (after a take-over)
@@ -144,7 +146,7 @@ pub struct Load {
     #[prost(uint64, tag = "2")]
     pub received_bytes_per_second: u64,
 }
-/// A source delivered bytes that do not match the manifest.
+/// A source delivered bytes that do not match the manifest, or vouched for such.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Complaint {
     #[prost(bytes = "vec", tag = "1")]
@@ -154,6 +156,15 @@ pub struct Complaint {
     pub about: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint32, tag = "3")]
     pub piece: u32,
+}
+/// A source that is linked and announces pieces has given nothing for a while.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Silence {
+    #[prost(bytes = "vec", tag = "1")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+    /// the peer's id
+    #[prost(bytes = "vec", tag = "2")]
+    pub about: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SchedulerToPeer {
@@ -443,8 +454,6 @@ pub enum Claim {
     Offer = 1,
     /// it was told to, and could not: the next one is
     Failed = 2,
-    /// it did, and has nothing that others could use: each reads it alone
-    Alone = 3,
 }
 impl Claim {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -456,7 +465,6 @@ impl Claim {
             Self::None => "CLAIM_NONE",
             Self::Offer => "CLAIM_OFFER",
             Self::Failed => "CLAIM_FAILED",
-            Self::Alone => "CLAIM_ALONE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -465,7 +473,6 @@ impl Claim {
             "CLAIM_NONE" => Some(Self::None),
             "CLAIM_OFFER" => Some(Self::Offer),
             "CLAIM_FAILED" => Some(Self::Failed),
-            "CLAIM_ALONE" => Some(Self::Alone),
             _ => None,
         }
     }
