@@ -21,6 +21,7 @@ use wire::{
 };
 
 use crate::{
+    blame::Blamed,
     descriptors,
     error::{ErrorClass, PeerError, RemoteCause},
     fill::blocking,
@@ -225,6 +226,7 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Published
         bounded_by: Some(done.bounded_by.clone()).filter(|stage| !stage.is_empty()),
         copied: published.copied,
         fallback_reason: None,
+        blamed: done.blamed.iter().cloned().map(Blamed::from).collect(),
         output: published.dir,
     }
 }

@@ -296,6 +296,7 @@ fn done(transfer: &Transfer, brought: &Brought) -> Done {
         tcp_bytes,
         landing: "staged".to_owned(),
         bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
+        blamed: transfer.counters.blames.all().into_iter().map(Into::into).collect(),
         bounded_by: brought.bounded_by.map_or("", Stage::name).to_owned(),
     }
 }

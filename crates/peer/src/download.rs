@@ -26,6 +26,7 @@ use tokio::{
 use transport::{Completion, FaultClass, ReadRequest};
 
 use crate::{
+    blame::Members,
     buffers::{Permit, Piece},
     error::PeerError,
     fetch::{Fetch, FetchEnded, Ground, PieceChecked},
@@ -106,7 +107,7 @@ pub(crate) struct Downloaded {
     /// The plan's bound, if the rates were known.
     pub(crate) bound: Option<Duration>,
     /// Every peer that a plan has named.
-    pub(crate) members: BTreeSet<PeerId>,
+    pub(crate) members: Members,
 }
 
 /// One artifact being downloaded.
@@ -137,7 +138,7 @@ pub(crate) struct Download<H> {
     /// Peers whose bytes count as the origin's.
     seeds: BTreeSet<PeerId>,
     /// Every peer that a plan has named.
-    members: BTreeSet<PeerId>,
+    members: Members,
     bound: Option<Duration>,
     end: Option<Result<(), Failure>>,
 }
@@ -162,6 +163,8 @@ struct Transfer {
     peer: PeerId,
     deadline: Instant,
     permit: Option<Permit>,
+    /// That it was announced with: the link may be gone when the bytes are here.
+    voucher: Option<Arc<Voucher>>,
 }
 
 struct OpenLink {
@@ -211,7 +214,7 @@ impl<H: Herald> Download<H> {
             has_ranges: true,
             last_error: None,
             seeds: BTreeSet::new(),
-            members: BTreeSet::new(),
+            members: Members::default(),
             bound: None,
             end: None,
         }
@@ -307,10 +310,7 @@ impl<H: Herald> Download<H> {
             Output::Announce { run } => self.herald.announce(run),
             Output::Coming { epoch, runs } => self.herald.coming(Coming { epoch, runs }),
             Output::OriginLost => self.herald.origin_lost(),
-            Output::Blame { peer, piece } => {
-                tracing::warn!(%peer, %piece, "a peer sent wrong bytes and is not used any more");
-                self.herald.complain(peer, piece);
-            }
+            Output::Blame { peer, piece } => self.blame(peer, piece),
             Output::Silent { peer } => {
                 tracing::info!(%peer, "a peer gives nothing of what it announces");
                 self.herald.silent(peer);
@@ -324,7 +324,7 @@ impl<H: Herald> Download<H> {
         match event {
             Event::Plan(plan) => {
                 self.seeds = plan.members.iter().filter(|at| at.is_seed).map(|at| at.id).collect();
-                self.members.extend(plan.members.iter().map(|member| member.id));
+                self.members.note(&plan);
                 self.bound = plan.bound.or(self.bound);
                 self.inputs.push_back(Input::Plan(plan));
             }
@@ -515,7 +515,8 @@ impl<H: Herald> Download<H> {
         for piece in run.pieces() {
             self.last_transfer += 1;
             let id = self.last_transfer;
-            self.transfers.insert(id, Transfer { read, piece, peer, deadline, permit: None });
+            let voucher = self.links.get(&peer).and_then(|link| link.vouchers.get(&piece)).cloned();
+            self.transfers.insert(id, Transfer { read, piece, peer, deadline, permit: None, voucher });
             let len = self.ground.artifact.layout().span(piece).len;
             if let Some((lease, permit)) = self.ground.buffers.try_lease(len) {
                 self.leased(id, lease, permit);
@@ -564,7 +565,8 @@ impl<H: Herald> Download<H> {
     }
 
     fn transfer_ended(&mut self, id: u64, result: Result<memory::Filled, ReadOutcome>) {
-        let Some(Transfer { read, piece, peer, permit, .. }) = self.transfers.remove(&id) else { return };
+        let Some(transfer) = self.transfers.remove(&id) else { return };
+        let Transfer { read, piece, peer, permit, voucher, .. } = transfer;
         let Some(open) = self.reads.get_mut(&read) else { return };
         open.left -= 1;
         match (result, permit) {
@@ -574,8 +576,6 @@ impl<H: Herald> Download<H> {
                 self.inputs.push_back(Input::Arrived { peer });
                 open.sent += 1;
                 let events = self.events.clone();
-                let link = self.links.get(&peer);
-                let voucher = link.and_then(|link| link.vouchers.get(&piece)).cloned();
                 let provenance = Provenance::Peer(peer, voucher);
                 self.ground.land((read, piece), Piece { bytes, permit }, provenance, move |checked| {
                     // A driver that is gone needs no answer.
@@ -589,6 +589,7 @@ impl<H: Herald> Download<H> {
     }
 }
 
+mod blamed;
 mod vouched;
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! ```
 
 mod artifact;
+mod blame;
 mod buffers;
 mod children;
 mod client;
@@ -48,6 +49,7 @@ mod transfer;
 mod vouching;
 mod workers;
 
+pub use blame::Blamed;
 pub use client::LocalPeer;
 pub use clients::default_socket;
 pub use daemon::{Peer, PeerOptions};

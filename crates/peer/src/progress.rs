@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use crate::blame::Blames;
+
 /// How far a pull is, in bytes of blobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -39,6 +41,8 @@ pub(crate) struct Counters {
     received: Arc<AtomicU64>,
     /// Microseconds from the start to the first good piece, plus one; 0 before it.
     first_piece: AtomicU64,
+    /// Who gave wrong bytes.
+    pub(crate) blames: Blames,
 }
 
 impl Counters {
