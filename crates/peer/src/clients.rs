@@ -32,7 +32,7 @@ use wire::{
 
 use crate::{
     artifact::Artifact,
-    error::{ErrorClass, PeerError},
+    error::{ErrorClass, HINT_VERSION, PeerError},
     lookup::{self, lookup},
     node::Node,
     origin::Origin,
@@ -143,8 +143,10 @@ impl Clients {
                 tracing::info!(error = &*error as &dyn std::error::Error, "a client's pull failed");
                 stream.send(&told(Told::Failure(failure(&error)))).await.err()
             }
-            Err(Ended::Gone(error @ WireError::Version { .. })) => {
-                let failure = Failure { message: error.to_string(), exit_code: 1, ..Failure::default() };
+            Err(Ended::Gone(WireError::Version { theirs, ours })) => {
+                let message = format!("the local peer speaks protocol version {ours}, this client {theirs}");
+                let hint = HINT_VERSION.to_owned();
+                let failure = Failure { message, hint, exit_code: 1, ..Failure::default() };
                 stream.send(&told(Told::Failure(failure))).await.err()
             }
             Err(Ended::Gone(error)) => Some(error),

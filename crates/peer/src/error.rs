@@ -9,6 +9,10 @@ use registry::RegistryError;
 use store::StoreError;
 use wire::WireError;
 
+/// For a client and a peer that do not understand each other.
+pub(crate) const HINT_VERSION: &str =
+    "run the same version of modelctl as the peer, or pull with `--peer none`";
+
 /// What kind of failure it is for whoever runs the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -195,6 +199,7 @@ impl PeerError {
             {
                 Some("the peer ended: start it and pull again; what has landed is in its store".into())
             }
+            Self::Local { source: WireError::Version { .. }, .. } => Some(HINT_VERSION.into()),
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
             Self::Listen { .. } => Some("choose another address or socket; port 0 takes a free one".into()),
             _ => None,

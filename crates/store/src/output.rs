@@ -349,8 +349,10 @@ impl Output {
             let is_shared = mode != LinkMode::Copy && link::reflink(&target, source).is_ok();
             let may_link = mode == LinkMode::Auto && !is_shared && self.may_hard_link(blob);
             if !(may_link && self.hard_link(blob, source, &name, &temporary).is_ok()) {
-                let used =
-                    if is_shared { LinkUsed::Reflink } else { link::fill(&target, source, mode, path)? };
+                let filled =
+                    if is_shared { Ok(LinkUsed::Reflink) } else { link::fill(&target, source, mode, path) };
+                // What was written of it would fill the disk for nothing.
+                let used = filled.inspect_err(|_| drop(blobs.remove_if_there(&temporary)))?;
                 blobs.rename(&temporary, blobs, &name)?;
                 self.landing.set_placed(blob, target);
                 return Ok(used);
