@@ -75,6 +75,11 @@ impl Printer {
         self.stderr(format_args!("{} {text}", self.label(Label::Warning)));
     }
 
+    /// Says what a process that runs for long is doing.
+    pub(crate) fn note(&self, text: impl Display) {
+        self.stderr(format_args!("{text}"));
+    }
+
     /// Says why the command failed: to people on stderr, and with `--json` to programs on stdout.
     pub(crate) fn failure(&self, failure: &Failure) {
         self.stderr(format_args!("{} {}", self.label(Label::Error), failure.error));

@@ -21,6 +21,7 @@ use wire::{
 };
 
 use crate::{
+    blame::Blamed,
     descriptors,
     error::{ErrorClass, PeerError, RemoteCause},
     fill::blocking,
@@ -50,14 +51,16 @@ impl LocalPeer {
             stream.send(&said(Said::Hello(hello))).await?;
             let (frame, _) = next_frame(&mut stream).await?;
             match frame {
-                Told::Hello(hello) => check_version(hello.protocol_version).map(|()| (stream, hello)),
+                Told::Hello(hello) => check_version(hello.protocol_version).map(|()| (stream, Ok(hello))),
+                // It says why it does not speak with this client.
+                Told::Failure(failure) => Ok((stream, Err(failure))),
                 _ => Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }),
             }
         };
         let late = |_| WireError::Io(std::io::ErrorKind::TimedOut.into());
         let hello = tokio::time::timeout(HELLO_TIMEOUT, hello).await;
         let (stream, hello) = hello.map_err(late).and_then(|stream| stream).map_err(failed)?;
-        let Hello { schedulers, has_fleet_key, .. } = hello;
+        let Hello { schedulers, has_fleet_key, .. } = hello.map_err(remote)?;
         Ok(Self { stream, socket: socket.to_path_buf(), schedulers, has_fleet_key })
     }
 
@@ -225,6 +228,7 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Published
         bounded_by: Some(done.bounded_by.clone()).filter(|stage| !stage.is_empty()),
         copied: published.copied,
         fallback_reason: None,
+        blamed: done.blamed.iter().cloned().map(Blamed::from).collect(),
         output: published.dir,
     }
 }

@@ -16,7 +16,12 @@ use modelpack::{digest::Sha256Digest, reference::Reference};
 use planner::ArtifactId;
 use registry::{Access, Credentials};
 use store::Store;
-use tokio::{net::UnixListener, sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     local::{
@@ -27,7 +32,7 @@ use wire::{
 
 use crate::{
     artifact::Artifact,
-    error::{ErrorClass, PeerError},
+    error::{ErrorClass, HINT_VERSION, PeerError},
     fill::blocking,
     lookup::{self, lookup},
     node::Node,
@@ -48,6 +53,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long accepting pauses after it failed: such failures (no descriptors left) pass only with time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long clients of a peer that stops may take to hear it: one frame each, which only a client that does not read
+/// takes longer for.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What all conversations share.
 pub(crate) struct Clients {
     node: Arc<Node>,
@@ -55,6 +64,7 @@ pub(crate) struct Clients {
     /// HOST:PORT of each, as pulls that land the bytes themselves are told.
     schedulers: Vec<String>,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
+    is_stopping: watch::Sender<bool>,
 }
 
 /// An artifact that a client may have: it has opened it with its own credentials.
@@ -88,10 +98,11 @@ impl From<PeerError> for Ended {
 
 impl Clients {
     pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, schedulers: Vec<String>) -> Arc<Self> {
-        Arc::new(Self { node, store, schedulers, transfers: Mutex::default() })
+        let is_stopping = watch::Sender::new(false);
+        Arc::new(Self { node, store, schedulers, transfers: Mutex::default(), is_stopping })
     }
 
-    /// Serves clients until `stopped`.
+    /// Serves clients until `stopped`; those who still wait for something are told then.
     pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener, stopped: impl Future<Output = ()>) {
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         let mut conversations = JoinSet::new();
@@ -119,6 +130,11 @@ impl Clients {
                 },
             }
         }
+        drop(listener);
+        self.is_stopping.send_replace(true);
+        let all = async { while conversations.join_next().await.is_some() {} };
+        // Whoever is left is not waited for.
+        let _ = tokio::time::timeout(GOODBYE, all).await;
         conversations.shutdown().await;
     }
 
@@ -130,8 +146,10 @@ impl Clients {
                 tracing::info!(error = &*error as &dyn std::error::Error, "a client's pull failed");
                 stream.send(&told(Told::Failure(failure(&error)))).await.err()
             }
-            Err(Ended::Gone(error @ WireError::Version { .. })) => {
-                let failure = Failure { message: error.to_string(), exit_code: 1, ..Failure::default() };
+            Err(Ended::Gone(WireError::Version { theirs, ours })) => {
+                let message = format!("the local peer speaks protocol version {ours}, this client {theirs}");
+                let hint = HINT_VERSION.to_owned();
+                let failure = Failure { message, hint, exit_code: 1, ..Failure::default() };
                 stream.send(&told(Told::Failure(failure))).await.err()
             }
             Err(Ended::Gone(error)) => Some(error),
@@ -142,6 +160,25 @@ impl Clients {
     }
 
     async fn answer(&self, stream: &mut LocalStream) -> Result<(), Ended> {
+        let mut is_stopping = self.is_stopping.subscribe();
+        let (wanted, transfer, brought) = tokio::select! {
+            brought = self.bring(stream) => brought?,
+            // Its sender is this very value.
+            _ = is_stopping.wait_for(|is_so| *is_so) => return Err(PeerError::Stopping.into()),
+        };
+        hand_over(stream, &brought).await?;
+        if let Some(name) = wanted.name.clone() {
+            self.keep_name(wanted.artifact.manifest.digest(), name).await;
+        }
+        let done = done(&transfer, &brought);
+        // Before the client goes on: its next pull may need the room that this one's blobs take.
+        drop((transfer, brought));
+        stream.send(&told(Told::Done(done))).await?;
+        Ok(())
+    }
+
+    /// Hears what a client wants, and brings it into the store.
+    async fn bring(&self, stream: &mut LocalStream) -> Result<(Wanted, Arc<Transfer>, Arc<Brought>), Ended> {
         let Said::Hello(hello) = receive(stream).await? else {
             return Err(WireError::Invalid { field: "kind", why: "the first frame is a hello" }.into());
         };
@@ -169,15 +206,7 @@ impl Clients {
             }
             brought => brought?,
         };
-        hand_over(stream, &brought).await?;
-        if let Some(name) = wanted.name.clone() {
-            self.keep_name(wanted.artifact.manifest.digest(), name).await;
-        }
-        let done = done(&transfer, &brought);
-        // Before the client goes on: its next pull may need the room that this one's blobs take.
-        drop((transfer, brought));
-        stream.send(&told(Told::Done(done))).await?;
-        Ok(())
+        Ok((wanted, transfer, brought))
     }
 
     async fn open(&self, pull: Pull) -> Result<Wanted, PeerError> {
@@ -287,6 +316,7 @@ fn done(transfer: &Transfer, brought: &Brought) -> Done {
         tcp_bytes,
         landing: "staged".to_owned(),
         bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
+        blamed: transfer.counters.blames.all().into_iter().map(Into::into).collect(),
         bounded_by: brought.bounded_by.map_or("", Stage::name).to_owned(),
     }
 }

@@ -13,7 +13,6 @@ use std::{
     },
     path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
 use modelpack::digest::Sha256Digest;
@@ -26,6 +25,7 @@ use crate::{
     error::PeerError,
     fill::blocking,
     kept,
+    leaving::Leaving,
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed::{self, Seed},
@@ -118,8 +118,9 @@ impl Peer {
         &self.announced
     }
 
-    /// Serves until `shutdown` is ready; then children are told to go elsewhere, and the socket is removed.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), PeerError> {
+    /// Serves until `shutdown` is ready; then the socket is removed, running pulls are told so, and children are told to
+    /// go elsewhere.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Leaving, PeerError> {
         let Self { options, store, presence, clients, face, announced: _ } = self;
         let PeerOptions { schedulers, name, nic_rate, .. } = options.clone();
         let membership = Membership { schedulers: schedulers.clone(), name, nic_rate };
@@ -129,13 +130,12 @@ impl Peer {
             present.spawn(async move { match telemetry::serve(face, watch).await {} });
         }
         let conversations = Clients::new(Arc::clone(present.node()), store, schedulers);
-        let stopped = present.stopped();
-        present.spawn(conversations.serve(clients, stopped));
+        let leaves = present.children().told();
+        present.spawn(conversations.serve(clients, leaves));
         shutdown.await;
         present.node().metrics().leaves();
         remove_socket(&options.socket);
-        present.end(Duration::ZERO).await;
-        Ok(())
+        Ok(present.leave())
     }
 }
 

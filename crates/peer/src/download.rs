@@ -26,6 +26,7 @@ use tokio::{
 use transport::{Completion, FaultClass, ReadRequest};
 
 use crate::{
+    blame::Members,
     buffers::{Permit, Piece},
     error::PeerError,
     fetch::{Fetch, FetchEnded, Ground, PieceChecked},
@@ -107,7 +108,7 @@ pub(crate) struct Downloaded {
     /// The plan's bound, if the rates were known.
     pub(crate) bound: Option<Duration>,
     /// Every peer that a plan has named.
-    pub(crate) members: BTreeSet<PeerId>,
+    pub(crate) members: Members,
 }
 
 /// One artifact being downloaded.
@@ -138,7 +139,7 @@ pub(crate) struct Download<H> {
     /// Peers whose bytes count as the origin's.
     seeds: BTreeSet<PeerId>,
     /// Every peer that a plan has named.
-    members: BTreeSet<PeerId>,
+    members: Members,
     bound: Option<Duration>,
     end: Option<Result<(), Failure>>,
 }
@@ -163,6 +164,8 @@ struct Transfer {
     peer: PeerId,
     deadline: Instant,
     permit: Option<Permit>,
+    /// That it was announced with: the link may be gone when the bytes are here.
+    voucher: Option<Arc<Voucher>>,
 }
 
 struct OpenLink {
@@ -213,7 +216,7 @@ impl<H: Herald> Download<H> {
             has_ranges: true,
             last_error: None,
             seeds: BTreeSet::new(),
-            members: BTreeSet::new(),
+            members: Members::default(),
             bound: None,
             end: None,
         }
@@ -310,10 +313,7 @@ impl<H: Herald> Download<H> {
             Output::Announce { run } => self.herald.announce(run),
             Output::Coming { epoch, runs } => self.herald.coming(Coming { epoch, runs }),
             Output::OriginLost => self.herald.origin_lost(),
-            Output::Blame { peer, piece } => {
-                tracing::warn!(%peer, %piece, "a peer sent wrong bytes and is not used any more");
-                self.herald.complain(peer, piece);
-            }
+            Output::Blame { peer, piece } => self.blame(peer, piece),
             Output::Silent { peer } => {
                 tracing::info!(%peer, "a peer gives nothing of what it announces");
                 self.herald.silent(peer);
@@ -327,7 +327,7 @@ impl<H: Herald> Download<H> {
         match event {
             Event::Plan(plan) => {
                 self.seeds = plan.members.iter().filter(|at| at.is_seed).map(|at| at.id).collect();
-                self.members.extend(plan.members.iter().map(|member| member.id));
+                self.members.note(&plan);
                 self.bound = plan.bound.or(self.bound);
                 self.inputs.push_back(Input::Plan(plan));
             }
@@ -500,6 +500,9 @@ impl<H: Herald> Download<H> {
             LinkEvent::Progress { peer, generation } if is_current(&self.links, &peer, generation) => {
                 self.inputs.push_back(Input::Progress { peer });
             }
+            LinkEvent::Leaving { peer, generation } if is_current(&self.links, &peer, generation) => {
+                self.inputs.push_back(Input::LinkLeaving { peer });
+            }
             LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
                 tracing::debug!(%peer, reason, "a link ended");
                 self.links.remove(&peer);
@@ -510,6 +513,7 @@ impl<H: Herald> Download<H> {
             | LinkEvent::Have { .. }
             | LinkEvent::Coming { .. }
             | LinkEvent::Progress { .. }
+            | LinkEvent::Leaving { .. }
             | LinkEvent::Down { .. } => {}
         }
     }
@@ -519,7 +523,8 @@ impl<H: Herald> Download<H> {
         for piece in run.pieces() {
             self.last_transfer += 1;
             let id = self.last_transfer;
-            self.transfers.insert(id, Transfer { read, piece, peer, deadline, permit: None });
+            let voucher = self.links.get(&peer).and_then(|link| link.vouchers.get(&piece)).cloned();
+            self.transfers.insert(id, Transfer { read, piece, peer, deadline, permit: None, voucher });
             let len = self.ground.artifact.layout().span(piece).len;
             if let Some((lease, permit)) = self.ground.buffers.try_lease(len) {
                 self.leased(id, lease, permit);
@@ -568,7 +573,8 @@ impl<H: Herald> Download<H> {
     }
 
     fn transfer_ended(&mut self, id: u64, result: Result<memory::Filled, ReadOutcome>) {
-        let Some(Transfer { read, piece, peer, permit, .. }) = self.transfers.remove(&id) else { return };
+        let Some(transfer) = self.transfers.remove(&id) else { return };
+        let Transfer { read, piece, peer, permit, voucher, .. } = transfer;
         let Some(open) = self.reads.get_mut(&read) else { return };
         open.left -= 1;
         match (result, permit) {
@@ -578,8 +584,6 @@ impl<H: Herald> Download<H> {
                 self.inputs.push_back(Input::Arrived { peer });
                 open.sent += 1;
                 let events = self.events.clone();
-                let link = self.links.get(&peer);
-                let voucher = link.and_then(|link| link.vouchers.get(&piece)).cloned();
                 let provenance = Provenance::Peer(peer, voucher);
                 self.ground.land((read, piece), Piece { bytes, permit }, provenance, move |checked| {
                     // A driver that is gone needs no answer.
@@ -593,6 +597,7 @@ impl<H: Herald> Download<H> {
     }
 }
 
+mod blamed;
 mod vouched;
 
 #[cfg(test)]

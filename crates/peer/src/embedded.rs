@@ -28,9 +28,8 @@ use crate::{
     transfer,
 };
 
-/// How long a process that ends waits for children to have heard it: messages to machines of one fleet take
-/// milliseconds, and whoever hears nothing notices the end of its stream.
-const GOODBYE: Duration = Duration::from_millis(500);
+/// How long a process that ends waits for reads that are under way: those of a child that lives take a fraction of it.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// How long the first attempt to reach a scheduler is waited for: many times what it takes where there is one.
 const SCHEDULER_WAIT: Duration = Duration::from_secs(2);
@@ -102,7 +101,7 @@ async fn open(request: &PullRequest, node: &Node) -> Result<(Option<Origin>, Art
 
 impl Lingering {
     /// Serves on until nobody holds a grant, or `at_most` so long, or until `told_to_end` is ready. Then children are
-    /// told to go elsewhere.
+    /// told to go elsewhere, and reads under way may end.
     pub async fn linger(self, at_most: Duration, told_to_end: impl Future<Output = ()>) {
         let Some(present) = self.0 else { return };
         tokio::select! {
@@ -110,6 +109,7 @@ impl Lingering {
             () = tokio::time::sleep(at_most) => tracing::debug!("others still read here"),
             () = told_to_end => {}
         }
-        present.end(GOODBYE).await;
+        let left = present.leave().drain(at_most.min(DRAIN_MAX), std::future::pending()).await;
+        tracing::debug!(?left, "no longer a member");
     }
 }

@@ -9,6 +9,10 @@ use registry::RegistryError;
 use store::StoreError;
 use wire::WireError;
 
+/// For a client and a peer that do not understand each other.
+pub(crate) const HINT_VERSION: &str =
+    "run the same version of modelctl as the peer, or pull with `--peer none`";
+
 /// What kind of failure it is for whoever runs the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -108,6 +112,9 @@ pub enum PeerError {
         /// What was asked for.
         reference: String,
     },
+    /// The peer was told to stop.
+    #[error("the local peer stops")]
+    Stopping,
     /// Nobody in the fleet can say what a digest stands for.
     #[error("cannot learn from the fleet what `{reference}` is")]
     Lookup {
@@ -202,6 +209,7 @@ impl PeerError {
                 Some("wait until nobody writes the files, then start the peer with `--seed` again".into())
             }
             Self::Slow { .. } => Some("look at the network on the way; what has landed is kept".into()),
+            Self::Stopping => Some("start it and pull again: what has landed is in its store".into()),
             Self::CutOff { .. } => Some("pull again: what has landed is kept".into()),
             Self::Seed { hint, .. } | Self::Lookup { hint, .. } => Some((*hint).into()),
             Self::Remote { hint, .. } => hint.clone(),
@@ -210,6 +218,7 @@ impl PeerError {
             {
                 Some("the peer ended: start it and pull again; what has landed is in its store".into())
             }
+            Self::Local { source: WireError::Version { .. }, .. } => Some(HINT_VERSION.into()),
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
             Self::Listen { .. } => Some("choose another address or socket; port 0 takes a free one".into()),
             _ => None,

@@ -347,7 +347,7 @@ mod tests {
 
     /// One read with a deadline that is over at once.
     async fn read(origin: Origin) -> FetchEnded {
-        let (_dir, ground) = testing::ground(testing::artifact(&[vec![7; PIECE]]));
+        let (_dir, ground) = testing::ground(testing::artifact(&[vec![7; PIECE]]), None);
         let (events, mut said) = mpsc::unbounded_channel::<Said>();
         let fetch = Fetch {
             have: PieceMap::empty(1),

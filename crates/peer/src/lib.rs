@@ -14,6 +14,7 @@
 //! ```
 
 mod artifact;
+mod blame;
 mod buffers;
 mod children;
 mod client;
@@ -28,6 +29,7 @@ mod fetch;
 mod fill;
 mod have_feed;
 mod kept;
+mod leaving;
 mod links;
 mod lookup;
 mod metrics;
@@ -49,11 +51,13 @@ mod transfer;
 mod vouching;
 mod workers;
 
+pub use blame::Blamed;
 pub use client::LocalPeer;
 pub use clients::default_socket;
 pub use daemon::{Peer, PeerOptions};
 pub use embedded::{FleetOptions, Lingering, pull_in_fleet};
 pub use error::{ErrorClass, PeerError, RemoteCause};
+pub use leaving::{Leaving, Left, LeftBecause};
 pub use presence::address_towards;
 pub use progress::Progress;
 pub use pull::{PullPlan, PullReport, PullRequest, PullWatch, plan_pull, pull};

@@ -91,6 +91,13 @@ pub(crate) enum LinkEvent {
         /// [`LinkRequest::generation`].
         generation: u64,
     },
+    /// The parent leaves: what was posted may end, and then the owner is to drop the handle. Nothing more is to be posted.
+    Leaving {
+        /// The parent.
+        peer: PeerId,
+        /// [`LinkRequest::generation`].
+        generation: u64,
+    },
     /// It ended, or could not be opened. Last, once, unless the handle was dropped.
     Down {
         /// The parent.
@@ -391,7 +398,13 @@ impl Child {
         loop {
             let expiry = *expires.borrow();
             let heard = tokio::select! {
-                heard = control.next() => heard?,
+                heard = control.next() => match heard {
+                    Err(LinkEnd::Farewell(reason)) => {
+                        self.emit(LinkEvent::Leaving { peer, generation });
+                        return Err(left(&mut control, &data, expiry, reason).await);
+                    }
+                    heard => heard?,
+                },
                 _ = renewal.tick() => {
                     control.renew();
                     continue;
@@ -437,6 +450,25 @@ impl Child {
     /// An owner that no longer listens has dropped the handle, or is about to.
     fn emit(&self, event: LinkEvent) {
         let _ = self.events.send(event);
+    }
+}
+
+/// How a link to a parent that leaves ends, unless its owner drops it before: the grant is not renewed any more.
+async fn left(control: &mut Control, data: &DataLink, expiry: Instant, reason: String) -> LinkEnd {
+    let mut closed = interval(DATA_POLL);
+    loop {
+        tokio::select! {
+            heard = control.next() => match heard {
+                Ok(_) => {}
+                Err(_) => return LinkEnd::Farewell(reason),
+            },
+            _ = closed.tick() => {
+                if data.0.is_closed() {
+                    return LinkEnd::Farewell(reason);
+                }
+            }
+            () = sleep_until(expiry) => return LinkEnd::Expired,
+        }
     }
 }
 

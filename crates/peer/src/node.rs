@@ -64,6 +64,7 @@ pub(crate) struct Node {
 #[derive(Debug, Default)]
 struct State {
     session: Option<Session>,
+    is_leaving: bool,
     reach: Reach,
     /// Of the last loss.
     lost: Option<(String, Option<&'static str>)>,
@@ -165,9 +166,11 @@ impl Node {
         self.state().session = Some(session);
     }
 
-    /// From now on it belongs to no fleet; the scheduler hears it from the end of the stream.
-    pub(crate) fn leave_fleet(&self) {
-        self.state().session = None;
+    /// From now on it belongs to no fleet, as the scheduler hears from the end of the stream. What children read is
+    /// there for as long as this process is, whatever becomes of the download.
+    pub(crate) fn leave(&self) {
+        let mut state = self.state();
+        (state.session, state.is_leaving) = (None, true);
     }
 
     /// Whether it belongs to a fleet whose scheduler is not there.
@@ -291,7 +294,7 @@ impl Node {
             return;
         };
         shared.events = None;
-        if feed.snapshot().is_full() {
+        if feed.snapshot().is_full() || state.is_leaving {
             return;
         }
         self.remove(state, id, "the download was given up");
@@ -314,14 +317,6 @@ impl Node {
     /// Whether others may read an artifact here.
     pub(crate) fn is_shared(&self, id: &ArtifactId) -> bool {
         self.state().shared.contains_key(id)
-    }
-
-    /// Tells every child to go elsewhere.
-    pub(crate) fn say_farewell(&self) {
-        let shared = std::mem::take(&mut self.state().shared);
-        for (_, shared) in shared {
-            self.withdraw(Some(shared), "the peer is shutting down");
-        }
     }
 
     /// Carries what the scheduler says to the downloads it is about, and this node's load to it, until the session
@@ -542,7 +537,7 @@ mod tests {
         assert!(node.let_go(&digest), "it is not shared");
         node.hold(&artifact, files());
         let share = Shares::share(&*node, &id).unwrap();
-        let child = share.children.enter();
+        let child = share.children.enter(PeerId::new([7; 16])).unwrap();
         assert!(node.are_there(&digest) && !node.let_go(&digest) && node.is_shared(&id));
         drop(child);
         assert!(!node.are_there(&digest) && node.let_go(&digest) && !node.is_shared(&id));
@@ -606,5 +601,10 @@ mod tests {
         assert!(node.is_shared(&artifact.id()) && node.exports.get(second).is_some());
         drop(admit());
         assert!(!node.is_shared(&artifact.id()) && node.exports.get(second).is_none());
+        let last = admit();
+        let third = handle(&node);
+        node.leave();
+        drop(last);
+        assert!(node.exports.get(third).is_some(), "children read on while this process leaves");
     }
 }

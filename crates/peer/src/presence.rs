@@ -8,7 +8,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::Duration,
 };
 
 use identity::ReaderKey;
@@ -16,7 +15,6 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
 };
 use transport::{Exports, tcp};
 use wire::schedulers::Schedulers;
@@ -25,6 +23,7 @@ use crate::{
     children::Children,
     error::PeerError,
     fill::blocking,
+    leaving::Leaving,
     metrics::Watch,
     node::Node,
     security::PeerSecurity,
@@ -97,6 +96,7 @@ impl Presence {
             stop,
             stopped,
             tasks: JoinSet::new(),
+            guests: JoinSet::new(),
         };
         let options = ServiceOptions {
             me,
@@ -148,6 +148,8 @@ pub(crate) struct Present {
     stop: watch::Sender<()>,
     stopped: watch::Receiver<()>,
     tasks: JoinSet<()>,
+    /// Those that end by themselves when it leaves.
+    guests: JoinSet<()>,
 }
 
 impl Present {
@@ -166,27 +168,36 @@ impl Present {
         Arc::new(Watch { node, children, data })
     }
 
-    /// Ready when it ends.
-    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// Ready when it ends, be it by a drop.
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut stopped = self.stopped.clone();
         // Ends with an error when the sender is dropped, which is the signal.
         async move { while stopped.changed().await.is_ok() {} }
     }
 
-    /// Runs beside the rest, and is cancelled where it has not ended with it.
+    /// Runs beside the rest. It is to end by itself when this process leaves, and is waited for like children.
     pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+        self.guests.spawn(task);
     }
 
-    /// Tells children to go elsewhere, and ends. What has not ended after `patience` is cut off.
-    pub(crate) async fn end(self, patience: Duration) {
-        let Self { node, stop, mut tasks, .. } = self;
-        node.say_farewell();
-        node.leave_fleet();
+    /// Ready when nobody holds a grant, and what was spawned has ended.
+    pub(crate) async fn drained(&mut self) {
+        self.children.gone().await;
+        while self.guests.join_next().await.is_some() {}
+    }
+
+    /// Lets nobody new in, and tells the scheduler, which plans without this process from then on, and children, which
+    /// ask for nothing more. Reads under way are served on.
+    pub(crate) fn leave(self) -> Leaving {
+        self.node.leave();
+        self.children.say_farewell();
+        Leaving::new(self)
+    }
+
+    /// Ends now.
+    pub(crate) async fn end(self) {
+        let Self { stop, mut tasks, .. } = self;
         drop(stop);
-        let all = async { while tasks.join_next().await.is_some() {} };
-        // Whatever is left is not waited for.
-        let _ = timeout(patience, all).await;
         tasks.shutdown().await;
     }
 }

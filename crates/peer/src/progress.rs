@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use crate::metrics::{CameFrom, Metrics};
+use crate::{
+    blame::Blames,
+    metrics::{CameFrom, Metrics},
+};
 
 /// How far a pull is, in bytes of blobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(crate) struct Counters {
     pub(crate) metrics: Arc<Metrics>,
     /// Microseconds from the start to the first good piece, plus one; 0 before it.
     first_piece: AtomicU64,
+    /// Who gave wrong bytes.
+    pub(crate) blames: Blames,
 }
 
 impl Counters {

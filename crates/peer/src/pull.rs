@@ -19,6 +19,7 @@ use store::{CompleteRecord, Contents, Landing, OpenedOutput, Output, OutputDir, 
 
 use crate::{
     artifact::Artifact,
+    blame::Blamed,
     buffers::Buffers,
     descriptors,
     error::PeerError,
@@ -70,6 +71,8 @@ pub struct PullReport {
     pub copied: u32,
     /// Why it was not pulled in the way that was asked for, if it was not.
     pub fallback_reason: Option<String>,
+    /// Peers that gave wrong bytes, which were refused.
+    pub blamed: Vec<Blamed>,
     /// The output directory.
     pub output: PathBuf,
 }
@@ -213,6 +216,7 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
         bounded_by: done.bounded_by.map(|stage| stage.name().to_owned()),
         copied: done.published.copied,
         fallback_reason: None,
+        blamed: counters.blames.all(),
         output: done.published.dir,
     }
 }

@@ -11,12 +11,13 @@ use modelpack::{
     piece_map::PieceMap,
     piece_tree::piece_value,
 };
-use planner::{PeerId, ROUNDS_MAX};
+use planner::ROUNDS_MAX;
 use store::{ClaimKind, Landing, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
     artifact::Check,
+    blame::{Blamed, Members},
     download::{Download, Event},
     error::PeerError,
     fetch::Ground,
@@ -38,7 +39,7 @@ impl Together<'_> {
     /// Fills what `have` lacks.
     pub(crate) async fn fill(&self, have: PieceMap) -> Result<Filled, PeerError> {
         match &self.ground.vouching {
-            None => match self.download(&have, &mut BTreeSet::new()).await? {
+            None => match self.download(&have, &mut Members::default()).await? {
                 Proved::All(filled) => Ok(filled),
                 Proved::Wrong(blobs, error) => Err(wrong_bytes(self.ground, blobs[0], error)),
             },
@@ -48,7 +49,7 @@ impl Together<'_> {
 
     async fn fill_vouched(&self, vouching: &Arc<Vouching>, have: PieceMap) -> Result<Filled, PeerError> {
         let mut have = vouch_for_what_is_here(self.ground, vouching, have).await?;
-        let (mut members, mut suspects) = (BTreeSet::new(), Vec::new());
+        let (mut members, mut suspects) = (Members::default(), Vec::new());
         loop {
             let (blobs, error) = match self.download(&have, &mut members).await? {
                 Proved::All(filled) => {
@@ -83,13 +84,13 @@ impl Together<'_> {
         }
     }
 
-    async fn download(&self, have: &PieceMap, members: &mut BTreeSet<PeerId>) -> Result<Proved, PeerError> {
+    async fn download(&self, have: &PieceMap, members: &mut Members) -> Result<Proved, PeerError> {
         let (events, inbox) = mpsc::unbounded_channel();
         let Admission { herald, config } = self.admit(have, events.clone())?;
         let (ground, have) = (Arc::clone(self.ground), have.clone());
         let download = Download::new(ground, self.origin.clone(), herald, (config, have), (events, inbox));
         let mut downloaded = download.run().await?;
-        members.append(&mut downloaded.members);
+        members.append(std::mem::take(&mut downloaded.members));
         prove(self.ground, downloaded).await
     }
 
@@ -106,15 +107,18 @@ impl Together<'_> {
     }
 
     /// Every blob is what the manifest says now: whoever vouched for something else was wrong.
-    fn blame(&self, vouching: &Vouching, suspects: &[(PieceIndex, Kept)], members: &BTreeSet<PeerId>) {
-        let mut blamed = BTreeSet::from([vouching.me()]);
+    fn blame(&self, vouching: &Vouching, suspects: &[(PieceIndex, Kept)], members: &Members) {
+        let (artifact, mut blamed) = (&self.ground.artifact, BTreeSet::from([vouching.me()]));
         for (piece, was) in suspects {
             let is_wrong = vouching.get(*piece).is_some_and(|now| now.voucher.value != was.voucher.value);
             // A reader that no plan knows was made up by whoever passed its voucher on.
             let culprit = if members.contains(&was.reader()) { was.reader() } else { was.via };
             if is_wrong && blamed.insert(culprit) {
                 tracing::warn!(peer = %culprit, %piece, "a peer vouched for wrong bytes of the origin");
-                self.node.complain(self.ground.artifact.id(), culprit, *piece);
+                let path = artifact.path_of(artifact.layout().span(*piece).blob);
+                let reason = format!("it vouched for wrong bytes of `{path}`");
+                self.ground.counters.blames.add(Blamed { peer: members.name(&culprit), reason });
+                self.node.complain(artifact.id(), culprit, *piece);
             }
         }
     }

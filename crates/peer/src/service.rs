@@ -1,7 +1,7 @@
 //! The parent's end of links, and the description of what this peer shares.
 //!
-//! Owns: hellos, grants and their expiry, how many links there may be, and that a data link ends with its grant. Does not
-//! own: the files, which of their pieces are readable (`Shares`), or the bytes (crate `transport`).
+//! Owns: hellos, grants and their expiry, how many links there may be, that a data link ends with its grant, and that
+//! reads under way may end when this peer leaves. Does not own: the files, which of their pieces are readable (`Shares`), or the bytes (crate `transport`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -145,12 +145,17 @@ impl peer_server::Peer for Service {
         let refused = |error: WireError| Status::invalid_argument(error.to_string());
         check_version(request.protocol_version).map_err(refused)?;
         let artifact = convert::artifact_id(&request.artifact).map_err(refused)?;
+        if self.options.children.are_told() {
+            return Err(Status::unavailable(LEAVES));
+        }
         let share = self.shares.share(&artifact).ok_or_else(|| Status::not_found(NOT_SHARED))?;
         Ok(Response::new(DescribeReply::from(share.description.as_ref())))
     }
 }
 
 const NOT_SHARED: &str = "this peer does not share the artifact";
+const STOPS: &str = "the peer stops";
+const LEAVES: &str = "this peer leaves";
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -226,10 +231,11 @@ impl Parent {
             return Err(LinkEnd::Refused(format!("this peer has {LINKS_MAX} links already")));
         }
         let (child, share) = self.hear_hello().await?;
-        let (link, secret) = self.options.tcp.issue_link();
         // Until the end of this function, which is the end of the grant.
+        let held = self.options.children.enter(child);
+        let _held = (held.ok_or_else(|| LinkEnd::Refused(LEAVES.to_owned()))?, share.children.enter(child));
+        let (link, secret) = self.options.tcp.issue_link();
         let _data = DataLink { tcp: self.options.tcp.clone(), link };
-        let _held = (self.options.children.enter(), share.children.enter());
         tracing::debug!(%child, link, "a link began");
         let welcome = LinkWelcome {
             protocol_version: PROTOCOL_VERSION,
@@ -251,6 +257,22 @@ impl Parent {
                 Next::News(batch) => self.announce(batch, share.vouching.as_deref(), expires).await?,
                 Next::Renewal => expires = self.grant(&share, expires).await?,
                 Next::Nothing => {}
+                Next::Farewell => return self.let_reads_end(expires).await,
+            }
+        }
+    }
+
+    /// This peer leaves: the child is told so, and keeps the link until its reads have ended. Each of them ends before
+    /// the grant does, so that this is not renewed any more.
+    async fn let_reads_end(&mut self, expires: Instant) -> Result<std::convert::Infallible, LinkEnd> {
+        let reason = STOPS.to_owned();
+        self.say(Said::Farewell(Farewell { reason }), expires).await?;
+        loop {
+            tokio::select! {
+                message = self.inbound.message() => drop(message?.ok_or(LinkEnd::Ended)?),
+                () = sleep_until(expires) => return Err(LinkEnd::Expired),
+                // Ends only with an error, when the service stops.
+                _ = self.stopped.changed() => return Err(LinkEnd::Ended),
             }
         }
     }
@@ -287,7 +309,8 @@ impl Parent {
             },
             () = sleep_until(expires) => Err(LinkEnd::Expired),
             // Ends only with an error, when the service stops.
-            _ = self.stopped.changed() => Err(LinkEnd::Farewell("the peer stops".to_owned())),
+            _ = self.stopped.changed() => Err(LinkEnd::Farewell(STOPS.to_owned())),
+            () = self.options.children.told() => Ok(Next::Farewell),
         }
     }
 
@@ -357,4 +380,5 @@ enum Next {
     News(Batch),
     Renewal,
     Nothing,
+    Farewell,
 }

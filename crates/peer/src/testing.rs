@@ -17,6 +17,7 @@ use crate::{
     progress::Counters,
     security::PeerSecurity,
     seed::{Prepared, SeedBlob},
+    vouching::Vouching,
     workers::Workers,
 };
 
@@ -55,12 +56,15 @@ pub(crate) fn seed(contents: &[Vec<u8>]) -> Prepared {
 }
 
 /// What a download of `artifact` needs, with nothing landed yet.
-pub(crate) fn ground(artifact: Artifact) -> (tempfile::TempDir, Arc<Ground>) {
+pub(crate) fn ground(
+    artifact: Artifact,
+    vouching: Option<Arc<Vouching>>,
+) -> (tempfile::TempDir, Arc<Ground>) {
     let dir = tempfile::tempdir().unwrap();
     let landing = Arc::new(open(&dir, &artifact));
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     let threads = (Workers::start(), Buffers::new());
-    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, (PeerSecurity::default(), None)))
+    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, (PeerSecurity::default(), vouching)))
 }
 
 fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {

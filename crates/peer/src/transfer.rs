@@ -57,6 +57,10 @@ pub(crate) struct Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
+        if self.ended.borrow().is_none() {
+            let reference = &self.artifact.reference;
+            tracing::info!(reference, "given up: nobody waits for it any more; what has landed is kept");
+        }
         self.task.abort();
     }
 }

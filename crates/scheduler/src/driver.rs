@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn a_member_that_has_no_plan_and_comes_first_hides_no_take_over() {
-        let (artifact, mut driver) = (ArtifactId([7; 32]), Driver::new(Duration::from_secs(1)));
+        let (artifact, mut driver) =
+            (ArtifactId([7; 32]), Driver::new(Duration::from_secs(1), Arc::default()));
         let mut join = |number: u8, epoch| {
             let (peer, stream) = (PeerId::new([number; 16]), StreamId::from(number));
             open(&mut driver, stream, peer, Outbox::new());

@@ -6,7 +6,10 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use rustix::io::Errno;
 
-use crate::error::{Context as _, StoreError};
+use crate::{
+    error::{Context as _, StoreError},
+    files::free_bytes,
+};
 
 /// How a blob may be brought into an output directory (`--link`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,8 +60,18 @@ pub(crate) fn fill(
             Err(_) => {}
         }
     }
-    copy(target, source).context("copy to", path)?;
-    Ok(LinkUsed::Copy)
+    let need = source.metadata().context("look at", path)?.len();
+    let no_space =
+        |free| StoreError::NoSpace { need, free, path: path.parent().unwrap_or(path).to_path_buf() };
+    // Before the first byte is written, where that can be known.
+    let free = free_bytes(path)?;
+    if need > free {
+        return Err(no_space(free));
+    }
+    match copy(target, source) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(no_space(free_bytes(path)?)),
+        copied => copied.context("copy to", path).map(|()| LinkUsed::Copy),
+    }
 }
 
 fn copy(target: &File, source: &File) -> io::Result<()> {

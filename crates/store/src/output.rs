@@ -349,14 +349,16 @@ impl Output {
             let target = blobs.create_new(&temporary)?;
             let is_shared = mode != LinkMode::Copy && link::reflink(&target, source).is_ok();
             // What its owner may write, such as a file of a seeded directory, is not shared unless that is asked for.
-            let mode_bits = source.metadata().context("look at", path)?.mode();
-            let may_link =
-                mode == LinkMode::Auto && !is_shared && mode_bits & 0o222 == 0 && self.may_hard_link(blob);
+            let is_writable = source.metadata().context("look at", path)?.mode() & 0o222 != 0;
+            let may_link = mode == LinkMode::Auto && !is_shared && !is_writable && self.may_hard_link(blob);
             if may_link && self.hard_link(blob, source, &name).is_ok() {
                 blobs.remove_if_there(&temporary)?;
                 return Ok(LinkUsed::Hard);
             }
-            let used = if is_shared { LinkUsed::Reflink } else { link::fill(&target, source, mode, path)? };
+            let filled =
+                if is_shared { Ok(LinkUsed::Reflink) } else { link::fill(&target, source, mode, path) };
+            // What was written of it would fill the disk for nothing.
+            let used = filled.inspect_err(|_| drop(blobs.remove_if_there(&temporary)))?;
             blobs.rename(&temporary, blobs, &name)?;
             self.landing.set_placed(blob, target);
             return Ok(used);

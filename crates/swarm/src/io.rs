@@ -103,6 +103,11 @@ pub enum Input {
         /// Reads outstanding that it grants.
         in_flight_max: u32,
     },
+    /// The other end of a link leaves: what was posted may end, it takes nothing more.
+    LinkLeaving {
+        /// The other end.
+        peer: PeerId,
+    },
     /// A link ended or could not be made.
     LinkDown {
         /// The other end.

@@ -5,6 +5,7 @@
 
 mod bits;
 mod io;
+mod leaving;
 mod link;
 mod origin;
 mod pick;

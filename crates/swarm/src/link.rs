@@ -33,7 +33,11 @@ const FAILING: u32 = 3;
 pub(crate) enum LinkState {
     Connecting,
     Up,
-    Down { retry_at: Duration },
+    /// The other end has said farewell: what is out may end, nothing more is posted.
+    Leaving,
+    Down {
+        retry_at: Duration,
+    },
 }
 
 /// Goodput, measured only while something is outstanding.

@@ -208,7 +208,7 @@ impl Swarm {
             self.links.get(&before.peer).is_none_or(|link| match link.state {
                 LinkState::Connecting => false,
                 LinkState::Up => link.coming.0 >= before.epoch,
-                LinkState::Down { .. } => true,
+                LinkState::Leaving | LinkState::Down { .. } => true,
             })
         };
         let handover = stripe.handover.as_ref();

@@ -136,6 +136,7 @@ impl Swarm {
                 Some(link) if self.phase == Phase::Running => link.up(in_flight_max),
                 _ => self.outputs.push_back(Output::Disconnect { peer }),
             },
+            Input::LinkLeaving { peer } => self.link_leaving(peer),
             Input::LinkDown { peer } => self.link_down(peer),
             Input::Have { peer, runs } => self.announced(peer, &runs),
             Input::Coming { peer, epoch, runs } => {
@@ -186,6 +187,7 @@ impl Swarm {
             }
             self.give_up_stalled();
             self.report_silent();
+            self.close_left();
             self.look_around();
             self.open_links();
             self.post_reads();
@@ -364,7 +366,7 @@ impl Swarm {
         }
     }
 
-    fn link_down(&mut self, peer: PeerId) {
+    pub(crate) fn link_down(&mut self, peer: PeerId) {
         self.abandon_link(peer);
         if let Some(link) =
             self.links.get_mut(&peer).filter(|link| !matches!(link.state, LinkState::Down { .. }))

@@ -148,9 +148,8 @@ impl Swarm {
     /// The live known members of the swarm and this peer, in the order in which they touch a stripe at the origin.
     fn rendezvous_order(&self, stripe: usize) -> Vec<PeerId> {
         let is_live = |peer: &PeerId| {
-            let is_down =
-                self.links.get(peer).is_some_and(|link| matches!(link.state, LinkState::Down { .. }));
-            !is_down && !self.blamed.contains(peer)
+            let is_gone = |link: &Link| matches!(link.state, LinkState::Leaving | LinkState::Down { .. });
+            !self.links.get(peer).is_some_and(is_gone) && !self.blamed.contains(peer)
         };
         let known = self.plan.iter().flat_map(|plan| &plan.members).filter(|member| !member.is_seed);
         let mut order: Vec<PeerId> = known.map(|member| member.id).filter(is_live).collect();
@@ -208,7 +207,7 @@ impl Swarm {
         let silences = self.links.values().filter_map(silent_at);
         let retries = self.links.values().map(|link| match link.state {
             LinkState::Down { retry_at } => retry_at,
-            LinkState::Connecting | LinkState::Up => link.pause_until,
+            LinkState::Connecting | LinkState::Up | LinkState::Leaving => link.pause_until,
         });
         let quiet = self.stripes.all().iter().filter(|stripe| stripe.wanted > 0 && self.plan.is_some()).map(
             |stripe| {

@@ -2,7 +2,7 @@
 //!
 //! Owns: their flags, and the values that only they take. Does not own: what they do.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use modelpack::reference::Reference;
@@ -87,18 +87,27 @@ pub(crate) struct EmbeddedArgs {
 
     /// How long it may live on when it is done, while others still read from it
     #[arg(long, value_name = "TIME", default_value = "10s")]
-    pub(crate) linger: Linger,
+    pub(crate) linger: Wait,
 
     /// With a fleet key: do not encrypt model bytes between peers, which is faster
     #[arg(long, requires = "fleet_key")]
     pub(crate) data_plain: bool,
 }
 
-/// How long a pull may live on, as in `10s`, `500ms`, `2m` or `0`.
+/// How long an end may be put off, as in `10s`, `500ms`, `2m` or `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Linger(pub(crate) Duration);
+pub(crate) struct Wait(pub(crate) Duration);
 
-impl FromStr for Linger {
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.as_secs(), self.0.subsec_millis()) {
+            (seconds, 0) => write!(f, "{seconds} s"),
+            _ => write!(f, "{} ms", self.0.as_millis()),
+        }
+    }
+}
+
+impl FromStr for Wait {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -113,13 +122,13 @@ impl FromStr for Linger {
             _ => return Err("the units are ms, s, m and h"),
         };
         let number: u64 = number.parse().map_err(|_| "it begins with a whole number")?;
-        let millis = number.checked_mul(millis).filter(|millis| *millis <= LINGER_MAX_MS);
+        let millis = number.checked_mul(millis).filter(|millis| *millis <= WAIT_MAX_MS);
         millis.map(Duration::from_millis).map(Self).ok_or("that is longer than a day")
     }
 }
 
-/// Longer than any artifact takes; beyond it somebody meant `modelctl peer`.
-const LINGER_MAX_MS: u64 = 24 * 3_600_000;
+/// Longer than any artifact takes; beyond it somebody meant something else.
+const WAIT_MAX_MS: u64 = 24 * 3_600_000;
 
 /// Which local peer a pull goes through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,8 +178,11 @@ impl From<Link> for store::LinkMode {
 #[command(after_help = "\
 One a node. Pulls on this machine go through its socket; it fetches each artifact once, from the
 origin and from other peers, and serves what it has proved. Without a scheduler it fetches from the
-origin alone. It ends at SIGTERM or SIGINT. With --json the first line of stdout says where it
-listens, once it is ready.
+origin alone. With --json the first line of stdout says where it listens, once it is ready.
+
+At SIGTERM or SIGINT it lets nobody new in, tells the scheduler and all who read from it to go
+elsewhere, and ends when their reads under way have ended, or after --drain; at a second signal at
+once. Pulls on this machine end with an error; what has landed is in the store.
 
 Example:
   $ modelctl peer --store /var/lib/modelctl --scheduler http://127.0.0.1:7100
@@ -240,6 +252,10 @@ pub(crate) struct PeerArgs {
     /// Where it shows /metrics and /healthz, over plain HTTP, to anybody who can reach it [default: nowhere]
     #[arg(long, value_name = "ADDR", env = "MODELCTL_HTTP_LISTEN", hide_env_values = true)]
     pub(crate) http_listen: Option<SocketAddr>,
+
+    /// How long its end may take while others still read from it
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "MODELCTL_DRAIN", hide_env_values = true)]
+    pub(crate) drain: Wait,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
@@ -445,7 +461,7 @@ mod tests {
             ("s", Err("it begins with a whole number")),
             ("", Err("it begins with a whole number")),
         ] {
-            assert_eq!(text.parse::<Linger>().map(|linger| linger.0), expected, "{text}");
+            assert_eq!(text.parse::<Wait>().map(|linger| linger.0), expected, "{text}");
         }
     }
 

@@ -7,7 +7,7 @@ mod way;
 use std::{fmt, path::Path, time::Duration};
 
 use modelpack::reference::Reference;
-use peer::{PullPlan, PullReport, PullRequest, PullWatch};
+use peer::{Blamed, PullPlan, PullReport, PullRequest, PullWatch};
 use registry::Access;
 use serde::Serialize;
 
@@ -42,8 +42,16 @@ struct Report {
     bound_seconds: Option<f64>,
     ratio: Option<f64>,
     bounded_by: Option<String>,
+    blamed: Vec<Blame>,
     verified: bool,
     output: String,
+}
+
+/// A peer that was found out.
+#[derive(Debug, Serialize)]
+struct Blame {
+    peer: String,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -121,6 +129,9 @@ async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyho
             "{blobs} copied from the local peer's store: the bytes take their space twice"
         ));
     }
+    for Blamed { peer, reason } in &report.blamed {
+        printer.warn(format_args!("{peer} is blamed: {reason}; they were refused"));
+    }
     let told = printer.result(&Report::new(&args.reference, report));
     if let Some(lingering) = lingering {
         lingering.linger(args.embedded.linger.0, told_to_end).await;
@@ -169,6 +180,7 @@ impl Report {
             bound_seconds: pull.bound.map(|bound| bound.as_secs_f64()),
             ratio,
             bounded_by: pull.bounded_by,
+            blamed: pull.blamed.into_iter().map(|Blamed { peer, reason }| Blame { peer, reason }).collect(),
             verified: true,
             output: pull.output.display().to_string(),
         }

@@ -7,12 +7,12 @@ use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::{manifest::Blob, reference::Reference};
-use peer::{Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles};
+use peer::{Left, LeftBecause, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles};
 use serde::Serialize;
 use store::Store;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use wire::schedulers::Schedulers;
 
@@ -23,7 +23,7 @@ use crate::{
     model::{Described, Model, Source},
     printer::Printer,
     report::Refusal,
-    walk,
+    text, walk,
 };
 
 /// Said once, when the process is ready.
@@ -86,13 +86,12 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         security: PeerSecurity { control, data },
     };
     access::runtime()?.block_on(async {
-        let end = end_signal()?;
-        tokio::pin!(end);
+        let mut signals = EndSignals::new()?;
         let face = face(args.http_listen, &args.trust).await?;
         let mut peer = tokio::select! {
             started = Peer::start(options) => started?,
             // Proving what is announced may take as long as the disk needs.
-            () = &mut end => return Ok(()),
+            () = signals.next() => return Ok(()),
         };
         let socket = Some(args.socket.display().to_string());
         let announced = peer.announced().iter().map(|(seed, digest)| Announced {
@@ -105,7 +104,10 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
             peer = peer.show_on(face.listener);
         }
         printer.result(&Ready { listening: peer.listening().to_string(), socket, http, seeds })?;
-        Ok(peer.run(end).await?)
+        let leaving = peer.run(signals.next()).await?;
+        printer.note(format_args!("leaving: {}, at most {}", children(leaving.children()), args.drain));
+        printer.note(how(&leaving.drain(args.drain.0, signals.next()).await));
+        Ok(())
     })
 }
 
@@ -141,6 +143,20 @@ fn files(dir: PathBuf, model: &Model, printer: &Printer) -> anyhow::Result<SeedF
     };
     let blobs = manifest.blobs().iter().map(file).collect();
     Ok(SeedFiles { dir, config: built.config, blobs, manifest })
+}
+
+fn children(count: usize) -> String {
+    if count == 1 { "1 child".to_owned() } else { format!("{count} children") }
+}
+
+/// How a peer ended, for people.
+fn how(left: &Left) -> String {
+    let (after, cut_off) = (text::seconds(left.after), children(left.cut_off));
+    match left.because {
+        LeftBecause::Told => format!("left after {after}: told again, {cut_off} cut off"),
+        LeftBecause::Deadline => format!("left after {after}: the time is over, {cut_off} cut off"),
+        _ => format!("left after {after}: nobody reads here any more"),
+    }
 }
 
 /// Runs a scheduler.
@@ -234,16 +250,30 @@ pub(crate) fn fleet_key(args: &FleetKeyArgs, printer: &Printer) -> anyhow::Resul
     printer.result(&NewKey { file: file.display().to_string(), fleet })
 }
 
-/// Ready when the process is told to end. The handlers are in place when this returns.
-pub(super) fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-    let signal = |kind| signal(kind).context("cannot handle signals");
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
+/// Being told to end. The handlers are in place from the start.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    fn new() -> anyhow::Result<Self> {
+        let signal = |kind| signal(kind).context("cannot handle signals");
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    })
+    }
+}
+
+/// Ready when the process is told to end.
+pub(super) fn end_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut signals = EndSignals::new()?;
+    Ok(async move { signals.next().await })
 }
 
 pub(super) fn host_name() -> String {

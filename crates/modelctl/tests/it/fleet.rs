@@ -1,13 +1,19 @@
 //! A registry, a scheduler, peers and pulls, each a process of its own, and what happens when some of them die.
 
-use std::{fs, io::Write as _, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde_json::Value;
 
 use crate::{
     door::Door,
     running::{Running, Signal},
-    support::{Mount, Registry, Scratch, assert_said, until},
+    support::{Mount, Registry, Scratch, assert_said, said, until},
 };
 
 /// Many times what the peers ask of a registry at once.
@@ -183,6 +189,69 @@ fn a_holder_that_was_started_again_is_enough() {
     fleet.peers[1] = Some(fleet.start_peer(1));
     let pull = fleet.pull_into(1, "again", &[]).result();
     assert_eq!(pull["peer_bytes"], pull["bytes"]);
+}
+
+#[test]
+fn a_peer_that_leaves_in_the_middle_stops_nobody_else() {
+    let mut fleet = Fleet::held(3);
+    let mut pulls = fleet.pull_all();
+    for pull in &mut pulls {
+        pull.wait_for_percent(A_FIFTH);
+    }
+    let leaving = fleet.peers[1].take().unwrap();
+    leaving.signal(Signal::TERM);
+    // Its children live, so that they close their links as soon as they have heard it.
+    let output = leaving.end_within(GOODBYE);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("nobody reads here any more"), "{stderr}");
+    fleet.door.open();
+    for (peer, pull) in pulls.into_iter().enumerate() {
+        if peer == 1 {
+            assert!(pull.failure().contains("error: the local peer stops"));
+        } else {
+            fleet.pulled(peer, pull);
+        }
+    }
+}
+
+/// Pulls beside a holder whose disk is damaged; gives the result, and what was said on stderr.
+fn pull_beside_damage(start: impl Fn(&Fleet) -> Running) -> (Value, String) {
+    let scratch = Scratch::new();
+    scratch.write_large_model("model", 12 << 20);
+    let fleet = Fleet::around(scratch, 2);
+    fleet.door.open();
+    fleet.pulled(0, fleet.pull(0));
+    let hashed = |algorithm: &str| {
+        let blobs = fs::read_dir(fleet.scratch.path(&store(0)).join("blobs").join(algorithm)).unwrap();
+        blobs.map(|blob| blob.unwrap().path()).find(|path| path.metadata().unwrap().len() > 1 << 20)
+    };
+    let weights = ["sha256", "blake3"].into_iter().find_map(hashed).unwrap();
+    fs::set_permissions(&weights, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::File::options().write(true).open(weights).unwrap().write_all_at(&[0; 9], 5 << 20).unwrap();
+    let output = start(&fleet).end();
+    assert!(output.status.success(), "{}", said(&output));
+    fleet.scratch.assert_pulled("model", "out");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let result = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    (result, String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_pull_says_whose_bytes_were_wrong() {
+    let through_peer = pull_beside_damage(|fleet| fleet.pull_into(1, "out", &[]));
+    let by_itself = pull_beside_damage(|fleet| {
+        let args = ["--plain-http", "--scheduler", &fleet.scheduler_url, "--peer", "none", "-o", "out"];
+        Running::start(fleet.scratch.modelctl(&[&["pull", &fleet.reference, "--json"], &args[..]].concat()))
+    });
+    for (result, stderr) in [through_peer, by_itself] {
+        let [blamed] = result["blamed"].as_array().unwrap().as_slice() else { panic!("{result}") };
+        assert_eq!(blamed["reason"], "it sent wrong bytes of `model.bin`");
+        let peer = blamed["peer"].as_str().unwrap();
+        assert!(peer.contains(" at 127.0.0.1:"), "{peer}");
+        let warning =
+            format!("warning: {peer} is blamed: it sent wrong bytes of `model.bin`; they were refused\n");
+        assert_eq!(stderr.matches(&warning).count(), 1, "{stderr}");
+    }
 }
 
 #[test]

@@ -172,3 +172,51 @@ fn a_disk_that_cannot_be_written_is_told() {
     assert_said!(disk.hidden_in(&published.pull(&disk.path("out")).failure()));
     assert!(published.registry.sent() < PIECE_BYTES, "only what describes the model was read");
 }
+
+#[test]
+fn a_full_disk_of_one_client_is_no_business_of_the_peer_or_of_others() {
+    let Some(disk) = Mount::tmpfs(SMALL_DISK) else { return };
+    let published = Published::of(MEDIUM);
+    let peer = published.peer("store");
+    let full = published.pull_through("unix:peer.sock", &disk.path("out"));
+    let other = published.pull_through("unix:peer.sock", "out");
+    assert_said!(disk.hidden_in(&full.failure()));
+    other.result();
+    published.scratch.assert_pulled("model", "out");
+    let left: usize = contents(disk.dir.path()).iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(left < 4096, "{left} bytes are left on the full disk");
+    let again = published.pull_through("unix:peer.sock", "again").result();
+    assert_eq!(again["local_bytes"], again["bytes"], "the peer has it, and serves on: {again}");
+    drop(peer);
+}
+
+#[test]
+fn when_the_last_client_is_killed_its_transfer_is_given_up_and_a_later_one_goes_on() {
+    let published = Published::of(LARGE);
+    let door = Door::before(&published.registry, HELD_AT);
+    let reference = door.reference(NAME);
+    let args = ["peer", "--store", "store", "--socket", "peer.sock", "--json"];
+    let mut command = published.scratch.modelctl(&args);
+    command.env("MODELCTL_LOG", "info");
+    let mut peer = Running::start(command);
+    peer.line();
+    let start = |dir| published.pull_of(&reference, "unix:peer.sock", dir);
+    let mut clients = ["a", "b"].map(start);
+    for client in &mut clients {
+        client.wait_for_percent(20);
+    }
+    let given_up = || peer.logged("given up: nobody waits for it any more");
+    let [first, mut second] = clients;
+    first.kill();
+    // The other hears of it still.
+    second.wait_for_percent(20);
+    assert_eq!(given_up(), 0);
+    second.kill();
+    until("the transfer is given up", || given_up() == 1);
+    door.open();
+    let result = start("out").result();
+    published.scratch.assert_pulled("model", "out");
+    let number = |name: &str| result[name].as_u64().unwrap();
+    assert!(number("local_bytes") * 10 > number("bytes"), "{result}");
+    assert_eq!(given_up(), 1, "that one came to its end");
+}

@@ -16,6 +16,7 @@ mod fleet_key;
 mod help;
 mod inspect;
 mod interrupted;
+mod leaving;
 mod pull;
 mod registry;
 mod running;

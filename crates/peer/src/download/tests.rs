@@ -2,12 +2,18 @@
 
 use std::{fs::File, io::Write as _, ops::Range, sync::Mutex};
 
+use identity::ReaderKey;
+use modelpack::piece_tree::piece_value;
 use planner::{Member, StripePart, StripeSource};
 use tokio::sync::watch;
 use transport::{Export, Exports, Link, Window, memory::MemoryLink};
 
 use super::*;
-use crate::{artifact::Artifact, testing};
+use crate::{
+    artifact::{Artifact, Check},
+    testing,
+    vouching::Vouching,
+};
 
 const ME: PeerId = PeerId::new([1; 16]);
 const PARENT: PeerId = PeerId::new([2; 16]);
@@ -93,10 +99,18 @@ fn export(artifact: &Artifact, change: impl Fn(&mut Vec<u8>)) -> (Exports, BTree
 
 /// A download whose parent is linked and has everything; its reads wait in the link.
 fn scene(change: impl Fn(&mut Vec<u8>), expires: Duration) -> Scene {
-    let artifact = testing::artifact(&files());
+    scene_of((testing::artifact(&files()), None), Vec::new(), change, expires)
+}
+
+fn scene_of(
+    (artifact, vouching): (Artifact, Option<Arc<Vouching>>),
+    vouchers: Vec<(PieceIndex, Voucher)>,
+    change: impl Fn(&mut Vec<u8>),
+    expires: Duration,
+) -> Scene {
     let (exports, windows) = export(&artifact, change);
     let pieces = artifact.layout().piece_count();
-    let (dir, ground) = testing::ground(artifact);
+    let (dir, ground) = testing::ground(artifact, vouching);
     let (events, inbox) = mpsc::unbounded_channel();
     let sink = events.clone();
     let sink = Arc::new(move |completion| drop(sink.send(Event::Transferred(completion))));
@@ -118,7 +132,7 @@ fn scene(change: impl Fn(&mut Vec<u8>), expires: Duration) -> Scene {
     };
     download.link_event(LinkEvent::Up { peer: PARENT, generation, grant });
     let runs = vec![Run::new(0, pieces)];
-    download.link_event(LinkEvent::Have { peer: PARENT, generation, runs, vouchers: Vec::new() });
+    download.link_event(LinkEvent::Have { peer: PARENT, generation, runs, vouchers });
     download.settle();
     Scene { download, heard, link, _dir: dir }
 }
@@ -166,6 +180,33 @@ async fn wrong_bytes_are_blamed_once_and_neither_kept_nor_announced() {
     let progress = scene.download.ground.counters.progress();
     assert!(progress.done == 0 && progress.peer > 1000, "what is discarded counts as read: {progress:?}");
     assert!(scene.download.ground.counters.metrics.refused_pieces() > 0);
+}
+
+#[tokio::test]
+async fn who_passes_on_what_was_vouched_for_is_not_blamed_when_its_link_ends_first() {
+    let mut artifact = testing::artifact(&files());
+    artifact.checks.fill_with(|| Check::Sha256);
+    let (id, layout) = (artifact.id(), artifact.layout().clone());
+    let reader = ReaderKey::generate().unwrap();
+    let voucher = |piece: PieceIndex| {
+        let span = layout.span(piece);
+        let bytes = files().into_iter().find(|file| file.len() == span.len as usize).expect("sizes differ");
+        (piece, reader.vouch(&id.0, piece.0, 0, piece_value(span.in_blob, &bytes)))
+    };
+    let vouchers = layout.all().pieces().map(voucher).collect();
+    let vouching = Vouching::new(Arc::new(ReaderKey::generate().unwrap()), id);
+    let mut scene = scene_of((artifact, Some(vouching)), vouchers, |_| {}, LONG);
+    assert!(scene.link.step(Instant::now()), "a read is out, and its bytes come");
+    // Which of both is heard first is a matter of luck.
+    let generation = scene.download.links[&PARENT].generation;
+    scene.download.link_event(LinkEvent::Down { peer: PARENT, generation, reason: "gone".to_owned() });
+    scene.download.settle();
+    while scene.heard.0.lock().unwrap().0.is_empty() {
+        let event = tokio::time::timeout(LONG, scene.download.inbox.recv()).await.expect("in time");
+        scene.download.handle(event.expect("its sender is the download's own")).unwrap();
+        scene.download.settle();
+        assert_eq!(scene.heard.0.lock().unwrap().1, [], "nobody is blamed");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     ops::Range,
     pin::Pin,
-    sync::{Mutex, mpsc as std_mpsc},
+    sync::{Condvar, Mutex, mpsc as std_mpsc},
 };
 
 use memory::Pool;
@@ -25,6 +25,7 @@ use wire::control::{
 
 use super::*;
 use crate::{
+    children::Children,
     describe::Description,
     have_feed::{Coming, HaveFeed},
     service::{self, GRANT_EXPIRY, ServiceOptions, Share, Shares},
@@ -55,6 +56,23 @@ fn byte_at(blob: u64, offset: u64) -> u8 {
 struct Whole {
     file: File,
     bytes: u64,
+    gate: Arc<Gate>,
+}
+
+/// Lets reads wait while it is held.
+#[derive(Default)]
+struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    fn hold(&self, is_held: bool) {
+        *self.0.lock().expect("no panic") = is_held;
+        self.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let is_held = self.0.lock().expect("no panic");
+        drop(self.1.wait_timeout_while(is_held, LONG, |is_held| *is_held).expect("no panic"));
+    }
 }
 
 impl Export for Whole {
@@ -63,6 +81,7 @@ impl Export for Whole {
     }
 
     fn is_readable(&self, _: Range<u64>) -> bool {
+        self.gate.pass();
         true
     }
 
@@ -84,18 +103,24 @@ struct ParentPeer {
     address: SocketAddr,
     have: HaveFeed,
     description: Arc<Description>,
+    children: Children,
+    gate: Arc<Gate>,
     stop: oneshot::Sender<()>,
 }
 
 impl ParentPeer {
     /// It says that its data plane listens on every address, as a peer without `--advertise` does.
     async fn start(grant_expiry: Duration) -> Self {
-        let exports = Exports::new();
+        let (exports, gate) = (Exports::new(), Arc::<Gate>::default());
         let windows = (0..).zip(SIZES).map(|(blob, bytes)| {
             let mut file = tempfile::tempfile().expect("a temporary file");
             let content: Vec<u8> = (0..bytes).map(|offset| byte_at(blob.into(), offset)).collect();
             file.write_all(&content).expect("space");
-            (BlobIndex(blob), exports.register(Arc::new(Whole { file, bytes })), bytes)
+            (
+                BlobIndex(blob),
+                exports.register(Arc::new(Whole { file, bytes, gate: Arc::clone(&gate) })),
+                bytes,
+            )
         });
         let windows = windows.collect();
         let tcp = tcp::Server::bind(any_port(), exports, Security::Plain).await.expect("a free port");
@@ -113,9 +138,10 @@ impl ParentPeer {
             windows,
             have: have.clone(),
             vouching: None,
-            children: crate::children::Children::none(),
+            children: Children::none(),
             description: Arc::clone(&description),
         };
+        let children = Children::none();
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
         let options = ServiceOptions {
             me: PARENT,
@@ -123,7 +149,7 @@ impl ParentPeer {
             tcp,
             data_address,
             grant_expiry,
-            children: crate::children::Children::none(),
+            children: children.clone(),
         };
         let listener = TcpListener::bind(any_port()).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -133,7 +159,7 @@ impl ParentPeer {
             let shutdown = async { drop(stopped.await) };
             service::serve(listener, shares, options, shutdown).await.expect("served");
         });
-        Self { address, have, description, stop }
+        Self { address, have, description, children, gate, stop }
     }
 }
 
@@ -183,7 +209,7 @@ impl ChildLink {
                 LinkEvent::Have { peer: PARENT, generation: 5, runs, .. } => return runs,
                 LinkEvent::Coming { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
-                LinkEvent::Have { .. } | LinkEvent::Up { .. } => panic!("no news"),
+                _ => panic!("no news"),
             }
         }
     }
@@ -194,7 +220,17 @@ impl ChildLink {
                 LinkEvent::Coming { peer: PARENT, generation: 5, coming } => return coming,
                 LinkEvent::Have { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
-                LinkEvent::Coming { .. } | LinkEvent::Up { .. } => panic!("no news"),
+                _ => panic!("no news"),
+            }
+        }
+    }
+
+    async fn leaving(&mut self) {
+        loop {
+            match self.event().await {
+                LinkEvent::Leaving { peer: PARENT, generation: 5 } => return,
+                LinkEvent::Have { .. } | LinkEvent::Coming { .. } | LinkEvent::Progress { .. } => {}
+                _ => panic!("no farewell"),
             }
         }
     }
@@ -208,13 +244,18 @@ impl ChildLink {
                     return reason;
                 }
                 LinkEvent::Down { .. } => panic!("another link is down"),
-                LinkEvent::Up { .. }
-                | LinkEvent::Have { .. }
-                | LinkEvent::Coming { .. }
-                | LinkEvent::Progress { .. } => {}
+                _ => {}
             }
         }
     }
+}
+
+/// Posts a read of the first bytes of a blob.
+fn post(grant: &GrantedLink, blob: BlobIndex) {
+    let lease = Pool::new(1, 7).try_lease(7).expect("free");
+    let (window, deadline) = (grant.windows[&blob].handle, std::time::Instant::now() + LONG);
+    let request = ReadRequest { id: blob.0.into(), window, offset: 0, lease, deadline };
+    grant.link.post(request).expect("room");
 }
 
 async fn closed(link: &Arc<dyn Link>) {
@@ -304,6 +345,63 @@ async fn a_parent_that_stops_says_farewell() {
     child.up().await;
     parent.stop.send(()).expect("it runs");
     assert_eq!(child.down().await, "the peer leaves: the peer stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_under_way_end_well_when_the_parent_leaves() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    let mut child = ChildLink::open(parent.address);
+    let grant = child.up().await;
+    assert_eq!(parent.children.count(), 1);
+    parent.gate.hold(true);
+    for blob in [BlobIndex(0), BlobIndex(1)] {
+        post(&grant, blob);
+    }
+    parent.children.say_farewell();
+    child.leaving().await;
+    // Nobody else is let in, also for what only describes it.
+    let reason = ChildLink::open(parent.address).down().await;
+    assert_eq!(reason, "the peer refused: this peer leaves");
+    let mut client = PeerClient::connect(format!("http://{}", parent.address)).await.expect("it listens");
+    let request = DescribeRequest { protocol_version: PROTOCOL_VERSION, artifact: ARTIFACT.0.to_vec() };
+    assert_eq!(client.describe(request).await.expect_err("leaves").message(), "this peer leaves");
+    assert!(timeout(Duration::from_millis(1), parent.children.gone()).await.is_err(), "it is waited for");
+    assert!(child.completions.try_recv().is_err(), "the reads are still under way");
+    parent.gate.hold(false);
+    for _ in 0..2 {
+        let completion = child.completions.recv_timeout(LONG).expect("in time");
+        completion.result.expect("read to its end");
+    }
+    drop(child.handle);
+    in_time(parent.children.gone()).await;
+}
+
+#[tokio::test]
+async fn a_child_that_stays_after_the_farewell_is_granted_nothing_more() {
+    let expiry = Duration::from_millis(300);
+    let parent = ParentPeer::start(expiry).await;
+    let mut child = RawChild::open(parent.address, RawChild::hello()).await;
+    while !matches!(child.hear().await, Some(Heard::Have(_))) {}
+    parent.children.say_farewell();
+    while !matches!(child.hear().await, Some(Heard::Farewell(_))) {}
+    let renewal = ChildToParent { kind: Some(Said::Renewal(GrantRenewal {})) };
+    child.outgoing.send(renewal).await.expect("it listens");
+    assert_eq!(child.refusal().await, "the grant expired without a renewal");
+    in_time(parent.children.gone()).await;
+}
+
+#[tokio::test]
+async fn a_parent_that_stays_after_its_farewell_is_left_when_its_grant_ends() {
+    let (_tcp, _, mut says) = honest().await;
+    let Heard::Grant(grant) = &mut says[1] else { panic!("a grant") };
+    grant.expires_ms = 300;
+    says.push(Heard::Farewell(Farewell { reason: "bye".to_owned() }));
+    let mut child = ChildLink::open(serve_lies(says).await);
+    let grant = child.up().await;
+    child.leaving().await;
+    assert!(!grant.link.is_closed(), "reads may end");
+    assert_eq!(child.down().await, "the grant expired");
+    closed(&grant.link).await;
 }
 
 #[tokio::test]
@@ -543,7 +641,6 @@ async fn what_a_parent_says_later_is_checked_too() {
             "`runs`",
         ),
         (Heard::Refusal(Refusal { reason: "not\nyou".to_owned() }), "the peer refused: notyou"),
-        (Heard::Farewell(Farewell { reason: "bye".to_owned() }), "the peer leaves: bye"),
         // A grant that answers no request would move the expiry as often as the parent likes.
         (Heard::Grant(Grant::default()), "`grant`"),
     ];

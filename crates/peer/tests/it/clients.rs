@@ -24,7 +24,7 @@ use wire::local::{
 };
 
 use crate::{
-    origin::{Gate, Holding, Origin, Reply},
+    origin::{Gate, Holding, Origin, Read, Reply},
     support::{Model, PATIENCE, nobody_listens, pattern},
 };
 
@@ -55,7 +55,7 @@ impl Alone {
         };
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move { peer.run(async { drop(ended.await) }).await.unwrap() });
+        let task = tokio::spawn(async move { drop(peer.run(async { drop(ended.await) }).await.unwrap()) });
         Self { top, socket, task, end }
     }
 
@@ -232,6 +232,90 @@ async fn credentials_are_each_clients_own() {
     second.unwrap();
     model.assert_in(&peer.output("rich"));
     assert!(!peer.output("poor").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
+async fn of_five_clients_at_once_only_the_one_with_a_wrong_login_fails() {
+    let (model, peer) = (Model::of(20), Alone::start().await);
+    let gate = Gate::default();
+    let (held, login) = (gate.clone(), "Basic cmljaDpzZWNyZXQ="); // rich:secret
+    let pass = move |_: &Read<'_>, reply| {
+        held.pass();
+        reply
+    };
+    let origin = Origin::guarded(Holding::of(&model), login, pass).await;
+    let watches = [(); 4].map(|()| PullWatch::new());
+    let outputs = ["a", "b", "c", "d"];
+    let pulls = outputs.iter().zip(&watches).map(|(output, watch)| {
+        peer.pull((origin.reference(), basic("rich")), output, (LinkMode::Auto, watch))
+    });
+    let nobody = PullWatch::new();
+    let others = async {
+        let as_poor = (origin.reference(), basic("poor"));
+        let error = peer.pull(as_poor, "poor", (LinkMode::Auto, &nobody)).await.unwrap_err();
+        // The others wait for the same bytes by then.
+        crate::support::until(|| watches.iter().all(|watch| watch.progress().total > 0)).await;
+        gate.open();
+        error
+    };
+    let (reports, error) = tokio::join!(futures_util::future::join_all(pulls), others);
+    assert_eq!(error.class(), ErrorClass::Failed);
+    assert!(error.hint().is_some_and(|hint| hint.contains("login")), "{error:?}");
+    assert!(!peer.output("poor").exists());
+    for (output, report) in outputs.iter().zip(reports) {
+        let report = report.unwrap();
+        assert_eq!(report.origin_bytes, model.bytes(), "all tell of the one transfer");
+        model.assert_in(&peer.output(output));
+    }
+    assert!(origin.asked() <= model.bytes(), "{} of {}", origin.asked(), model.bytes());
+}
+
+/// What a client hears that connects to a peer of another version, or one that says these frames.
+async fn connect_to(says: Vec<Told>) -> PeerError {
+    let top = tempfile::tempdir().unwrap();
+    let socket = top.path().join("peer.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let daemon = tokio::spawn(async move {
+        let mut stream = LocalStream::new(listener.accept().await.unwrap().0);
+        stream.recv::<ClientFrame>().await.unwrap();
+        for kind in says {
+            stream.send(&DaemonFrame { kind: Some(kind) }).await.unwrap();
+        }
+    });
+    let error = timeout(PATIENCE, LocalPeer::connect(&socket)).await.expect("in time").unwrap_err();
+    daemon.await.unwrap();
+    error
+}
+
+fn told_in_full(error: &PeerError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    format!("{}; hint: {}", causes.join(": "), error.hint().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_and_clients_of_other_versions_say_so_to_one_another() {
+    let hint = "run the same version of modelctl as the peer, or pull with `--peer none`";
+    // A peer that tells its own version, and leaves it to the client to judge.
+    for version in [0, 2] {
+        let hello = Hello { protocol_version: version, ..Hello::default() };
+        let said = told_in_full(&connect_to(vec![Told::Hello(hello)]).await);
+        let expected = format!("the other side speaks protocol version {version}, this one speaks 1");
+        assert!(said.contains(&expected) && said.ends_with(hint), "{said}");
+    }
+    // This one's own words to a client of another version, which that client has to understand.
+    let peer = Alone::start().await;
+    for version in [0, 99] {
+        let mut client = LocalStream::connect(&peer.socket).await.unwrap();
+        client.send(&hello(version)).await.unwrap();
+        let Some(Told::Failure(failure)) = hears(&mut client).await else { panic!("a failure") };
+        assert!(hears(&mut client).await.is_none(), "that is the end");
+        let said = told_in_full(&connect_to(vec![Told::Failure(failure)]).await);
+        let expected =
+            format!("the local peer speaks protocol version 1, this client {version}; hint: {hint}");
+        assert_eq!(said, expected);
+    }
+    peer.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

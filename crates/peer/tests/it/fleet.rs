@@ -14,7 +14,7 @@ use modelpack::{
     reference::{LayoutReference, Reference},
 };
 use peer::{
-    ErrorClass, LocalPeer, Peer, PeerOptions, PeerSecurity, PullReport, PullRequest, PullWatch, Seed,
+    Blamed, ErrorClass, LocalPeer, Peer, PeerOptions, PeerSecurity, PullReport, PullRequest, PullWatch, Seed,
 };
 use registry::Access;
 use store::LinkMode;
@@ -86,7 +86,7 @@ impl Fleet {
         let socket = options.socket.clone();
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move { peer.run(async { drop(ended.await) }).await.unwrap() });
+        let task = tokio::spawn(async move { drop(peer.run(async { drop(ended.await) }).await.unwrap()) });
         Running { socket, task, _end: end }
     }
 
@@ -330,7 +330,7 @@ fn damage(store: &Path, change: impl Fn(&File)) {
 }
 
 /// One peer has the model, which is damaged then; the other pulls.
-async fn pull_beside_damage(change: impl Fn(&File)) {
+async fn pull_beside_damage(change: impl Fn(&File)) -> Vec<Blamed> {
     let model = Model::of(20);
     let origin = Origin::honest(Holding::of(&model)).await;
     let fleet = Fleet::start(2).await;
@@ -340,16 +340,21 @@ async fn pull_beside_damage(change: impl Fn(&File)) {
     model.assert_in(&fleet.output(1));
     assert!(report.origin_bytes > 0, "what the parent cannot give comes from the origin: {report:?}");
     assert!(report.elapsed < Duration::from_secs(20), "without waiting for the scheduler: {report:?}");
+    report.blamed
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_whose_file_was_damaged_is_blamed_and_left() {
-    pull_beside_damage(|file| file.write_all_at(&[0; 9], 5 << 20).unwrap()).await;
+    let blamed = pull_beside_damage(|file| file.write_all_at(&[0; 9], 5 << 20).unwrap()).await;
+    let [Blamed { peer, reason }] = blamed.as_slice() else { panic!("{blamed:?}") };
+    assert!(peer.starts_with("peer-0 at 127.0.0.1:"), "{peer}");
+    assert_eq!(reason, "it sent wrong bytes of `model.bin`");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_whose_file_was_cut_is_left() {
-    pull_beside_damage(|file| file.set_len(0).unwrap()).await;
+    let blamed = pull_beside_damage(|file| file.set_len(0).unwrap()).await;
+    assert_eq!(blamed, [], "it gave nothing wrong");
 }
 
 /// A peer with a thread of its own, which stops it like a SIGSTOP: the kernel accepts for it, and nobody answers.

@@ -1,7 +1,7 @@
 //! Fleets that pull what another tool published: no BLAKE3 root, so that no single piece is proved.
 
 use modelpack::digest::Sha256Digest;
-use peer::ErrorClass;
+use peer::{Blamed, ErrorClass};
 
 use crate::{
     fleet::Fleet,
@@ -67,6 +67,13 @@ async fn a_reader_whose_origin_is_wrong_spoils_nothing_and_is_found_out() {
         reports.push(report);
     }
     assert!(asked * 100 <= model.bytes() * 205, "{asked} of {}: {reports:?}", model.bytes());
+    // Whoever repaired it knows who was wrong; the relays are not.
+    let blamed: Vec<_> = reports.iter().flat_map(|report| &report.blamed).collect();
+    assert!(!blamed.is_empty(), "{reports:?}");
+    for Blamed { peer, reason } in blamed {
+        assert!(peer.starts_with("peer-0 at "), "{peer}");
+        assert!(reason.ends_with(" wrong bytes of `model.bin`"), "{reason}");
+    }
     match liar.await.unwrap() {
         // The others gave it the right bytes.
         Ok(_) => model.assert_in(&fleet.output(0)),

@@ -117,9 +117,29 @@ impl Origin {
         holding: Holding,
         fault: impl Fn(&Read<'_>, Reply) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::start(holding, None, fault).await
+    }
+
+    /// One that answers nothing to whoever does not show this `Authorization`.
+    pub(crate) async fn guarded(
+        holding: Holding,
+        login: &'static str,
+        fault: impl Fn(&Read<'_>, Reply) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(holding, Some(login), fault).await
+    }
+
+    async fn start(
+        holding: Holding,
+        login: Option<&'static str>,
+        fault: impl Fn(&Read<'_>, Reply) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let (count, sent) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
         let bytes = Arc::clone(&sent);
         let server = FaultServer::start(move |seen| {
+            if login.is_some_and(|login| seen.header("authorization") != Some(login)) {
+                return Reply::status(401).header("WWW-Authenticate", "Basic realm=\"models\"");
+            }
             let reply = holding.answer(seen);
             let digest = seen.path.rsplit('/').next().unwrap();
             match holding.blobs.get(digest) {

@@ -112,6 +112,18 @@ pub struct Done {
     pub bound_seconds: f64,
     #[prost(string, tag = "8")]
     pub bounded_by: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "9")]
+    pub blamed: ::prost::alloc::vec::Vec<Blamed>,
+}
+/// A peer that gave, or vouched for, other bytes than the manifest's. They were refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Blamed {
+    /// its name and address, for people
+    #[prost(string, tag = "1")]
+    pub peer: ::prost::alloc::string::String,
+    /// what it did
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failure {

@@ -411,7 +411,7 @@ pub mod parent_to_child {
         /// then the stream ends
         #[prost(message, tag = "4")]
         Refusal(super::Refusal),
-        /// the parent leaves: no new reads, go elsewhere
+        /// the parent leaves: no new reads, go elsewhere; those that are out may end
         #[prost(message, tag = "5")]
         Farewell(super::Farewell),
     }
