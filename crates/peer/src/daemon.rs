@@ -126,8 +126,7 @@ impl Peer {
         let membership = Membership { schedulers: schedulers.clone(), name, nic_rate };
         let mut present = presence.begin((!schedulers.is_empty()).then_some(membership));
         if let Some(face) = face {
-            let watch = present.watch();
-            present.spawn(async move { match telemetry::serve(face, watch).await {} });
+            present.show_on(face);
         }
         let conversations = Clients::new(Arc::clone(present.node()), store, schedulers);
         let leaves = present.children().told();

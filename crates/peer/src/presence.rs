@@ -162,10 +162,16 @@ impl Present {
         &self.children
     }
 
-    /// It, as whoever watches it reads it.
-    pub(crate) fn watch(&self) -> Arc<Watch> {
+    /// Shows its numbers there until it ends, also while it leaves.
+    pub(crate) fn show_on(&mut self, face: TcpListener) {
         let (node, children, data) = (Arc::clone(&self.node), self.children.clone(), self.data.clone());
-        Arc::new(Watch { node, children, data })
+        let (watch, stopped) = (Arc::new(Watch { node, children, data }), self.stopped());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                never = telemetry::serve(face, watch) => match never {},
+                () = stopped => {}
+            }
+        });
     }
 
     /// Ready when it ends, be it by a drop.

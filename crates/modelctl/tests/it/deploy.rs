@@ -55,6 +55,14 @@ fn units_start_commands_that_exist() {
     }
 }
 
+/// systemd cannot look into the arguments of openat2(2), and takes the whole call away with this setting. The store
+/// opens its files by it.
+#[test]
+fn the_peers_unit_leaves_it_the_call_that_its_store_needs() {
+    let unit = read("systemd/modelctl-peer.service");
+    assert!(!unit.lines().any(|line| line.starts_with("RestrictSUIDSGID=")), "{unit}");
+}
+
 #[test]
 fn the_container_starts_a_command_that_exists() {
     let file = read("Containerfile");

@@ -224,7 +224,13 @@ fn who_may_not_ask_or_asks_nobody_is_told_what_to_do() {
     hanging.process.signal(Signal::STOP);
     let [keyed, open, hanging] =
         [&keyed, &open, &hanging].map(|scheduler| format!("http://{}", scheduler.listening));
+    let peer = ["peer", "--store", "lone", "--socket", "lone.sock"];
+    let _lone = Shown::start(&scratch, &peer);
+    let peer = ["peer", "--store", "member", "--socket", "member.sock", "--scheduler", &keyed];
+    let _member = Shown::start(&scratch, &[&peer[..], &["--fleet-key", "fleet.key"]].concat());
     let lines: &[(&str, &[&str])] = &[
+        ("--peer unix:lone.sock", &["--peer", "unix:lone.sock"]),
+        ("--peer unix:member.sock", &["--peer", "unix:member.sock"]),
         ("--peer none", &["--peer", "none"]),
         ("--peer unix:none.sock", &["--peer", "unix:none.sock"]),
         ("--scheduler ABSENT", &["--scheduler", "http://127.0.0.1:1"]),
