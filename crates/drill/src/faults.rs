@@ -81,6 +81,8 @@ pub(crate) struct Fault {
     /// The peers that it hits; the others are healthy.
     pub(crate) hit: &'static [usize],
     pub(crate) ends: Ends,
+    /// How many seconds longer than without a fault the healthy pulls may take, where that is judged.
+    pub(crate) extra_s_max: Option<f64>,
     /// What is done in the middle of the broadcast.
     pub(crate) begin: Act,
     /// What is done when the healthy pulls are done.
@@ -116,10 +118,22 @@ const NONE: Fault = Fault {
     reads: Reads::Once,
     hit: &[],
     ends: Ends::Well,
+    extra_s_max: None,
     begin: None,
     heal: None,
     check: None,
 };
+
+impl Fault {
+    /// Judges how long the healthy pulls took, beside those of the broadcast without a fault.
+    pub(crate) fn judge_time(&self, seconds: f64, seconds_without: f64) -> Result<(), String> {
+        let extra = seconds - seconds_without;
+        match self.extra_s_max.filter(|max| extra > *max) {
+            Some(max) => Err(format!("the healthy pulls took {extra:.1} s longer, which is over {max} s")),
+            None => Ok(()),
+        }
+    }
+}
 
 /// All faults in the order in which they are played; the first is the one that others are compared with.
 pub(crate) fn all() -> Vec<Fault> {

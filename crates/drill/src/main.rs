@@ -139,6 +139,10 @@ fn play(cli: &Cli, (faults, with_capture): &(Vec<Fault>, bool)) -> anyhow::Resul
             Err(why) => (Err(format!("{why:#}")), None),
         };
         let seconds = outcome.as_ref().map(|it| it.seconds);
+        let verdict = match seconds.zip(seconds_without) {
+            Some((with, without)) => verdict.and_then(|what| fault.judge_time(with, without).map(|()| what)),
+            None => verdict,
+        };
         let origin = outcome.map(|it| (fault.reads, it.origin_x));
         let row = Row { name: fault.name, verdict, seconds, seconds_without, origin };
         tell(&row.to_string());
