@@ -153,7 +153,7 @@ fn a_holder_that_gives_nothing_is_found_out_and_the_origin_is_read_once() {
         ("silent, seed", seed.clone(), 8, 1.02),
         ("silent, seed, no scheduler", [seed.clone(), vec![gone(50)]].concat(), 8, 2.0),
         ("silent, registry, no scheduler", vec![silent, gone(50)], 8, 2.0),
-        ("silent, seed, many", seed, 40, 1.02),
+        ("silent, seed, many", seed, 24, 1.02),
     ];
     for (name, faults, nodes, copies_max) in cases {
         let options = fleet(nodes, faults);
