@@ -138,8 +138,8 @@ impl Peer {
     }
 }
 
-/// Listens on the local socket, which only its owner and the members of its group, if it has one, may use. A socket that nobody answers on is left from a process
-/// that died, and is replaced.
+/// Listens on the local socket, which only its owner may use, and the members of its group if it has one. A socket
+/// that nobody answers on is left from a process that died, and is replaced.
 fn listen_locally(options: &PeerOptions) -> Result<UnixListener, PeerError> {
     let socket = &options.socket;
     let failed = |source| PeerError::Listen { address: socket.display().to_string(), source };

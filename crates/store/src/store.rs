@@ -76,7 +76,7 @@ pub struct Store {
     kind: FsKind,
     /// Held while `index.json` or a record is rewritten.
     writing: Mutex<()>,
-    _lock: DirLock,
+    _locks: [DirLock; 2],
 }
 
 /// A blob as it was when it was proved.
@@ -102,6 +102,8 @@ impl Store {
         let dir = Dir::open(dir).inspect_err(|_| crate::landing::remove_dirs(&made))?;
         let lock = DirLock::acquire(&dir, LOCK_NAME)?;
         index::make_layout(&dir)?;
+        // Whoever writes it as a layout (`LayoutWriter`) takes this one, and would have the index rewritten under it.
+        let layout_lock = DirLock::acquire(&dir, index::LAYOUT_NAME)?;
         Ok(Self {
             sha256: dir.make("blobs/sha256")?,
             blake3: dir.make("blobs/blake3")?,
@@ -114,7 +116,7 @@ impl Store {
             kind: dir.kind()?,
             dir,
             writing: Mutex::new(()),
-            _lock: lock,
+            _locks: [lock, layout_lock],
         })
     }
 

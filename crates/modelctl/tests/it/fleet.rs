@@ -333,7 +333,11 @@ fn a_store_and_a_socket_belong_to_one_peer() {
     let refused = [("a", "b.sock"), ("b", "a.sock")].map(|(store, socket)| {
         format!("$ modelctl peer --store {store} --socket {socket}\n{}", start(store, socket).failure())
     });
-    assert_said!(refused.join("\n"));
+    scratch.write_model("model");
+    let build = scratch.run(&["build", "model", "-t", "oci:a:v1"]);
+    assert_said!(
+        [&refused[..], &[format!("$ modelctl build model -t oci:a:v1\n{build}")]].concat().join("\n")
+    );
     assert!(scratch.path("a.sock").exists());
 
     first.kill();

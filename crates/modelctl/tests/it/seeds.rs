@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     running::Running,
-    support::{PATIENCE, Registry, Scratch, assert_said, until},
+    support::{PATIENCE, Registry, Scratch, assert_said, skip, until},
 };
 
 /// A scheduler, and the scratch directory of its peers.
@@ -209,8 +209,7 @@ fn members_of_a_group_may_use_a_socket() {
     assert_said!(start("no-such-group").failure());
     assert!(!scratch.path("p.sock").exists());
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root may give a socket to any group");
-        return;
+        return skip("only root may give a socket to any group");
     }
     fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     for group in ["daemon", "1"] {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -298,6 +298,16 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Says why a test does nothing on this machine; `scripts/test` counts it as skipped.
+pub(crate) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+    if let Some(list) = std::env::var_os("MODELCAST_SKIPPED") {
+        let mut list = fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
+        // In one write, as other tests write there at the same time.
+        list.write_all(format!("skipped: {}\n", why.replace('\n', " ")).as_bytes()).unwrap();
+    }
+}
+
 /// A tmpfs of its own, unmounted at the end.
 pub(crate) struct Mount {
     pub(crate) dir: tempfile::TempDir,
@@ -312,7 +322,7 @@ impl Mount {
         match mount {
             Ok(output) if output.status.success() => Some(Self { dir }),
             other => {
-                eprintln!("skipped: cannot mount a tmpfs here: {other:?}");
+                skip(&format!("cannot mount a tmpfs here: {other:?}"));
                 None
             }
         }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use ::store::{BlobIdentity, ErrorClass, Store, StoreError};
+use ::store::{BlobIdentity, ErrorClass, LayoutWriter, Store, StoreError};
 use modelpack::{digest::Sha256Digest, layout::BlobIndex};
 
 use crate::support::{Artifact, TWO_PIECES, pattern};
@@ -273,4 +273,16 @@ fn no_tree_is_computed_of_bytes_that_are_not_the_blobs() {
     file.set_modified(modified).unwrap();
     assert_eq!(store.compute_tree(&blob).unwrap_err().class(), ErrorClass::Integrity);
     assert!(store.tree(blob.size, blob.root.unwrap()).is_none());
+}
+
+#[test]
+fn a_store_that_is_open_is_no_layout_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = LayoutWriter::open(dir.path()).unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(StoreError::Busy { .. })));
+    drop(writer);
+    let store = Store::open(dir.path()).unwrap();
+    assert!(matches!(LayoutWriter::open(dir.path()), Err(StoreError::Busy { .. })));
+    drop(store);
+    LayoutWriter::open(dir.path()).unwrap();
 }

@@ -1,6 +1,8 @@
 //! Small artifacts with known bytes, and mounts that end with their test.
 
 use std::{
+    fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -125,7 +127,7 @@ impl Artifact {
     /// Every path has the bytes of its blob.
     pub(crate) fn assert_published(&self, dir: &Path) {
         for file in &self.contents.files {
-            let found = std::fs::read(dir.join(&file.path)).unwrap();
+            let found = fs::read(dir.join(&file.path)).unwrap();
             assert!(found == self.bytes[file.blob.0 as usize], "{} differs", file.path);
         }
     }
@@ -136,19 +138,29 @@ pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut found = Vec::new();
     let mut open = vec![dir.to_path_buf()];
     while let Some(at) = open.pop() {
-        for entry in std::fs::read_dir(at).unwrap() {
+        for entry in fs::read_dir(at).unwrap() {
             let path = entry.unwrap().path();
             if path.symlink_metadata().unwrap().is_dir() {
                 open.push(path.clone());
                 found.push((path, None));
             } else {
-                let bytes = std::fs::read(&path).unwrap_or_default();
+                let bytes = fs::read(&path).unwrap_or_default();
                 found.push((path, Some(bytes)));
             }
         }
     }
     found.sort();
     found
+}
+
+/// Says why a test does nothing on this machine; `scripts/test` counts it as skipped.
+pub(crate) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+    if let Some(list) = std::env::var_os("MODELCAST_SKIPPED") {
+        let mut list = fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
+        // In one write, as other tests write there at the same time.
+        list.write_all(format!("skipped: {}\n", why.replace('\n', " ")).as_bytes()).unwrap();
+    }
 }
 
 /// A tmpfs of its own size, unmounted at the end.
@@ -165,7 +177,7 @@ impl Mount {
         match done {
             Ok(output) if output.status.success() => Some(Self { dir }),
             other => {
-                eprintln!("skipped: cannot mount a tmpfs here: {other:?}");
+                skip(&format!("cannot mount a tmpfs here: {other:?}"));
                 None
             }
         }
