@@ -10,13 +10,18 @@ use std::{
 };
 
 use anyhow::Context as _;
+use modelpack::digest::Sha256Digest;
 use serde_json::{Value, json};
 
 /// How many shards the weights have.
 const SHARDS: u64 = 4;
 
-/// One piece of a blob in bytes: a constant of the protocol.
-pub(crate) const PIECE_BYTES: u64 = 1 << 20;
+/// Where a layout lists its artifacts, and under what it says their tags.
+const INDEX: &str = "index.json";
+const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+
+/// Where a layer's descriptor states its BLAKE3.
+const ROOT_ANNOTATION: &str = "org.modelcast.blake3";
 
 /// Bytes and BLAKE3 of a file.
 pub(crate) type FileProof = (u64, blake3::Hash);
@@ -110,47 +115,58 @@ pub(crate) struct Blob {
 pub(crate) struct Artifact {
     /// SHA-256 of the manifest.
     pub(crate) id: [u8; 32],
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) config: Vec<u8>,
     /// Its distinct blobs in order of first mention.
     pub(crate) blobs: Vec<Blob>,
 }
 
 impl Artifact {
-    /// Reads the layout `dir`, in which exactly one manifest is a model.
-    pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
-        let parse = |path: &Path| -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
-        let index = parse(&dir.join("index.json"))?;
+    /// Reads the artifact of that tag in the layout `dir`.
+    pub(crate) fn read(dir: &Path, tag: &str) -> anyhow::Result<Self> {
+        let index = json_of(&dir.join(INDEX))?;
         let manifests = index["manifests"].as_array().context("an index lists manifests")?;
-        let is_tagged =
-            |entry: &&Value| entry["annotations"]["org.opencontainers.image.ref.name"].as_str() == Some(TAG);
+        let is_tagged = |entry: &&Value| entry["annotations"][TAG_ANNOTATION].as_str() == Some(tag);
         let entry = manifests.iter().find(is_tagged).context("the layout has the artifact")?;
-        let digest = |entry: &Value| -> anyhow::Result<String> {
-            let digest = entry["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
-            Ok(digest.context("a digest is SHA-256")?.to_owned())
-        };
-        let blob = |hex: &str| dir.join("blobs/sha256").join(hex);
-        let hex = digest(entry)?;
-        let manifest = parse(&blob(&hex))?;
+        let hex = hex_of(entry)?;
+        let raw = fs::read(blob_path(dir, &hex))?;
+        let manifest: Value = serde_json::from_slice(&raw)?;
+        let config = fs::read(blob_path(dir, &hex_of(&manifest["config"])?))?;
         let mut id = [0; 32];
         hex::decode_to_slice(&hex, &mut id)?;
         let (mut seen, mut blobs) = (Vec::new(), Vec::new());
         for layer in manifest["layers"].as_array().context("a manifest lists layers")? {
-            let hex = digest(layer)?;
+            let hex = hex_of(layer)?;
             if !seen.contains(&hex) {
                 let bytes = layer["size"].as_u64().context("a layer has a size")?;
-                blobs.push(Blob { path: blob(&hex), bytes });
+                blobs.push(Blob { path: blob_path(dir, &hex), bytes });
                 seen.push(hex);
             }
         }
-        Ok(Self { id, blobs })
+        Ok(Self { id, manifest: raw, config, blobs })
+    }
+
+    /// Adds to its layout what another tool would have published: the same without BLAKE3 roots.
+    pub(crate) fn add_without_roots(&self, dir: &Path, tag: &str) -> anyhow::Result<()> {
+        let mut manifest: Value = serde_json::from_slice(&self.manifest)?;
+        for layer in manifest["layers"].as_array_mut().context("a manifest lists layers")? {
+            let annotations = layer["annotations"].as_object_mut().context("a layer has annotations")?;
+            annotations.remove(ROOT_ANNOTATION).context("a layer states its root")?;
+        }
+        let raw = manifest.to_string().into_bytes();
+        let digest = Sha256Digest::of(&raw);
+        fs::write(blob_path(dir, &digest.hex()), &raw)?;
+        let mut index = json_of(&dir.join(INDEX))?;
+        let entry = json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest.to_string(),
+            "size": raw.len(), "annotations": { TAG_ANNOTATION: tag },
+        });
+        index["manifests"].as_array_mut().context("an index lists manifests")?.push(entry);
+        Ok(fs::write(dir.join(INDEX), index.to_string())?)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
         self.blobs.iter().map(|blob| blob.bytes).sum()
-    }
-
-    pub(crate) fn pieces(&self) -> u32 {
-        let pieces: u64 = self.blobs.iter().map(|blob| blob.bytes.div_ceil(PIECE_BYTES)).sum();
-        u32::try_from(pieces).unwrap_or(u32::MAX)
     }
 
     /// Its digest in a reference.
@@ -159,5 +175,15 @@ impl Artifact {
     }
 }
 
-/// The tag under which artifacts are published.
-pub(crate) const TAG: &str = "v1";
+fn json_of(path: &Path) -> anyhow::Result<Value> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+fn hex_of(descriptor: &Value) -> anyhow::Result<String> {
+    let digest = descriptor["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+    Ok(digest.context("a digest is SHA-256")?.to_owned())
+}
+
+fn blob_path(dir: &Path, hex: &str) -> PathBuf {
+    dir.join("blobs/sha256").join(hex)
+}

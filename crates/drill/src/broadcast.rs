@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::{
@@ -41,7 +41,7 @@ pub(crate) struct Outcome {
 impl Broadcast {
     /// Starts all pulls.
     pub(crate) fn start(fleet: &Fleet<'_>) -> anyhow::Result<Self> {
-        let outputs = (0..PEERS).map(|peer| fleet.site.output(peer)).collect();
+        let outputs = (0..PEERS).map(|peer| fleet.site().output(peer)).collect();
         let watch = Watch::begin(outputs);
         let begin = Instant::now();
         let mut pulls = Vec::new();
@@ -103,13 +103,15 @@ impl Broadcast {
             said.push(is_done.then_some(end));
         }
         self.watch.end();
-        for (peer, said) in said.into_iter().enumerate() {
-            let source = &fleet.model.source;
-            let judged = self.watch.judge(&fleet.site.output(peer), source, said);
-            judged.with_context(|| format!("the output of peer {}", peer + 1))?;
-            judge_store(fleet, peer).with_context(|| format!("the store of peer {}", peer + 1))?;
-        }
-        Ok(())
+        let watch = &self.watch;
+        // Side by side: hashing every output and store is most of what is left of a fault's time.
+        thread::scope(|scope| {
+            let judges: Vec<_> = (0..)
+                .zip(said)
+                .map(|(peer, said)| scope.spawn(move || judge_peer(watch, fleet, peer, said)))
+                .collect();
+            judges.into_iter().try_for_each(|judge| judge.join().map_err(|_| anyhow!("a judge panicked"))?)
+        })
     }
 
     /// Bytes that pulls say came from the origin, whether or not they ended well.
@@ -133,15 +135,21 @@ fn failure(pull: &mut Process) -> Option<String> {
     Some(format!("{} failed with {}: {}", pull.name, ending(status), pull.last_words()))
 }
 
+fn judge_peer(watch: &Watch, fleet: &Fleet<'_>, peer: usize, said: Option<Instant>) -> anyhow::Result<()> {
+    let judged = watch.judge(&fleet.site().output(peer), &fleet.model().source, said);
+    judged.with_context(|| format!("the output of peer {}", peer + 1))?;
+    judge_store(fleet, peer).with_context(|| format!("the store of peer {}", peer + 1))
+}
+
 /// Whatever has the name of one of the artifact's blobs in a store is that blob.
 fn judge_store(fleet: &Fleet<'_>, peer: usize) -> anyhow::Result<()> {
-    let blobs = fleet.site.dir.join(format!("peer{}/store/blobs", peer + 1));
+    let blobs = fleet.site().dir.join(format!("peer{}/store/blobs", peer + 1));
     if !blobs.exists() {
         return Ok(());
     }
     for path in artifact::files_below(&blobs)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(expected) = fleet.model.names.get(name) {
+        if let Some(expected) = fleet.model().names.get(name) {
             let found = artifact::hash(&path);
             // A blob gets its SHA-256 name in place of its BLAKE3 name once that is computed.
             if found.is_err() && !path.exists() {

@@ -20,8 +20,9 @@ use crate::{
     broadcast::Broadcast,
     doubles::Behaviour,
     fleet::{Cast, Data, Fleet},
+    model::Model,
     process::Process,
-    site::{Model, PEERS, Site},
+    site::{PEERS, Site},
 };
 
 /// The model of a capture: small, since every byte of it crosses the bridge once a peer.

@@ -2,9 +2,11 @@
 //!
 //! Owns: what each does wrong, their process from start to end. Does not own: what honest peers make of it.
 //!
-//! A double joins as a holder of the whole artifact, so that plans make it a parent, and serves links by hand.
+//! A double joins as a holder of the whole artifact, so that plans make it a parent, or as one that can read the origin,
+//! and serves links by hand.
 
 mod exports;
+mod reader;
 mod service;
 mod session;
 
@@ -19,15 +21,18 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use identity::{FleetKey, Identity, Security};
+use identity::{FleetKey, Identity, ReaderKey, Security};
+use modelpack::layout::PieceLayout;
 use serde_json::json;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use transport::{Exports, tcp};
 
+use self::reader::Claims;
 use crate::artifact::Artifact;
 
 /// Threads of the data plane: a silent double holds one a read for ever, and so many reads it can be asked at once.
@@ -46,6 +51,8 @@ pub(crate) enum Behaviour {
     Silent,
     /// Serves rightly and says of every other peer that it sent wrong bytes
     Accuser,
+    /// Reads the origin for others, vouches for other bytes than are there, and serves those
+    LyingReader,
 }
 
 /// Be a misbehaving peer
@@ -69,17 +76,23 @@ pub(crate) struct DoubleArgs {
     /// The layout whose artifact it pretends to have
     #[arg(long)]
     pub(crate) layout: PathBuf,
+    /// The artifact's tag there
+    #[arg(long)]
+    pub(crate) tag: String,
 }
 
 /// What the parts of a double share.
 pub(crate) struct Double {
     pub(crate) behaviour: Behaviour,
-    pub(crate) id: [u8; 16],
+    /// What it vouches with, and its name.
+    pub(crate) key: ReaderKey,
     pub(crate) control_address: String,
     pub(crate) schedulers: Vec<String>,
     pub(crate) control: Security,
     pub(crate) is_data_encrypted: bool,
     pub(crate) artifact: Artifact,
+    pub(crate) layout: PieceLayout,
+    pub(crate) claims: watch::Sender<Claims>,
     pub(crate) tcp: tcp::Server,
     /// Of each blob.
     pub(crate) handles: Vec<u64>,
@@ -110,7 +123,7 @@ pub(crate) fn run(args: &DoubleArgs) -> anyhow::Result<()> {
         let listener = TcpListener::bind(args.listen).await?;
         let serving = tokio::spawn(service::serve(listener, Arc::clone(&double)));
         let session = tokio::spawn(session::run(Arc::clone(&double)));
-        say(&json!({ "listening": double.control_address, "peer": hex::encode(double.id) }))?;
+        say(&json!({ "listening": double.control_address, "peer": hex::encode(double.key.id()) }))?;
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
@@ -129,7 +142,7 @@ impl Double {
     async fn new(args: &DoubleArgs) -> anyhow::Result<Self> {
         let control = Security::Fleet(Identity::new(&FleetKey::load(&args.fleet_key)?)?);
         let data = if args.data_plain { Security::Plain } else { control.clone() };
-        let artifact = Artifact::read(&args.layout)?;
+        let artifact = Artifact::read(&args.layout, &args.tag)?;
         let seen = Arc::new(Seen::default());
         let exports = Exports::new();
         let mut handles = Vec::new();
@@ -137,16 +150,21 @@ impl Double {
             handles.push(exports.register(exports::export(args.behaviour, blob, Arc::clone(&seen))?));
         }
         let tcp = tcp::Server::bind(SocketAddr::new(args.listen.ip(), 0), exports, data).await?;
-        let mut id = [0; 16];
-        id.copy_from_slice(&FleetKey::generate()?.fleet_name().to_le_bytes().repeat(2));
+        let layout = PieceLayout::new(artifact.blobs.iter().map(|blob| blob.bytes).collect())?;
+        let claims = match args.behaviour {
+            Behaviour::LyingReader => Claims::default(),
+            _ => Claims::everything(&layout),
+        };
         Ok(Self {
             behaviour: args.behaviour,
-            id,
+            key: ReaderKey::generate()?,
             control_address: args.listen.to_string(),
             schedulers: args.scheduler.clone(),
             control,
             is_data_encrypted: !args.data_plain,
             artifact,
+            layout,
+            claims: watch::Sender::new(claims),
             tcp,
             handles,
             seen,
@@ -159,7 +177,11 @@ impl Double {
     }
 
     fn report(&self) -> serde_json::Value {
+        let claims = self.claims.borrow();
+        let vouched = claims.pieces.iter().filter(|(_, voucher)| voucher.is_some());
+        let vouched_bytes: u64 = vouched.map(|(piece, _)| self.layout.piece_bytes(*piece)).sum();
         json!({
+            "vouched_bytes": vouched_bytes,
             "sent_bytes": self.tcp.sent_bytes(),
             "asked": self.seen.asked.load(Ordering::Relaxed),
             "complaints": self.seen.complaints.load(Ordering::Relaxed),

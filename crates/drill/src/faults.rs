@@ -7,19 +7,26 @@ mod doubles;
 mod peers;
 mod schedulers;
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use anyhow::ensure;
+use serde_json::Value;
 
 use crate::{
     broadcast::{Broadcast, Outcome},
     fleet::{Cast, Fleet},
+    process::LOOK_INTERVAL,
     site::{PEERS, Site},
 };
 
 /// How much of all bytes has arrived when a fault begins, in hundredths.
 const MIDDLE: f64 = 35.0;
 
-/// Origin bytes in artifacts, at most.
-const ORIGIN_X_MAX: f64 = 1.05;
+/// How long what was said may be on its way to a log.
+const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the origin's card may send more than the bytes of blobs: headers of three layers, TLS, trees and manifests.
 const HEADERS_X_MAX: f64 = 1.05;
@@ -38,10 +45,39 @@ pub(crate) enum Ends {
     Never,
 }
 
+/// Who published what is broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Publisher {
+    /// This program, with BLAKE3 roots.
+    Modelctl,
+    /// Another one, without.
+    OtherTool,
+}
+
+/// How often the origin has to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    Once,
+    /// What was read first was wrong.
+    Again,
+}
+
+impl Reads {
+    /// Origin bytes in artifacts, at most.
+    fn x_max(self) -> f64 {
+        match self {
+            Self::Once => 1.05,
+            Self::Again => 2.05,
+        }
+    }
+}
+
 /// One fault.
 pub(crate) struct Fault {
     pub(crate) name: &'static str,
     pub(crate) cast: Cast,
+    pub(crate) publisher: Publisher,
+    pub(crate) reads: Reads,
     /// The peers that it hits; the others are healthy.
     pub(crate) hit: &'static [usize],
     pub(crate) ends: Ends,
@@ -61,6 +97,10 @@ pub(crate) struct Scene<'a> {
     pub(crate) site: &'a Site,
     pub(crate) fleet: Fleet<'a>,
     pub(crate) broadcast: Broadcast,
+    /// What its double reported at its end; null without one.
+    pub(crate) double: Value,
+    /// The scheduler that a fault hit.
+    pub(crate) hit_scheduler: Option<usize>,
 }
 
 /// A fault that is none: where the others differ is what they say.
@@ -72,6 +112,8 @@ const NONE: Fault = Fault {
         double: None,
         clockwork: None,
     },
+    publisher: Publisher::Modelctl,
+    reads: Reads::Once,
     hit: &[],
     ends: Ends::Well,
     begin: None,
@@ -90,9 +132,13 @@ pub(crate) fn all() -> Vec<Fault> {
 
 /// Plays one fault; says how it went and what happened.
 pub(crate) fn play(site: &Site, fault: &Fault) -> anyhow::Result<(Outcome, String)> {
-    let fleet = Fleet::start(site, &site.model, fault.cast)?;
+    let model = match fault.publisher {
+        Publisher::Modelctl => &site.model,
+        Publisher::OtherTool => &site.foreign,
+    };
+    let fleet = Fleet::start(site, model, fault.cast)?;
     let broadcast = Broadcast::start(&fleet)?;
-    let mut scene = Scene { site, fleet, broadcast };
+    let mut scene = Scene { site, fleet, broadcast, double: Value::Null, hit_scheduler: None };
     if let Some(begin) = fault.begin {
         scene.broadcast.wait_for_percent(MIDDLE)?;
         begin(&mut scene)?;
@@ -109,28 +155,60 @@ pub(crate) fn play(site: &Site, fault: &Fault) -> anyhow::Result<(Outcome, Strin
             "a pull ended well that could not"
         ),
     }
-    let origin_x = scene.origin_x()?;
+    if fault.cast.double.is_some() {
+        scene.double = scene.fleet.double_report()?;
+    }
+    let origin_x = scene.origin_x(fault.reads)?;
     scene.broadcast.judge(&scene.fleet)?;
     let what = fault.check.map_or_else(|| Ok(String::new()), |check| check(&mut scene))?;
     Ok((Outcome { seconds, origin_x }, what))
 }
 
 impl Scene<'_> {
-    /// Origin bytes in artifacts by what pulls say, held against what the origin's card has sent.
-    fn origin_x(&self) -> anyhow::Result<f64> {
+    /// Origin bytes in artifacts by what pulls say, held against what the origin's card has sent; and those that a
+    /// double says it has read.
+    fn origin_x(&self, reads: Reads) -> anyhow::Result<f64> {
         let said = in_artifacts(self.broadcast.origin_bytes(), self);
         let sent = in_artifacts(self.fleet.origin_sent()?, self);
-        ensure!(said <= ORIGIN_X_MAX, "pulls read {said:.3} artifacts from the origin");
-        ensure!(sent <= ORIGIN_X_MAX * HEADERS_X_MAX, "the origin's card sent {sent:.3} artifacts");
+        let x = said + in_artifacts(self.reported("vouched_bytes"), self);
+        let max = reads.x_max();
+        ensure!(x <= max, "{x:.3} artifacts were read from the origin");
+        ensure!(sent <= max * HEADERS_X_MAX, "the origin's card sent {sent:.3} artifacts");
         ensure!(
             said >= (sent - TALK_X_MAX) * ACCOUNTED_MIN,
             "the origin sent {sent:.3} artifacts, pulls say {said:.3}"
         );
-        Ok(said)
+        Ok(x)
+    }
+
+    /// A number of the double's report.
+    fn reported(&self, name: &str) -> u64 {
+        self.double[name].as_u64().unwrap_or_default()
+    }
+
+    /// Waits until it is found in the logs, where it may be on its way.
+    fn until_logged(&self, is_found: impl Fn(&Self) -> bool) -> bool {
+        let deadline = Instant::now() + SAID_WITHIN;
+        loop {
+            let is_over = Instant::now() > deadline;
+            if is_found(self) || is_over {
+                return is_found(self);
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes far below 2^52")]
 fn in_artifacts(bytes: u64, scene: &Scene<'_>) -> f64 {
-    bytes as f64 / scene.fleet.model.artifact.bytes() as f64
+    bytes as f64 / scene.fleet.model().artifact.bytes() as f64
+}
+
+fn lines_with(log: &str, words: &str) -> Vec<String> {
+    log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+}
+
+/// What follows a field's name in a line of a log, up to the next space.
+fn word_after<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+    line.split_once(field)?.1.split(' ').next()
 }

@@ -1,36 +1,26 @@
 //! The processes of one fleet: schedulers, an origin, peers, perhaps a double.
 //!
-//! Owns: how each is started and found. Does not own: pulls, faults.
+//! Owns: the order in which they are started, and what is asked of them. Does not own: their command lines (`starter`),
+//! faults.
 
-use std::{
-    fs::{self, OpenOptions},
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod starter;
+
+use std::{fs, time::Duration};
 
 use anyhow::Context as _;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    artifact::TAG,
     doubles::Behaviour,
-    netns::Host,
+    model::Model,
     process::Process,
-    site::{CLOCKED, Model, PEERS, SCHEDULERS, Site, path, without_settings},
+    site::{PEERS, Site},
 };
+use starter::Starter;
 
-const SCHEDULER_PORT: u16 = 7100;
-const PEER_PORT: u16 = 7200;
-const REGISTRY_PORT: u16 = 5000;
-
-/// The library that fakes a process's wall clock.
-const FAKETIME: &[&str] = &[
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/faketime/libfaketimeMT.so.1",
-];
+/// How long a double may take to end.
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// How data links are secured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,13 +51,11 @@ pub(crate) struct Cast {
 /// A fleet that runs. Dropping it kills all of it.
 #[derive(Debug)]
 pub(crate) struct Fleet<'a> {
-    pub(crate) site: &'a Site,
-    pub(crate) model: &'a Model,
-    cast: Cast,
+    starter: Starter<'a>,
     pub(crate) schedulers: Vec<Process>,
     _origin: Process,
     pub(crate) peers: Vec<Process>,
-    pub(crate) double: Option<Process>,
+    double: Option<Process>,
     /// How many bytes the origin's card had sent before.
     sent_before: u64,
 }
@@ -96,8 +84,7 @@ impl<'a> Fleet<'a> {
         for peer in &mut peers {
             peer.ready()?;
         }
-        let mut fleet =
-            Self { site, model, cast, schedulers, _origin: origin, peers, double: None, sent_before };
+        let mut fleet = Self { starter, schedulers, _origin: origin, peers, double: None, sent_before };
         fleet.wait_until_connected()?;
         if let Some(behaviour) = cast.double {
             let active = fleet.active_scheduler()?;
@@ -107,6 +94,15 @@ impl<'a> Fleet<'a> {
             fleet.schedulers[active].logged("name=\"double\"")?;
         }
         Ok(fleet)
+    }
+
+    pub(crate) fn site(&self) -> &'a Site {
+        self.starter.site
+    }
+
+    /// What is broadcast.
+    pub(crate) fn model(&self) -> &'a Model {
+        self.starter.model
     }
 
     /// Until some scheduler has heard of every peer.
@@ -120,8 +116,7 @@ impl<'a> Fleet<'a> {
     /// Starts a scheduler again that has ended.
     pub(crate) fn restart_scheduler(&mut self, number: usize) -> anyhow::Result<()> {
         self.schedulers[number].kill();
-        let starter = Starter { site: self.site, model: self.model, cast: self.cast };
-        self.schedulers[number] = starter.scheduler(number)?;
+        self.schedulers[number] = self.starter.scheduler(number)?;
         self.schedulers[number].ready().map(drop)
     }
 
@@ -136,40 +131,21 @@ impl<'a> Fleet<'a> {
         numbers.filter(|number| peers(number) > 0).max_by_key(peers).context("some scheduler plans")
     }
 
-    /// What a pull names.
-    pub(crate) fn reference(&self) -> String {
-        let starter = Starter { site: self.site, model: self.model, cast: self.cast };
-        match self.cast.origin {
-            Origin::Seed => format!("fleet:{}", self.model.artifact.digest()),
-            Origin::Registry => starter.registry_reference(),
-        }
-    }
-
     /// Starts a pull through the peer of that number.
     pub(crate) fn pull(&self, peer: usize) -> anyhow::Result<Process> {
-        let output = self.site.output(peer);
-        fs::create_dir_all(output.parent().context("an output has a parent")?)?;
-        let starter = Starter { site: self.site, model: self.model, cast: self.cast };
-        let socket = format!("unix:{}", starter.socket(&format!("peer{}", peer + 1)).display());
-        let mut command = starter.modelctl(&self.site.hosts.peers[peer]);
-        command.args(["pull", &self.reference(), "-o", path(&output), "--peer", &socket, "--json"]);
-        if self.cast.origin == Origin::Registry {
-            command.arg("--plain-http");
-        }
-        Process::start(command, &self.site.logs(), &format!("pull{}", peer + 1))
+        self.starter.pull(peer)
     }
 
     /// What the origin's card has sent since this fleet began.
     pub(crate) fn origin_sent(&self) -> anyhow::Result<u64> {
-        let starter = Starter { site: self.site, model: self.model, cast: self.cast };
-        Ok(starter.origin_host().sent_bytes()? - self.sent_before)
+        Ok(self.starter.origin_host().sent_bytes()? - self.sent_before)
     }
 
     /// Ends the double and gives its report.
     pub(crate) fn double_report(&mut self) -> anyhow::Result<Value> {
         let double = self.double.as_mut().context("this fleet has a double")?;
         double.signal(Signal::TERM)?;
-        double.wait(std::time::Duration::from_secs(10))?;
+        double.wait(GOODBYE)?;
         double.last_line().context("a double reports at its end")
     }
 
@@ -182,161 +158,12 @@ impl<'a> Fleet<'a> {
 
     /// Sets the wall clock of the peer that has a clockwork, relative to the true time.
     pub(crate) fn set_clock(&self, offset: &str) -> anyhow::Result<()> {
-        Ok(fs::write(self.site.dir.join(CLOCK), offset)?)
+        Ok(fs::write(self.starter.clock(), offset)?)
     }
 
     /// Whether the peer of that number runs with a clockwork indeed.
     pub(crate) fn has_clockwork(&self, peer: usize) -> bool {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.peers[peer].pid()));
         maps.is_ok_and(|maps| maps.contains("libfaketime"))
-    }
-}
-
-/// The file that says how late it is.
-const CLOCK: &str = "clock";
-
-/// How each process is started.
-struct Starter<'a> {
-    site: &'a Site,
-    model: &'a Model,
-    cast: Cast,
-}
-
-impl Starter<'_> {
-    fn modelctl(&self, host: &Host) -> Command {
-        let mut command = host.command(&self.site.modelctl);
-        without_settings(&mut command);
-        command.env("MODELCTL_LOG", "info").env("HOME", &self.site.dir);
-        command
-    }
-
-    fn start(&self, command: Command, name: &str) -> anyhow::Result<Process> {
-        Process::start(command, &self.site.logs(), name)
-    }
-
-    fn key(&self) -> &str {
-        path(&self.site.key)
-    }
-
-    fn socket(&self, name: &str) -> PathBuf {
-        self.site.dir.join(name).join("peer.sock")
-    }
-
-    fn scheduler_urls(&self) -> String {
-        let url = |host: &Host| format!("http://{}:{SCHEDULER_PORT}", host.address);
-        let used = if self.site.has_standby { SCHEDULERS } else { 1 };
-        let urls: Vec<_> = self.site.hosts.schedulers.iter().take(used).map(url).collect();
-        urls.join(",")
-    }
-
-    fn scheduler(&self, number: usize) -> anyhow::Result<Process> {
-        let host = &self.site.hosts.schedulers[number];
-        let listen = format!("{}:{SCHEDULER_PORT}", host.address);
-        let mut command = self.modelctl(host);
-        command.args(["scheduler", "--listen", &listen, "--fleet-key", self.key(), "--json"]);
-        if self.site.has_standby {
-            command.args(["--scheduler", &self.scheduler_urls()]);
-        }
-        self.start(command, &format!("scheduler{}", number + 1))
-    }
-
-    fn peer_command(&self, host: &Host, name: &str) -> anyhow::Result<Command> {
-        let dir = self.site.fresh(name)?;
-        let (store, socket) = (dir.join("store"), self.socket(name));
-        let listen = format!("{}:{PEER_PORT}", host.address);
-        let mut command = self.modelctl(host);
-        command.args(["peer", "--store", path(&store), "--socket", path(&socket), "--listen", &listen]);
-        command.args(["--scheduler", &self.scheduler_urls(), "--fleet-key", self.key()]);
-        command.args(["--name", name, "--nic-rate", &format!("{}mbit", self.site.rate.0), "--json"]);
-        if self.cast.data == Data::Plain {
-            command.arg("--data-plain");
-        }
-        Ok(command)
-    }
-
-    fn peer(&self, number: usize) -> anyhow::Result<Process> {
-        let name = format!("peer{}", number + 1);
-        let mut command = self.peer_command(&self.site.hosts.peers[number], &name)?;
-        if self.cast.clockwork == Some(number) {
-            let clock = self.site.dir.join(CLOCK);
-            fs::write(&clock, "+0")?;
-            let library = FAKETIME.iter().find(|library| Path::new(library).exists());
-            command.env("LD_PRELOAD", library.context("libfaketime is not installed: run scripts/setup")?);
-            command.env("FAKETIME_TIMESTAMP_FILE", clock).env("FAKETIME_NO_CACHE", "1");
-            // What measures durations goes on truly, as it does on a machine whose wall clock is set.
-            command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        }
-        let peer = self.start(command, &name)?;
-        if self.cast.clockwork == Some(number) {
-            let mut clocked =
-                OpenOptions::new().create(true).append(true).open(self.site.dir.join(CLOCKED))?;
-            writeln!(clocked, "{}", peer.pid())?;
-        }
-        Ok(peer)
-    }
-
-    fn seed(&self) -> anyhow::Result<Process> {
-        let mut command = self.peer_command(&self.site.hosts.seed, "seed")?;
-        command.args(["--seed", &format!("oci:{}:{TAG}", self.model.layout.display())]);
-        let mut seed = self.start(command, "seed")?;
-        seed.ready()?;
-        Ok(seed)
-    }
-
-    /// It speaks with the scheduler that plans, as a peer of before there were several is told to.
-    fn double(&self, behaviour: Behaviour, scheduler: usize) -> anyhow::Result<Process> {
-        let host = &self.site.hosts.double;
-        // This very binary, also where another was built in its place since.
-        let own = format!("/proc/{}/exe", std::process::id());
-        let mut command = host.command(Path::new(&own));
-        let behaviour = clap::ValueEnum::to_possible_value(&behaviour).context("a behaviour has a name")?;
-        command.args(["double", "--behaviour", behaviour.get_name()]);
-        command.args(["--listen", &format!("{}:{PEER_PORT}", host.address)]);
-        let scheduler = format!("http://{}:{SCHEDULER_PORT}", self.site.hosts.schedulers[scheduler].address);
-        command.args(["--scheduler", &scheduler, "--fleet-key", self.key()]);
-        command.args(["--layout", path(&self.model.layout)]).env("TMPDIR", &self.site.dir);
-        if self.cast.data == Data::Plain {
-            command.arg("--data-plain");
-        }
-        self.start(command, "double")
-    }
-
-    fn origin_host(&self) -> &Host {
-        match self.cast.origin {
-            Origin::Seed => &self.site.hosts.seed,
-            Origin::Registry => &self.site.hosts.registry,
-        }
-    }
-
-    fn registry_reference(&self) -> String {
-        format!("{}:{REGISTRY_PORT}/drill/model:{TAG}", self.site.hosts.registry.address)
-    }
-
-    /// Debian's registry, with the model in it.
-    fn registry(&self) -> anyhow::Result<Process> {
-        let host = &self.site.hosts.registry;
-        let dir = self.site.dir.join("registry");
-        let is_new = !dir.exists();
-        fs::create_dir_all(&dir)?;
-        let config = dir.join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{}:{REGISTRY_PORT}\"}}\n",
-            dir.join("storage").display(),
-            host.address
-        );
-        fs::write(&config, text)?;
-        let mut command = host.command(Path::new("docker-registry"));
-        command.args(["serve", path(&config)]).env_remove("OTEL_TRACES_EXPORTER");
-        let mut registry = self.start(command, "registry")?;
-        registry.logged("listening on ")?;
-        if is_new {
-            let mut build = self.modelctl(host);
-            let reference = self.registry_reference();
-            build.args(["build", path(&self.model.source.dir), "-t", &reference, "--plain-http"]);
-            let mut build = self.start(build, "build")?;
-            let status = build.wait(std::time::Duration::from_mins(2))?;
-            anyhow::ensure!(status.success(), "the registry did not take the model: {}", build.last_words());
-        }
-        Ok(registry)
     }
 }

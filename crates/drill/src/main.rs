@@ -8,6 +8,7 @@ mod capture;
 mod doubles;
 mod faults;
 mod fleet;
+mod model;
 mod netns;
 mod process;
 mod report;
@@ -137,14 +138,15 @@ fn play(cli: &Cli, (faults, with_capture): &(Vec<Fault>, bool)) -> anyhow::Resul
             Ok((outcome, what)) => (Ok(what), Some(outcome)),
             Err(why) => (Err(format!("{why:#}")), None),
         };
-        let (seconds, origin_x) = (outcome.as_ref().map(|it| it.seconds), outcome.map(|it| it.origin_x));
-        let row = Row { name: fault.name, verdict, seconds, seconds_without, origin_x };
+        let seconds = outcome.as_ref().map(|it| it.seconds);
+        let origin = outcome.map(|it| (fault.reads, it.origin_x));
+        let row = Row { name: fault.name, verdict, seconds, seconds_without, origin };
         tell(&row.to_string());
         rows.push(row);
     }
     if *with_capture {
         let verdict = capture::play(&site).map_err(|why| format!("{why:#}"));
-        let row = Row { name: CAPTURE, verdict, seconds: None, seconds_without: None, origin_x: None };
+        let row = Row { name: CAPTURE, verdict, seconds: None, seconds_without: None, origin: None };
         tell(&row.to_string());
         rows.push(row);
     }

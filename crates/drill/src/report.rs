@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
+use crate::faults::Reads;
+
 /// How one fault went.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
@@ -14,7 +16,8 @@ pub(crate) struct Row {
     pub(crate) seconds: Option<f64>,
     /// The same in the broadcast without a fault.
     pub(crate) seconds_without: Option<f64>,
-    pub(crate) origin_x: Option<f64>,
+    /// Origin bytes in artifacts, and how often the origin had to be read.
+    pub(crate) origin: Option<(Reads, f64)>,
 }
 
 impl fmt::Display for Row {
@@ -25,7 +28,7 @@ impl fmt::Display for Row {
             None => String::new(),
         };
         let extra = self.seconds.zip(self.seconds_without).map(|(with, without)| with - without);
-        let origin = self.origin_x.map(|x| format!("{x:.3}")).unwrap_or_default();
+        let origin = self.origin.map(|(_, x)| format!("{x:.3}")).unwrap_or_default();
         let what = match &self.verdict {
             Ok(what) if what.is_empty() => "passed".to_owned(),
             Ok(what) => format!("passed: {what}"),
@@ -43,7 +46,10 @@ pub(crate) const HEAD: &str = "fault                    time    extra  origin  w
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     faults: BTreeMap<&'static str, String>,
+    /// The worst of all faults but those in which what was read first was wrong.
     origin_x: Option<f64>,
+    /// The worst of those.
+    origin_x_reread: Option<f64>,
     verified: bool,
 }
 
@@ -53,9 +59,14 @@ impl Summary {
             Ok(_) => (row.name, "passed".to_owned()),
             Err(why) => (row.name, format!("failed: {why}")),
         };
+        let worst = |which: Reads| {
+            let origin = rows.iter().filter_map(|row| row.origin);
+            origin.filter(|(reads, _)| *reads == which).map(|(_, x)| x).reduce(f64::max)
+        };
         Self {
             faults: rows.iter().map(verdict).collect(),
-            origin_x: rows.iter().filter_map(|row| row.origin_x).reduce(f64::max),
+            origin_x: worst(Reads::Once),
+            origin_x_reread: worst(Reads::Again),
             verified: Self::is_passed(rows),
         }
     }

@@ -3,7 +3,6 @@
 //! Owns: making all of that once, and removing what an earlier, killed drill left. Does not own: processes.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -14,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 
 use crate::{
-    artifact::{self, Artifact, FileProof, Source, TAG},
+    model::Model,
     netns::{self, Host, Mbit, Network},
     process::{IS_OVER, LOOK_INTERVAL},
 };
@@ -51,16 +50,6 @@ pub(crate) struct Hosts {
     pub(crate) peers: Vec<Host>,
 }
 
-/// A model and its layout.
-#[derive(Debug)]
-pub(crate) struct Model {
-    pub(crate) source: Source,
-    pub(crate) layout: PathBuf,
-    pub(crate) artifact: Artifact,
-    /// Both names that a store may give each of its files, and what it is.
-    pub(crate) names: BTreeMap<String, FileProof>,
-}
-
 /// All of it.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -71,8 +60,8 @@ pub(crate) struct Site {
     pub(crate) network: Network,
     pub(crate) hosts: Hosts,
     pub(crate) model: Model,
-    /// Whether one scheduler can stand in for another.
-    pub(crate) has_standby: bool,
+    /// The same files, published by another tool.
+    pub(crate) foreign: Model,
 }
 
 /// Whether a drill can run here, and if not, what is missing.
@@ -164,8 +153,8 @@ impl Site {
         let key = dir.join("fleet.key");
         call(&modelctl, &["fleet-key", "new", path(&key)])?;
         let model = Model::new(&modelctl, &dir, "model", bytes)?;
-        let has_standby = call(&modelctl, &["scheduler", "--help"])?.contains("--scheduler ");
-        Ok(Self { modelctl, dir, key, rate, network, hosts, model, has_standby })
+        let foreign = model.foreign()?;
+        Ok(Self { modelctl, dir, key, rate, network, hosts, model, foreign })
     }
 
     /// A directory for one process, made anew.
@@ -202,33 +191,15 @@ impl Hosts {
     }
 }
 
-impl Model {
-    /// Writes a model and builds its layout.
-    pub(crate) fn new(modelctl: &Path, dir: &Path, name: &str, bytes: u64) -> anyhow::Result<Self> {
-        let source = Source::write(&dir.join(name), bytes, bytes)?;
-        let layout = dir.join(format!("{name}.oci"));
-        let reference = format!("oci:{}:{TAG}", layout.display());
-        call(modelctl, &["build", path(&source.dir), "-t", &reference])?;
-        let artifact = Artifact::read(&layout)?;
-        let mut names = BTreeMap::new();
-        for blob in &artifact.blobs {
-            let proof = artifact::hash(&blob.path)?;
-            let sha256 = blob.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            names.extend([proof.1.to_hex().to_string(), sha256.to_owned()].map(|name| (name, proof)));
-        }
-        Ok(Self { source, layout, artifact, names })
-    }
-}
-
-/// Runs modelctl to its end, with nobody's settings; gives its stdout.
-fn call(modelctl: &Path, args: &[&str]) -> anyhow::Result<String> {
+/// Runs modelctl to its end, with nobody's settings.
+pub(crate) fn call(modelctl: &Path, args: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new(modelctl);
     without_settings(&mut command);
     let output = command.args(args).stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!("`modelctl {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(())
 }
 
 /// Nobody's settings of modelctl reach what the drill starts.

@@ -73,21 +73,21 @@ impl Watch {
     /// Compares what became visible at `output` with the source: all of it at once, right from the first moment, and
     /// not long before its pull said so. `said` is when a pull reported success, if it did.
     pub(crate) fn judge(&self, output: &Path, source: &Source, said: Option<Instant>) -> anyhow::Result<()> {
-        let sights = self.sights.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((since, looks)) = sights.get(output) else {
+        let sight = self.sights.lock().unwrap_or_else(PoisonError::into_inner).get(output).cloned();
+        let Some((since, looks)) = sight else {
             ensure!(said.is_none(), "a pull said that it is done and nothing is visible");
             return Ok(());
         };
         let Some(said) = said else { anyhow::bail!("something is visible of a pull that was not done") };
         ensure!(
-            said.saturating_duration_since(*since) < SAID_WITHIN,
+            said.saturating_duration_since(since) < SAID_WITHIN,
             "it was visible long before it was done"
         );
         let expected: Vec<(&PathBuf, u64)> =
             source.files.iter().map(|(path, (bytes, _))| (path, *bytes)).collect();
         let first: Vec<(&PathBuf, u64)> = looks.iter().map(|(path, look)| (path, look.bytes)).collect();
         ensure!(first == expected, "not all of it was visible at once: {} files", first.len());
-        ensure!(*looks == looks_of(output), "files changed after they were visible");
+        ensure!(looks == looks_of(output), "files changed after they were visible");
         ensure!(artifact::proofs(output)? == source.files, "the bytes are not the source's");
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The children of this process: who holds a grant, and whether they were told to go elsewhere.
+//! The children of this process, or of one artifact of it: who holds a grant, and whether they were told to go elsewhere.
 //!
 //! Owns: the count, and that nobody is let in after the farewell. Does not own: grants, or what is done when nobody holds
 //! one.
@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use planner::PeerId;
 use tokio::sync::watch;
 
-/// The children of one process. Clones are the same.
+/// Children that are counted together, as are clones.
 #[derive(Clone, Debug)]
 pub(crate) struct Children(Arc<watch::Sender<State>>);
 
@@ -58,6 +58,11 @@ impl Children {
     /// Ready when it was.
     pub(crate) fn told(&self) -> impl Future<Output = ()> + Send + 'static {
         self.when(|state| state.is_leaving)
+    }
+
+    /// Whether somebody holds a grant.
+    pub(crate) fn are_there(&self) -> bool {
+        !self.0.borrow().grants.is_empty()
     }
 
     /// Ready when nobody holds a grant.

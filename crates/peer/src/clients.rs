@@ -164,7 +164,10 @@ impl Clients {
             _ = is_stopping.wait_for(|is_so| *is_so) => return Err(PeerError::Stopping.into()),
         };
         hand_over(stream, &brought).await?;
-        stream.send(&told(Told::Done(done(&transfer, &brought)))).await?;
+        let done = done(&transfer, &brought);
+        // Before the client goes on: its next pull may need the room that this one's blobs take.
+        drop((transfer, brought));
+        stream.send(&told(Told::Done(done))).await?;
         Ok(())
     }
 

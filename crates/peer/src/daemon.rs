@@ -13,7 +13,7 @@ use std::{
 };
 
 use modelpack::reference::{LayoutReference, Reference};
-use store::Store;
+use store::{NoReaders, Store};
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::{
@@ -36,6 +36,8 @@ const BACKLOG: u32 = 128;
 pub struct PeerOptions {
     /// The directory of its store.
     pub store: PathBuf,
+    /// How many bytes it may hold; none to remove nothing.
+    pub store_max: Option<u64>,
     /// The socket that clients on this machine use.
     pub socket: PathBuf,
     /// Where its control service listens; port 0 takes a free one. The data server takes a free port of the same
@@ -68,8 +70,14 @@ impl Peer {
     /// [`Peer::run`].
     pub async fn start(options: PeerOptions) -> Result<Self, PeerError> {
         descriptors::allow_many();
-        let dir = options.store.clone();
-        let store = Arc::new(blocking(move || Store::open(&dir)).await?);
+        let (dir, store_max) = (options.store.clone(), options.store_max);
+        let opened = blocking(move || {
+            let store = Store::open(&dir)?.with_budget(store_max);
+            // Nobody serves anything yet.
+            store.collect(&NoReaders)?;
+            Ok::<_, PeerError>(store)
+        });
+        let store = Arc::new(opened.await?);
         let address = Address { listen: options.listen, advertise: options.advertise.clone() };
         let presence = Presence::open(address, options.security.clone()).await?;
         let clients = listen_locally(&options)?;

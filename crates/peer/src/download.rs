@@ -496,6 +496,9 @@ impl<H: Herald> Download<H> {
             LinkEvent::Leaving { peer, generation } if is_current(&self.links, &peer, generation) => {
                 self.inputs.push_back(Input::LinkLeaving { peer });
             }
+            LinkEvent::Progress { peer, generation } if is_current(&self.links, &peer, generation) => {
+                self.inputs.push_back(Input::Progress { peer });
+            }
             LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
                 tracing::debug!(%peer, reason, "a link ended");
                 self.links.remove(&peer);
@@ -506,6 +509,7 @@ impl<H: Herald> Download<H> {
             | LinkEvent::Have { .. }
             | LinkEvent::Coming { .. }
             | LinkEvent::Leaving { .. }
+            | LinkEvent::Progress { .. }
             | LinkEvent::Down { .. } => {}
         }
     }

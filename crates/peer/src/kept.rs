@@ -29,7 +29,10 @@ pub(crate) async fn offer(store: &Arc<Store>, node: &Arc<Node>) -> Result<(), Pe
     let (store, node) = (Arc::clone(store), Arc::clone(node));
     let started = detach(move || {
         for mut artifact in without_trees {
-            let found = compute_trees(&store, &mut artifact).and_then(|()| open_blobs(&store, &artifact));
+            let computed = compute_trees(&store, &mut artifact);
+            // It may have been collected meanwhile, but is not between being found and being offered.
+            let _pin = store.pin(&artifact.manifest);
+            let found = computed.and_then(|()| open_blobs(&store, &artifact));
             match found {
                 Ok(files) => {
                     node.hold_unless_shared(&artifact, files.into_iter().map(Arc::new).collect());

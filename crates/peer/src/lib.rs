@@ -43,6 +43,7 @@ mod security;
 mod seed;
 mod service;
 mod session;
+mod shared;
 #[cfg(test)]
 mod testing;
 mod transfer;

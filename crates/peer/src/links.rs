@@ -49,8 +49,9 @@ const EXPIRY_MAX: Duration = Duration::from_hours(1);
 /// Renewals within one expiry: two may be lost or late before the grant ends.
 const RENEWALS_PER_EXPIRY: u32 = 3;
 
-/// How soon the end of an idle data link is noticed; reads that are out on it end at once.
-const CLOSED_POLL: Duration = Duration::from_millis(100);
+/// How soon it is noticed that bytes come over a data link, and the end of an idle one; reads that are out on it end at
+/// once.
+const DATA_POLL: Duration = Duration::from_millis(100);
 
 /// What happens to one link.
 pub(crate) enum LinkEvent {
@@ -85,6 +86,13 @@ pub(crate) enum LinkEvent {
     },
     /// The parent leaves: what was posted may end, and then the owner is to drop the handle. Nothing more is to be posted.
     Leaving {
+        /// The parent.
+        peer: PeerId,
+        /// [`LinkRequest::generation`].
+        generation: u64,
+    },
+    /// Bytes have come over it since it was last said.
+    Progress {
         /// The parent.
         peer: PeerId,
         /// [`LinkRequest::generation`].
@@ -385,15 +393,15 @@ impl Child {
         let mut renewal = interval(terms.lasts / RENEWALS_PER_EXPIRY);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewal.tick().await; // The first tick is now.
-        let mut closed = interval(CLOSED_POLL);
-        closed.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut poll, mut received) = (interval(DATA_POLL), 0);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let expiry = *expires.borrow();
             let heard = tokio::select! {
                 heard = control.next() => match heard {
                     Err(LinkEnd::Farewell(reason)) => {
                         self.emit(LinkEvent::Leaving { peer, generation });
-                        return Err(left(&mut control, &data, expiry, reason).await);
+                        return Err(self.left((control, data), expiry, reason).await);
                     }
                     heard => heard?,
                 },
@@ -401,9 +409,12 @@ impl Child {
                     control.renew();
                     continue;
                 }
-                _ = closed.tick() => {
+                _ = poll.tick() => {
                     if data.0.is_closed() {
                         return Err(LinkEnd::DataEnded);
+                    }
+                    if std::mem::replace(&mut received, data.0.bytes_received()) != received {
+                        self.emit(LinkEvent::Progress { peer, generation });
                     }
                     continue;
                 }
@@ -436,28 +447,36 @@ impl Child {
         }
     }
 
+    /// How a link to a parent that leaves ends, unless its owner drops it before: the grant is not renewed any more.
+    async fn left(
+        &self,
+        (mut control, data): (Control, DataLink),
+        expiry: Instant,
+        reason: String,
+    ) -> LinkEnd {
+        let (peer, generation) = (self.request.peer, self.request.generation);
+        let (mut poll, mut received) = (interval(DATA_POLL), 0);
+        loop {
+            tokio::select! {
+                heard = control.next() => if heard.is_err() {
+                    return LinkEnd::Farewell(reason);
+                },
+                _ = poll.tick() => {
+                    if data.0.is_closed() {
+                        return LinkEnd::Farewell(reason);
+                    }
+                    if std::mem::replace(&mut received, data.0.bytes_received()) != received {
+                        self.emit(LinkEvent::Progress { peer, generation });
+                    }
+                }
+                () = sleep_until(expiry) => return LinkEnd::Expired,
+            }
+        }
+    }
+
     /// An owner that no longer listens has dropped the handle, or is about to.
     fn emit(&self, event: LinkEvent) {
         let _ = self.events.send(event);
-    }
-}
-
-/// How a link to a parent that leaves ends, unless its owner drops it before: the grant is not renewed any more.
-async fn left(control: &mut Control, data: &DataLink, expiry: Instant, reason: String) -> LinkEnd {
-    let mut closed = interval(CLOSED_POLL);
-    loop {
-        tokio::select! {
-            heard = control.next() => match heard {
-                Ok(_) => {}
-                Err(_) => return LinkEnd::Farewell(reason),
-            },
-            _ = closed.tick() => {
-                if data.0.is_closed() {
-                    return LinkEnd::Farewell(reason);
-                }
-            }
-            () = sleep_until(expiry) => return LinkEnd::Expired,
-        }
     }
 }
 

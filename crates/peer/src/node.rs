@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,26 +16,26 @@ use std::{
 use identity::ReaderKey;
 use modelpack::{
     digest::Sha256Digest,
-    layout::{PIECE_BYTES, PieceIndex, Run},
+    layout::{PieceIndex, Run},
     piece_map::PieceMap,
 };
 use planner::{ArtifactId, PeerId};
-use store::StoreError;
+use store::{Readers, StoreError};
 use swarm::Config;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
-use transport::{Export, Exports, tcp};
+use transport::{Exports, tcp};
 use wire::control::DescribeReply;
 
 use crate::{
-    artifact::{Artifact, Check},
+    artifact::Artifact,
     buffers::Buffers,
-    describe::Description,
     download::{Event, Herald},
     have_feed::{Coming, HaveFeed},
     security::PeerSecurity,
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
+    shared::Shared,
     vouching::Vouching,
     workers::Workers,
 };
@@ -79,47 +78,6 @@ enum Reach {
     Unknown,
     Connected,
     Lost,
-}
-
-/// One artifact that others may read here.
-#[derive(Debug)]
-struct Shared {
-    share: Share,
-    bytes: u64,
-    piece_count: u32,
-    origin_ok: bool,
-    is_seed: bool,
-    /// If it is a seed: its blobs, for pulls on this machine.
-    seeded: Vec<Arc<File>>,
-    /// Of its running download.
-    events: Option<mpsc::UnboundedSender<Event>>,
-}
-
-/// One blob as others may read it.
-struct BlobExport {
-    file: Arc<File>,
-    bytes: u64,
-    /// Its first piece's number in the artifact.
-    first: u32,
-    feed: HaveFeed,
-}
-
-impl Export for BlobExport {
-    fn file(&self) -> &File {
-        &self.file
-    }
-
-    fn is_readable(&self, range: Range<u64>) -> bool {
-        let piece = |offset: u64| u32::try_from(offset / PIECE_BYTES).ok();
-        let (Some(start), Some(end)) = (piece(range.start), piece(range.end.saturating_sub(1))) else {
-            return false;
-        };
-        range.end <= self.bytes && self.feed.holds(Run::new(self.first + start, self.first + end + 1))
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 /// What a download gets when its artifact is shared.
@@ -237,7 +195,7 @@ impl Node {
     ) -> Admission {
         let id = artifact.id();
         let feed = HaveFeed::new(have);
-        let mut shared = self.share(artifact, files, feed.clone());
+        let mut shared = Shared::new(&self.exports, artifact, files, feed.clone());
         shared.share.vouching = vouching;
         let shared = Shared { events: Some(events), origin_ok, ..shared };
         self.enter(id, shared);
@@ -254,13 +212,13 @@ impl Node {
     /// Shares an artifact that the store holds whole.
     pub(crate) fn hold(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
-        self.enter(artifact.id(), self.share(artifact, files, feed));
+        self.enter(artifact.id(), Shared::new(&self.exports, artifact, files, feed));
     }
 
     /// The same for one that somebody may have begun to share meanwhile, which then goes before.
     pub(crate) fn hold_unless_shared(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
-        let (id, shared) = (artifact.id(), self.share(artifact, files, feed));
+        let (id, shared) = (artifact.id(), Shared::new(&self.exports, artifact, files, feed));
         let mut state = self.state();
         if state.shared.contains_key(&id) {
             drop(state);
@@ -273,8 +231,8 @@ impl Node {
     /// Announces an artifact of this machine, proved from end to end: its bytes count as the origin's.
     pub(crate) fn seed(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
-        let seeded = files.clone();
-        self.enter(artifact.id(), Shared { seeded, is_seed: true, ..self.share(artifact, files, feed) });
+        let (seeded, shared) = (files.clone(), Shared::new(&self.exports, artifact, files, feed));
+        self.enter(artifact.id(), Shared { seeded, is_seed: true, ..shared });
     }
 
     /// The blobs of an artifact that this node announces itself.
@@ -289,36 +247,6 @@ impl Node {
         shared.seeded.iter().map(again).collect::<Result<_, _>>().map(Some)
     }
 
-    fn share(&self, artifact: &Artifact, files: Vec<Arc<File>>, feed: HaveFeed) -> Shared {
-        let layout = artifact.layout();
-        let window = |(blob, file)| {
-            let bytes = layout.blob_bytes(blob);
-            let first = layout.pieces_of(blob).start.0;
-            let export = BlobExport { file, bytes, first, feed: feed.clone() };
-            (blob, self.exports.register(Arc::new(export)), bytes)
-        };
-        let windows = layout.blobs().zip(files).map(window).collect();
-        let tree = |(blob, check): (_, &Check)| match check {
-            Check::Tree(tree) if tree.blob_bytes() > PIECE_BYTES => Some((blob, tree.serialise())),
-            _ => None,
-        };
-        let trees = layout.blobs().zip(&artifact.checks).filter_map(tree).collect();
-        let description = Description {
-            manifest: artifact.manifest.raw().to_vec(),
-            config: artifact.config.clone(),
-            trees,
-        };
-        Shared {
-            share: Share { windows, have: feed, vouching: None, description: Arc::new(description) },
-            bytes: layout.total_bytes(),
-            piece_count: layout.piece_count(),
-            origin_ok: false,
-            is_seed: false,
-            seeded: Vec::new(),
-            events: None,
-        }
-    }
-
     fn enter(&self, id: ArtifactId, shared: Shared) {
         let mut state = self.state();
         if state.reach == Reach::Lost {
@@ -331,10 +259,8 @@ impl Node {
     }
 
     fn withdraw(&self, shared: Option<Shared>, reason: &str) {
-        let Some(shared) = shared else { return };
-        shared.share.have.close(reason);
-        for (_, handle, _) in &shared.share.windows {
-            self.exports.withdraw(*handle);
+        if let Some(shared) = shared {
+            shared.withdraw(&self.exports, reason);
         }
     }
 
@@ -433,25 +359,20 @@ impl State {
     }
 }
 
-impl Shared {
-    fn tell(&self, event: impl FnOnce() -> Event) {
-        if let Some(events) = &self.events {
-            // A download that has just ended needs no news.
-            let _ = events.send(event());
-        }
+impl Readers for Node {
+    fn are_there(&self, artifact: &Sha256Digest) -> bool {
+        self.state().shared.get(&ArtifactId(*artifact.bytes())).is_some_and(Shared::is_read)
     }
 
-    fn join(&self, artifact: ArtifactId) -> SessionCommand {
-        SessionCommand::Join {
-            artifact,
-            bytes: self.bytes,
-            piece_count: self.piece_count,
-            origin_ok: self.origin_ok,
-            is_seed: self.is_seed,
-            round: self.share.vouching.as_ref().map_or(0, |vouching| vouching.round()),
-            have: self.share.have.snapshot().runs(),
-            coming: self.share.have.coming_now(),
+    fn let_go(&self, artifact: &Sha256Digest) -> bool {
+        let (state, id) = (self.state(), ArtifactId(*artifact.bytes()));
+        match state.shared.get(&id) {
+            Some(shared) if shared.is_seed => {}
+            Some(shared) if shared.is_read() => return false,
+            Some(_) => self.remove(state, &id, "the artifact is being removed"),
+            None => {}
         }
+        true
     }
 }
 
@@ -584,6 +505,29 @@ mod tests {
         assert!(admitted().0, "also who begins later is told");
         node.connected("10.0.0.1:7100");
         assert!(!admitted().0);
+    }
+
+    #[test]
+    fn only_what_nobody_reads_is_let_go() {
+        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let artifact = testing::artifact(&[b"one".to_vec()]);
+        let (id, digest) = (artifact.id(), artifact.manifest.digest());
+        let files = || vec![Arc::new(tempfile::tempfile().unwrap())];
+        assert!(node.let_go(&digest), "it is not shared");
+        node.hold(&artifact, files());
+        let share = Shares::share(&*node, &id).unwrap();
+        let child = share.children.enter(PeerId::new([1; 16]));
+        assert!(node.are_there(&digest) && !node.let_go(&digest) && node.is_shared(&id));
+        drop(child);
+        assert!(!node.are_there(&digest) && node.let_go(&digest) && !node.is_shared(&id));
+        assert!(node.exports.get(share.windows[0].1).is_none(), "nobody reads it any more");
+
+        let shared = (files(), PieceMap::empty(1));
+        let download = node.admit(&artifact, shared, (true, None), mpsc::unbounded_channel().0).herald;
+        assert!(!node.let_go(&digest), "it is being downloaded");
+        drop(download);
+        node.seed(&artifact, files());
+        assert!(node.let_go(&digest) && node.is_shared(&id), "a seed's blobs are not the store's");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(crate) struct Share {
     pub(crate) have: HaveFeed,
     /// Who vouches for pieces that the manifest does not prove one by one.
     pub(crate) vouching: Option<Arc<Vouching>>,
+    /// Who reads it.
+    pub(crate) children: Children,
     /// What the artifact is.
     pub(crate) description: Arc<Description>,
 }
@@ -230,7 +232,9 @@ impl Parent {
         }
         let (child, share) = self.hear_hello().await?;
         // Until the end of this function, which is the end of the grant.
-        let _held = self.options.children.enter(child).ok_or_else(|| LinkEnd::Refused(LEAVES.to_owned()))?;
+        let held = self.options.children.enter(child);
+        let _held = held.ok_or_else(|| LinkEnd::Refused(LEAVES.to_owned()))?;
+        let _reads = share.children.enter(child);
         let (link, secret) = self.options.tcp.issue_link();
         let _data = DataLink { tcp: self.options.tcp.clone(), link };
         tracing::debug!(%child, link, "a link began");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use modelpack::layout::BlobIndex;
-use store::{BlobIdentity, Contents, Landing, Store, StoreError};
+use store::{BlobIdentity, Landing, Pin, Store, StoreError};
 use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
@@ -35,6 +35,8 @@ const LANDING_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct Brought {
     /// Read-only descriptors of the blobs, by number.
     pub(crate) blobs: Vec<File>,
+    /// Keeps them in the store until the last client has them.
+    _pin: Option<Pin>,
     pub(crate) elapsed: Duration,
     pub(crate) bound: Option<Duration>,
     pub(crate) bounded_by: Option<Stage>,
@@ -121,7 +123,13 @@ impl Bring {
         let start = Instant::now();
         if let Some(blobs) = self.node.seeded(&self.artifact.id())? {
             self.counters.was_here(self.artifact.layout().total_bytes());
-            return Ok(Brought { blobs, elapsed: start.elapsed(), bound: None, bounded_by: None });
+            return Ok(Brought {
+                blobs,
+                _pin: None,
+                elapsed: start.elapsed(),
+                bound: None,
+                bounded_by: None,
+            });
         }
         let landing = self.open_landing().await?;
         let vouching = self.node.is_in_fleet().then(|| self.node.vouching(&self.artifact)).flatten();
@@ -135,7 +143,9 @@ impl Bring {
         let filled = fill(&self.node, &ground, self.origin.clone()).await?;
         let Filled { proofs, bounded_by, bound } = filled;
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
-        let blobs = blocking(move || {
+        let (blobs, pin) = blocking(move || {
+            // Before the landing's own ends with it.
+            let pin = store.pin(&artifact.manifest);
             for proof in &proofs {
                 store.finish_blob(&landing, &BlobIdentity::from(artifact.blob(proof.blob())), proof)?;
             }
@@ -143,22 +153,21 @@ impl Bring {
             store.put_config(&artifact.config)?;
             let digest = store.put_manifest(artifact.manifest.raw())?;
             store.complete(&landing, &digest)?;
-            open_blobs(&store, &artifact)
+            Ok::<_, StoreError>((open_blobs(&store, &artifact)?, pin))
         })
         .await?;
         self.hash_in_background();
-        Ok(Brought { blobs, elapsed: start.elapsed(), bound, bounded_by })
+        Ok(Brought { blobs, _pin: Some(pin), elapsed: start.elapsed(), bound, bounded_by })
     }
 
     /// A transfer that was given up may hold its landing until its last piece is written.
     async fn open_landing(&self) -> Result<Arc<Landing>, PeerError> {
         let give_up = Instant::now() + LANDING_WAIT;
         loop {
-            let (store, contents) = (Arc::clone(&self.store), Contents::from(&self.artifact.manifest));
+            let (store, node, artifact) =
+                (Arc::clone(&self.store), Arc::clone(&self.node), Arc::clone(&self.artifact));
             let opened = blocking(move || {
-                let (landing, _) = store.landing(contents)?;
-                landing.preallocate()?;
-                Ok(landing)
+                store.landing_in_budget(&artifact.manifest, &*node).map(|(landing, _)| landing)
             });
             match opened.await {
                 Err(StoreError::Busy { .. }) if Instant::now() < give_up => {
@@ -177,9 +186,13 @@ impl Bring {
             for blob in artifact.manifest.blobs() {
                 let identity = BlobIdentity::from(blob);
                 let noted = store.hash_blob(&identity).and_then(|found| store.note_sha256(&identity, &found));
-                if let Err(error) = noted {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(blob = %blob.digest, error, "a blob keeps only its BLAKE3 name");
+                match noted {
+                    // Collected meanwhile.
+                    Ok(()) | Err(StoreError::Missing { .. }) => {}
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(blob = %blob.digest, error, "a blob keeps only its BLAKE3 name");
+                    }
                 }
             }
         });

@@ -6,6 +6,7 @@
 pub mod bound;
 mod cast;
 mod id;
+mod pace;
 mod plan;
 mod planner;
 mod quarantine;

@@ -232,6 +232,9 @@ impl Planner {
                         swarm.gathered();
                         due.push(*artifact);
                     }
+                    if swarm.pace_due().is_some_and(|at| at <= now) && swarm.compare_pace(now) {
+                        due.push(*artifact);
+                    }
                 }
                 for artifact in due {
                     self.replan(artifact);
@@ -248,7 +251,10 @@ impl Planner {
     /// When a [`Input::Tick`] is due.
     pub fn next_wake(&self) -> Option<Duration> {
         let gathered = self.swarms.values().filter_map(SwarmState::gathering);
-        gathered.chain(self.quarantine.next_change()).min()
+        let paces = self.swarms.values().filter_map(SwarmState::pace_due);
+        // Where stripes get entrants after a pause, a comparison is overdue.
+        let paces = paces.map(|at| at.max(self.now));
+        gathered.chain(paces).chain(self.quarantine.next_change()).min()
     }
 
     /// HOST:PORT of up to `max` members of a swarm other than the asker, those that have everything first.
@@ -264,6 +270,11 @@ impl Planner {
                 .map(|registered| registered.address.clone())
         };
         of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
+    }
+
+    /// How many peers have or want an artifact.
+    pub fn member_count(&self, artifact: &ArtifactId) -> usize {
+        self.swarms.get(artifact).map_or(0, SwarmState::member_count)
     }
 
     /// What this peer is trusted with.

@@ -11,6 +11,7 @@ use modelpack::piece_map::PieceMap;
 use crate::bound::{Bound, Rates, discrete_optimum};
 use crate::cast::{Cast, Trust};
 use crate::id::PeerId;
+use crate::pace::Pace;
 use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 use crate::planner::{Progress, ROUNDS_MAX, Registered};
 use crate::quarantine::Standing;
@@ -42,6 +43,8 @@ const EPOCH_MAX: u64 = 1 << 62;
 /// Members named in a plan beyond parents and backups, for the case that those fail.
 const MEMBERS_EXTRA: usize = 64;
 
+mod stragglers;
+
 #[derive(Debug)]
 pub(crate) struct MemberState {
     origin_ok: bool,
@@ -53,6 +56,8 @@ pub(crate) struct MemberState {
     held: Vec<u32>,
     /// How many pieces of each stripe it was reading from the origin when it joined.
     in_flight: Vec<u32>,
+    /// Until when nobody waits for it: it was much slower than the others.
+    straggles_until: Option<Duration>,
 }
 
 impl MemberState {
@@ -69,6 +74,7 @@ impl MemberState {
             have: PieceMap::empty(swarm.piece_count),
             held: vec![0; swarm.entrants.len()],
             in_flight: vec![0; swarm.entrants.len()],
+            straggles_until: None,
         };
         member.add(swarm.stripe_pieces, have);
         for run in &progress.origin_in_flight {
@@ -112,6 +118,7 @@ pub(crate) struct SwarmState {
     sent: BTreeMap<PeerId, Vec<StripePart>>,
     /// While members come from another scheduler: since when, and until when no plan is made.
     gathering: Option<(Duration, Duration)>,
+    pace: Pace,
 }
 
 impl SwarmState {
@@ -129,6 +136,7 @@ impl SwarmState {
             trees: vec![Tree::default(); stripes as usize],
             sent: BTreeMap::new(),
             gathering: None,
+            pace: Pace::default(),
         }
     }
 
@@ -212,6 +220,10 @@ impl SwarmState {
         self.sent.clear();
     }
 
+    pub(crate) fn member_count(&self) -> usize {
+        self.members.len()
+    }
+
     pub(crate) fn has(&self, peer: PeerId) -> bool {
         self.members.contains_key(&peer)
     }
@@ -276,8 +288,8 @@ impl SwarmState {
         let is_aware = |member: &MemberState| member.round == self.round;
         let wanting = of(&|member| !member.have.is_full() && is_aware(member));
         let unaware = of(&|member| !member.have.is_full() && !is_aware(member));
-        let mut readers =
-            trust.best(&of(&|member| !member.have.is_full() && member.origin_ok && is_aware(member)));
+        let reading = of(&|member| !member.have.is_full() && member.origin_ok && is_aware(member));
+        let mut readers = self.not_straggling(trust.best(&reading));
         let full = |is_seed: bool| {
             trust.best(&of(&|member| member.have.is_full() && member.is_seed == is_seed && is_aware(member)))
         };
@@ -291,7 +303,7 @@ impl SwarmState {
             let elected = readers.iter().find(|peer| is_reading(peer)).or(readers.first()).copied();
             readers = elected.into_iter().collect();
         }
-        let serving = trust.best(&wanting);
+        let serving = self.not_straggling(trust.best(&wanting));
         let eligible = if holders.is_empty() { readers } else { serving.clone() };
         Cast { trust, wanting, unaware, serving, holders, eligible: eligible.into_iter().collect() }
     }
@@ -320,7 +332,7 @@ impl SwarmState {
                 continue;
             }
             self.entrants[stripe] = None;
-            if cast.trust.standing(entrant) == Standing::Suspect {
+            if cast.trust.standing(entrant) == Standing::Suspect || self.straggles(entrant) {
                 // It goes on serving what it has on its way, to whoever believes it.
                 self.move_from(stripe, entrant, self.epoch);
             }

@@ -15,6 +15,7 @@ use crate::{
     claims::{Claims, Found, Reply},
     outbox::Outbox,
     session::Guest,
+    takeover::TakeOvers,
 };
 
 /// Peers at a time. Ten thousand are the design's aim; more than this is not a fleet but a fault.
@@ -50,6 +51,8 @@ struct Live {
     name: String,
     outbox: Arc<Outbox>,
     may_redirect: bool,
+    /// When it said hello.
+    hello: Instant,
 }
 
 /// The planner and the peers that it plans for.
@@ -63,6 +66,7 @@ pub(crate) struct Driver {
     /// Since when there is a peer, and the swarms that were planned since.
     since: Option<Instant>,
     planned: BTreeSet<ArtifactId>,
+    taken_over: TakeOvers,
     claims: Claims,
 }
 
@@ -76,6 +80,7 @@ impl Driver {
             first: None,
             since: None,
             planned: BTreeSet::new(),
+            taken_over: TakeOvers::default(),
             claims: Claims::default(),
         }
     }
@@ -119,6 +124,11 @@ impl Driver {
                             tracing::warn!(%peer, name = live.name, %artifact, round, "the pieces did not add up");
                         }
                         tracing::info!(%peer, name = live.name, %artifact, bytes, origin_ok, is_seed, "joined");
+                        let epoch = progress.epoch;
+                        let is_others = epoch > 0 && !self.planned.contains(artifact);
+                        if is_others && self.taken_over.begin(*artifact, live.hello) {
+                            tracing::info!(%artifact, epoch, "took over from another scheduler");
+                        }
                     }
                     Input::Leave { artifact, .. } => {
                         live.outbox.forget(artifact);
@@ -152,6 +162,7 @@ impl Driver {
                     if self.live.is_empty() {
                         self.since = None;
                         self.planned.clear();
+                        self.taken_over.clear();
                     }
                 }
             }
@@ -206,8 +217,9 @@ impl Driver {
             return;
         }
         outbox.welcome(self.load_interval);
-        let live = Live { stream, name: name.clone(), outbox, may_redirect };
-        self.since.get_or_insert_with(Instant::now);
+        let hello = Instant::now();
+        let live = Live { stream, name: name.clone(), outbox, may_redirect, hello };
+        self.since.get_or_insert(hello);
         tracing::info!(%peer, name, address, ?unreachable, peers = self.live.len() + 1, "connected");
         if let Some(older) = self.live.insert(peer, live) {
             older.outbox.close(Some("a newer stream of the same peer took its place".to_owned()));
@@ -239,6 +251,11 @@ impl Driver {
         let ms = begin.elapsed().as_secs_f64() * 1e3;
         for (artifact, (plans, epoch)) in counts {
             tracing::info!(%artifact, epoch, plans, ms, "planned");
+            let members = self.planner.member_count(&artifact);
+            if let Some(after) = self.taken_over.planned(Instant::now(), artifact, members) {
+                let ms = after.as_secs_f64() * 1e3;
+                tracing::info!(%artifact, members, ms, "state rebuilt: members have said what they have");
+            }
             if self.planned.insert(artifact)
                 && let Some(since) = self.since
             {

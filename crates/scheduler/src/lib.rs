@@ -9,6 +9,7 @@ mod outbox;
 mod peering;
 mod server;
 mod session;
+mod takeover;
 
 pub use peering::Peering;
 pub use server::{Options, SchedulerError, serve};

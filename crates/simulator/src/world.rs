@@ -15,6 +15,9 @@ const LATENCY: Duration = Duration::from_micros(200);
 /// Until when a read that is never answered ends: as the grants of the product do.
 const GRANT_EXPIRY: Duration = Duration::from_secs(10);
 
+/// How often a link that carries bytes of an unfinished piece says so.
+const PROGRESS: Duration = Duration::from_millis(100);
+
 /// Virtual time after which a run is called stuck.
 const TIME_MAX: Duration = Duration::from_mins(10);
 
@@ -76,6 +79,8 @@ pub enum Fault {
     },
     /// No node can read the origin.
     NoOrigin,
+    /// No node says what its card does.
+    NoRates,
 }
 
 /// A scenario.
@@ -164,6 +169,7 @@ struct World {
     planner: Option<Planner>,
     layout: PieceLayout,
     origin_ok: bool,
+    has_rates: bool,
     report: Report,
 }
 
@@ -221,6 +227,7 @@ impl World {
             planner: Some(Planner::new()),
             layout,
             origin_ok: true,
+            has_rates: true,
             report: Report {
                 done: vec![None; count],
                 failed: Vec::new(),
@@ -249,6 +256,7 @@ impl World {
                 Fault::Late { node, at } => begin[node] = at,
                 Fault::Seed { node } => world.nodes[node].is_seed = true,
                 Fault::NoOrigin => world.origin_ok = false,
+                Fault::NoRates => world.has_rates = false,
             }
         }
         for (node, at) in begin.into_iter().enumerate() {
@@ -353,7 +361,7 @@ impl World {
         let Some(swarm) = self.nodes[node].swarm.as_ref() else { return };
         let (pieces, is_seed, have) = (self.options.pieces, self.nodes[node].is_seed, swarm.have().runs());
         let (epoch, origin_in_flight) = self.nodes[node].coming.clone();
-        let nic_rate = Some(self.nodes[node].rate);
+        let nic_rate = self.has_rates.then_some(self.nodes[node].rate);
         let (address, name) = (format!("node-{node}:1"), format!("node-{node}"));
         let [_, b, c, d] = u32::try_from(node).unwrap_or(u32::MAX).to_be_bytes();
         let host = HostAddr::new(Ipv4Addr::new(10, b, c, d).into());
@@ -530,11 +538,24 @@ impl World {
         let arrived = sent.max(to.rx_free + Self::time(bytes, to.rate));
         to.rx_free = arrived;
         let is_last = job.run.is_empty() && job.is_last_due;
+        self.say_progress(from, job.to, arrived);
         self.nodes[from].is_sending = true;
         self.push(arrived + LATENCY, Event::Delivered(from, job.to, job.read, piece, is_last));
         self.push(sent, Event::Sent(from));
         if !job.run.is_empty() {
             self.nodes[from].jobs.push_back(job);
+        }
+    }
+
+    fn say_progress(&mut self, from: usize, to: usize, until: Duration) {
+        if from == self.options.nodes {
+            return;
+        }
+        let peer = id_of(from, self.options.seed);
+        let mut at = self.now + PROGRESS;
+        while at < until {
+            self.push(at, Event::Input(to, Input::Progress { peer }));
+            at += PROGRESS;
         }
     }
 

@@ -77,6 +77,18 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
     },
+    /// The store's budget has no room for the artifact.
+    #[error("`{}` may hold {bytes_max} bytes and has {in_use} in use, but {need} more are needed", dir.display())]
+    OverBudget {
+        /// The store.
+        dir: PathBuf,
+        /// Bytes that the artifact would add.
+        need: u64,
+        /// Bytes that cannot be collected.
+        in_use: u64,
+        /// The budget.
+        bytes_max: u64,
+    },
     /// The directory holds something that must not be touched.
     #[error("cannot pull into `{}`: {reason}", dir.display())]
     Occupied {
@@ -151,6 +163,11 @@ impl StoreError {
             Self::NoSpace { .. } => {
                 Some("free some space, or choose a directory on another file system".into())
             }
+            Self::OverBudget { need, in_use, bytes_max, .. } => {
+                let wait = if need > bytes_max { "" } else { "pull again when less is in use, or " };
+                let enough = in_use.saturating_add(*need);
+                Some(format!("{wait}start the peer with `--store-max {enough}` or more"))
+            }
             Self::Occupied { reason: Occupied::Changed(_), .. } => {
                 Some("move it away, or pull into a new directory".into())
             }
@@ -172,6 +189,9 @@ impl StoreError {
                     }
                     Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
                         Some("check who owns the directory and its mode".into())
+                    }
+                    Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                        Some("free some space and pull again: what has landed is kept".into())
                     }
                     Some(rustix::io::Errno::ROFS) => {
                         Some("the file system is read-only: choose another one".into())

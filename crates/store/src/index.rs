@@ -116,6 +116,13 @@ impl Index {
         self.json.insert("manifests".into(), Value::Array(kept));
     }
 
+    /// Takes a manifest out, under all its tags.
+    pub(crate) fn remove(&mut self, digest: &Sha256Digest) {
+        let is_other = |json: &&Value| Entry::from_json(json).is_none_or(|entry| entry.digest != *digest);
+        let kept = self.manifests().iter().filter(is_other).cloned().collect();
+        self.json.insert("manifests".into(), Value::Array(kept));
+    }
+
     fn manifests(&self) -> &[Value] {
         self.json.get("manifests").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }

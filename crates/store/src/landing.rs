@@ -26,6 +26,7 @@ use crate::{
     files::{Dir, FsKind, free_bytes},
     journal::{Claim, ClaimKind, Claims, JOURNAL_NAME, Journal, Record},
     lock::{DirLock, LOCK_NAME},
+    store::Pin,
 };
 
 mod consistent;
@@ -57,6 +58,7 @@ pub struct Landing {
     kind: FsKind,
     /// What this run made, to be taken back if there is no space.
     created: Created,
+    _pin: Option<Pin>,
     _lock: DirLock,
 }
 
@@ -145,6 +147,8 @@ pub(crate) struct Site {
     pub(crate) created: Vec<PathBuf>,
     /// Finished blobs of a store; shorter than the artifact where there are none.
     pub(crate) present: Vec<Option<File>>,
+    /// In a store: keeps what is there of the artifact.
+    pub(crate) pin: Option<Pin>,
 }
 
 impl Site {
@@ -157,7 +161,7 @@ impl Site {
             Ok((dir, lock))
         };
         match open() {
-            Ok((dir, lock)) => Ok(Self { dir, lock, created, present: Vec::new() }),
+            Ok((dir, lock)) => Ok(Self { dir, lock, created, present: Vec::new(), pin: None }),
             Err(error) => {
                 remove_dirs(&created);
                 Err(error)
@@ -191,7 +195,7 @@ impl Landing {
         layout: &PieceLayout,
         identity: &Sha256Digest,
     ) -> Result<Self, StoreError> {
-        let Site { dir, lock, created, present } = site;
+        let Site { dir, lock, created, present, pin } = site;
         let (journal, claims) = Journal::open(&dir, layout, identity)?;
         let blobs = dir.make(BLOBS_NAME)?;
         let mut created = Created { dirs: created, blobs: Vec::new() };
@@ -216,7 +220,18 @@ impl Landing {
         let kind = dir.kind()?;
         let state = Mutex::new(State { journal, claims, verified });
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, dir, blobs, layout: layout.clone(), slots, state, kind, created, _lock: lock })
+        Ok(Self {
+            id,
+            dir,
+            blobs,
+            layout: layout.clone(),
+            slots,
+            state,
+            kind,
+            created,
+            _pin: pin,
+            _lock: lock,
+        })
     }
 
     /// The geometry of its blobs.

@@ -348,21 +348,22 @@ impl Output {
             let target = blobs.create_new(&temporary)?;
             let is_shared = mode != LinkMode::Copy && link::reflink(&target, source).is_ok();
             let may_link = mode == LinkMode::Auto && !is_shared && self.may_hard_link(blob);
-            if !(may_link && self.hard_link(blob, source, &name, &temporary).is_ok()) {
-                let filled =
-                    if is_shared { Ok(LinkUsed::Reflink) } else { link::fill(&target, source, mode, path) };
-                // What was written of it would fill the disk for nothing.
-                let used = filled.inspect_err(|_| drop(blobs.remove_if_there(&temporary)))?;
-                blobs.rename(&temporary, blobs, &name)?;
-                self.landing.set_placed(blob, target);
-                return Ok(used);
+            if may_link && self.hard_link(blob, source, &name).is_ok() {
+                blobs.remove_if_there(&temporary)?;
+                return Ok(LinkUsed::Hard);
             }
-            return Ok(LinkUsed::Hard);
+            let filled =
+                if is_shared { Ok(LinkUsed::Reflink) } else { link::fill(&target, source, mode, path) };
+            // What was written of it would fill the disk for nothing.
+            let used = filled.inspect_err(|_| drop(blobs.remove_if_there(&temporary)))?;
+            blobs.rename(&temporary, blobs, &name)?;
+            self.landing.set_placed(blob, target);
+            return Ok(used);
         }
         if !self.may_hard_link(blob) {
             return Err(rustix::io::Errno::OPNOTSUPP).context("hard-link", path);
         }
-        self.hard_link(blob, source, &name, &temporary).context("hard-link", path)?;
+        self.hard_link(blob, source, &name).context("hard-link", path)?;
         Ok(LinkUsed::Hard)
     }
 
@@ -374,12 +375,14 @@ impl Output {
     }
 
     /// The kernel decides whether we may (`protected_hardlinks`), so it is tried.
-    fn hard_link(&self, blob: BlobIndex, source: &File, name: &str, temporary: &str) -> std::io::Result<()> {
+    fn hard_link(&self, blob: BlobIndex, source: &File, name: &str) -> std::io::Result<()> {
         let blobs = self.landing.blobs();
         let as_io = |error: StoreError| std::io::Error::other(error);
-        blobs.remove_if_there(temporary).map_err(as_io)?;
-        blobs.link(source, temporary)?;
-        blobs.rename(temporary, blobs, name).map_err(as_io)?;
+        // Not the name of the file that is filled where linking fails.
+        let temporary = format!(".{name}.linked");
+        blobs.remove_if_there(&temporary).map_err(as_io)?;
+        blobs.link(source, &temporary)?;
+        blobs.rename(&temporary, blobs, name).map_err(as_io)?;
         self.landing.set_placed(blob, source.try_clone()?);
         Ok(())
     }

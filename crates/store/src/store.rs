@@ -1,7 +1,7 @@
 //! The node's content store: an OCI image layout whose blobs are proved.
 //!
-//! Owns: the finished blobs, under which names they may be reused, and the partial landings. Does not own: collection
-//! of what is no longer needed, or when a blob's SHA-256 is computed.
+//! Owns: the finished blobs, under which names they may be reused, and the partial landings. Does not own:
+//! when a blob's SHA-256 is computed.
 //!
 //! ```text
 //! oci-layout index.json     as in any OCI image layout
@@ -9,6 +9,7 @@
 //! blobs/blake3/HEX          proved by its root only; its SHA-256 is what a manifest said
 //! proved/ALGORITHM-HEX      the identity of a blob, and its inode, size and mtime when it was proved
 //! trees/HEX                 the chaining values of the blob with that root, where it has more than one piece
+//! used/HEX                  its mtime says when the artifact of that manifest was last used
 //! partial/HEX/              the landing of the manifest with that digest
 //! lock                      one process a store
 //! ```
@@ -37,12 +38,18 @@ use crate::{
     publish,
 };
 
+mod collect;
+mod pins;
 mod trees;
+
+pub use collect::{NoReaders, Readers};
+pub use pins::Pin;
 
 const SHA256: &str = "sha256";
 const BLAKE3: &str = "blake3";
 const PROVED_NAME: &str = "proved";
 const PARTIAL_NAME: &str = "partial";
+const USED_NAME: &str = "used";
 const TREES_NAME: &str = "trees";
 /// Most bytes of a manifest or config that is read at once: the protocol's 4 MiB (DESIGN §4).
 const SMALL_BYTES_MAX: u64 = 4 << 20;
@@ -59,6 +66,12 @@ pub struct Store {
     blake3: Dir,
     proved: Dir,
     trees: Dir,
+    used: Dir,
+    /// The budget of blobs and partial landings, if there is one.
+    bytes_max: Option<u64>,
+    pins: pins::Pins,
+    /// Held from making room until what it was made for is allocated.
+    making_room: Mutex<()>,
     kind: FsKind,
     /// Held while `index.json` or a record is rewritten.
     writing: Mutex<()>,
@@ -93,6 +106,10 @@ impl Store {
             blake3: dir.make("blobs/blake3")?,
             proved: dir.make(PROVED_NAME)?,
             trees: dir.make(TREES_NAME)?,
+            used: dir.make(USED_NAME)?,
+            bytes_max: None,
+            pins: pins::Pins::default(),
+            making_room: Mutex::new(()),
             kind: dir.kind()?,
             dir,
             writing: Mutex::new(()),
@@ -103,7 +120,11 @@ impl Store {
     /// The landing of an artifact's missing blobs, and the pieces of those that are here already. The landing reads
     /// the latter too, and [`Landing::prove_verified`] proves them.
     pub fn landing(&self, contents: impl Into<Contents>) -> Result<(Arc<Landing>, PieceMap), StoreError> {
-        let contents = contents.into();
+        let (landing, here) = self.open_landing(&contents.into(), None)?;
+        Ok((Arc::new(landing), here))
+    }
+
+    fn open_landing(&self, contents: &Contents, pin: Option<Pin>) -> Result<(Landing, PieceMap), StoreError> {
         contents.assert_whole();
         let mut present = Vec::new();
         for blob in &contents.blobs {
@@ -111,10 +132,10 @@ impl Store {
         }
         let path = self.dir.path().join(PARTIAL_NAME).join(contents.digest.hex());
         let mut site = Site::open(&path)?;
-        site.present = present;
+        (site.present, site.pin) = (present, pin);
         let landing = Landing::open_at(site, &contents.layout, &contents.digest)?;
         let here = landing.verified();
-        Ok((Arc::new(landing), here))
+        Ok((landing, here))
     }
 
     /// A finished blob, if it is here, was proved, and has not changed since.
@@ -302,6 +323,7 @@ impl Store {
             index.save(&self.dir)?;
             self.sync(&self.dir)?;
         }
+        self.touch(digest);
         publish::clear_landing(landing)
     }
 

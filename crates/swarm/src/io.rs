@@ -129,8 +129,13 @@ pub enum Input {
         /// The pieces; what is out of range is ignored.
         runs: Vec<Run>,
     },
-    /// Bytes came from a linked peer; whether they are right is said later, by `Piece`.
+    /// A piece came from a linked peer; whether it is right is said later, by `Piece`.
     Arrived {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// Bytes came from a linked peer, perhaps no whole piece. Said again while they come, some times a second.
+    Progress {
         /// The peer.
         peer: PeerId,
     },

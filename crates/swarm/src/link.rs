@@ -78,6 +78,9 @@ pub(crate) struct Link {
     /// Outstanding reads, those given up on included: they still occupy the link.
     pub(crate) reads: BTreeSet<ReadId>,
     pub(crate) bytes_in_flight: u64,
+    /// When the last piece came, checked or not.
+    pub(crate) last_piece: Duration,
+    /// When it was last seen that bytes had come, of whole pieces or not.
     pub(crate) last_byte: Duration,
     /// No byte came for too long; cleared by the next good piece, and by no new link: whoever never gives anything
     /// opens those as well as anybody.
@@ -100,6 +103,7 @@ impl Link {
             heard: Bits::empty(piece_count),
             reads: BTreeSet::new(),
             bytes_in_flight: 0,
+            last_piece: Duration::ZERO,
             last_byte: Duration::ZERO,
             is_slow: false,
             is_reported: false,
@@ -149,7 +153,7 @@ impl Link {
     pub(crate) fn posted(&mut self, now: Duration, read: ReadId, bytes: u64) {
         if self.reads.is_empty() {
             self.rate.start(now);
-            self.last_byte = now;
+            (self.last_piece, self.last_byte) = (now, now);
         }
         self.reads.insert(read);
         self.bytes_in_flight += bytes;
@@ -157,10 +161,15 @@ impl Link {
 
     pub(crate) fn arrived(&mut self, now: Duration, bytes: u64) {
         self.rate.add(now, bytes);
-        self.last_byte = now;
+        self.came(now);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
         (self.is_slow, self.is_reported) = (false, false);
         self.failures = 0;
+    }
+
+    /// A piece came; whether it is right is found out later.
+    pub(crate) fn came(&mut self, now: Duration) {
+        (self.last_piece, self.last_byte) = (now, now);
     }
 
     pub(crate) fn ended(&mut self, read: ReadId, bytes_left: u64) {

@@ -147,7 +147,8 @@ impl Swarm {
             }
             Input::Piece { read, piece, outcome: PieceOutcome::Good } => self.good(read, piece),
             Input::Piece { read, piece, outcome: PieceOutcome::Bad } => self.bad(read, piece),
-            Input::Arrived { peer } => return self.arrived(peer),
+            Input::Arrived { peer } => return self.note(peer, Link::came),
+            Input::Progress { peer } => return self.note(peer, |link, now| link.last_byte = now),
             Input::ReadEnded { read, outcome } => self.read_ended(read, outcome),
             Input::Tick => {}
         }
@@ -255,10 +256,10 @@ impl Swarm {
         }
     }
 
-    /// Nothing is to be done for it, so that a piece costs one round of work and not two.
-    fn arrived(&mut self, peer: PeerId) {
+    /// Nothing is to be done for such news, so that a piece costs one round of work and not two.
+    fn note(&mut self, peer: PeerId, what: impl FnOnce(&mut Link, Duration)) {
         if let Some(link) = self.links.get_mut(&peer) {
-            link.last_byte = self.now;
+            what(link, self.now);
         }
         self.wake_due = self.next_wake();
     }

@@ -14,8 +14,8 @@ use crate::swarm::{LINKS_MAX, Swarm};
 /// A link is stalled when no byte came for this many times what its oldest read should have taken.
 const STALL_FACTOR: u32 = 3;
 
-/// A link is silent when no byte came for this long though reads are out: it is longer than any queue at a peer that
-/// serves 16 children at 10 Mbit/s each, and as long as schedulers take to call one another dead.
+/// A link is silent when no byte came for this long though reads are out: on the slowest card something comes sooner,
+/// and it is as long as schedulers take to call one another dead.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
 /// A peer that runs this much later than it was due was stopped, or starved by others on its machine.
@@ -37,7 +37,7 @@ impl Swarm {
     fn stalls_at(&self, link: &Link) -> Option<Duration> {
         let oldest = link.reads.iter().find_map(|id| self.reads.get(*id).filter(|read| read.is_live))?;
         let patience = (oldest.expected * STALL_FACTOR).max(self.config.stall_min);
-        Some(oldest.issued.max(link.last_byte) + patience)
+        Some(oldest.issued.max(link.last_piece) + patience)
     }
 
     pub(crate) fn give_up_stalled(&mut self) {
@@ -56,14 +56,9 @@ impl Swarm {
         }
     }
 
-    fn is_silent_at(&self, link: &Link) -> Option<Duration> {
-        let counts = link.is_up() && link.is_slow && !link.is_reported && !link.reads.is_empty();
-        counts.then_some(link.last_byte + SILENT_AFTER)
-    }
-
     /// Tells the scheduler of those that serve nothing: it takes them for alive, and plans by what they announce.
     pub(crate) fn report_silent(&mut self) {
-        let is_silent = |link: &Link| self.is_silent_at(link).is_some_and(|at| at <= self.now);
+        let is_silent = |link: &Link| silent_at(link).is_some_and(|at| at <= self.now);
         let silent: Vec<PeerId> =
             self.links.iter().filter(|(_, link)| is_silent(link)).map(|(peer, _)| *peer).collect();
         for peer in silent {
@@ -79,6 +74,7 @@ impl Swarm {
         if self.wake_due.is_some_and(|due| now > due + LATE) {
             let unheard = now.saturating_sub(self.now);
             for link in self.links.values_mut() {
+                link.last_piece += unheard;
                 link.last_byte += unheard;
             }
         }
@@ -207,7 +203,7 @@ impl Swarm {
     /// Every moment at which time alone may change something. Moments that have passed may be among them.
     pub(crate) fn timers(&self) -> impl Iterator<Item = Duration> + '_ {
         let stalls = self.links.values().filter_map(|link| self.stalls_at(link));
-        let silences = self.links.values().filter_map(|link| self.is_silent_at(link));
+        let silences = self.links.values().filter_map(silent_at);
         let retries = self.links.values().map(|link| match link.state {
             LinkState::Down { retry_at } => retry_at,
             LinkState::Connecting | LinkState::Up | LinkState::Leaving => link.pause_until,
@@ -227,4 +223,10 @@ impl Swarm {
         let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);
         stalls.chain(silences).chain(retries).chain(quiet).chain(origin).chain(end).chain(hopeless)
     }
+}
+
+/// When a link that does not give what it should will have been silent for too long.
+fn silent_at(link: &Link) -> Option<Duration> {
+    let counts = link.is_up() && link.is_slow && !link.is_reported && !link.reads.is_empty();
+    counts.then_some(link.last_byte + SILENT_AFTER)
 }

@@ -137,8 +137,14 @@ fn time_in_which_a_peer_does_not_run_is_nobodys_silence() {
     assert!(at >= nap + Duration::from_secs(1), "it had no time to give anything: {at:?}");
 }
 
+/// A slow network, and a machine that is slow to hash: bytes come all the time.
 #[test]
-fn bytes_that_are_not_checked_yet_are_no_silence() {
+fn where_bytes_come_is_no_silence() {
+    bytes_come(&Input::Progress { peer: PARENT });
+    bytes_come(&Input::Arrived { peer: PARENT });
+}
+
+fn bytes_come(news: &Input) {
     let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
     let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
     for input in [
@@ -149,10 +155,9 @@ fn bytes_that_are_not_checked_yet_are_no_silence() {
     ] {
         swarm.handle(Duration::ZERO, input);
     }
-    // A machine that is slow to hash: pieces come all the time.
     for tenth in 1..80 {
         let now = Duration::from_millis(100) * tenth;
-        swarm.handle(now, Input::Arrived { peer: PARENT });
+        swarm.handle(now, news.clone());
         swarm.handle(now, Input::Tick);
         let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
         assert!(!outputs.iter().any(|output| matches!(output, Output::Silent { .. })), "{now:?}");

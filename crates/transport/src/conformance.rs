@@ -282,10 +282,12 @@ fn full_hands_back(harness: &dyn Harness) {
     let back = bench.link().post(bench.read(3, 0, 11)).expect_err("the link is full");
     assert_eq!((back.id, back.lease.len()), (3, 11));
     assert!(!bench.link().is_closed());
+    assert_eq!(bench.link().bytes_received(), 0);
     bench.export.set_gate(true);
     for _ in 0..3 {
         bench.wait().result.expect("a good read");
     }
+    assert_eq!(bench.link().bytes_received(), 30);
     bench.post(back);
     assert_eq!(bench.wait().id, 3);
     bench.finish();

@@ -114,6 +114,9 @@ pub trait Link: Send + Sync {
     /// Ends the link. Outstanding reads complete with [`ReadFault::LinkDown`] soon after.
     fn close(&self);
 
+    /// Bytes of responses that have come over it so far: it grows while the oldest read gets on, however slowly.
+    fn bytes_received(&self) -> u64;
+
     /// Whether the link has ended; `post` hands back every read from then on.
     fn is_closed(&self) -> bool;
 }

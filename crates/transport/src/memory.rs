@@ -6,7 +6,10 @@ use std::{
     collections::VecDeque,
     io,
     os::unix::fs::FileExt as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -16,6 +19,7 @@ use crate::{CompletionSink, Exports, Level, Link, ReadRequest, link::Outstanding
 pub struct MemoryLink {
     exports: Exports,
     in_flight_max: usize,
+    received: AtomicU64,
     sink: CompletionSink,
     state: Mutex<State>,
 }
@@ -33,7 +37,7 @@ impl MemoryLink {
     /// If no read could ever be posted.
     pub fn new(exports: Exports, in_flight_max: usize, sink: CompletionSink) -> Arc<Self> {
         assert!(in_flight_max > 0, "a link carries something");
-        Arc::new(Self { exports, in_flight_max, sink, state: Mutex::default() })
+        Arc::new(Self { exports, in_flight_max, received: AtomicU64::new(0), sink, state: Mutex::default() })
     }
 
     /// Ends the oldest read, or every read of a link that is closed or has one past its deadline. Says whether any ended.
@@ -64,7 +68,10 @@ impl MemoryLink {
             Ok(export) => {
                 let offset = read.offset;
                 match export.file().read_exact_at(read.target(), offset) {
-                    Ok(()) => read.succeed(),
+                    Ok(()) => {
+                        self.received.fetch_add(read.len() as u64, Ordering::Relaxed);
+                        read.succeed();
+                    }
                     // As over a socket: a sender that cannot finish a body can only hang up.
                     Err(error) => {
                         let reason = self.end(error);
@@ -98,6 +105,10 @@ impl Link for MemoryLink {
 
     fn in_flight_max(&self) -> usize {
         self.in_flight_max
+    }
+
+    fn bytes_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     fn close(&self) {

@@ -24,7 +24,7 @@ struct Faulty {
 pub(crate) fn export(behaviour: Behaviour, blob: &Blob, seen: Arc<Seen>) -> anyhow::Result<Arc<dyn Export>> {
     let file = match behaviour {
         Behaviour::Old | Behaviour::Accuser => File::open(&blob.path)?,
-        Behaviour::WrongBytes | Behaviour::LiesHave | Behaviour::Silent => {
+        Behaviour::WrongBytes | Behaviour::LyingReader | Behaviour::LiesHave | Behaviour::Silent => {
             // A hole of the right size reads as zeros, which no part of the model is.
             let file = tempfile::tempfile()?;
             file.set_len(blob.bytes)?;
@@ -49,7 +49,7 @@ impl Export for Faulty {
                     thread::park();
                 }
             }),
-            Behaviour::Old | Behaviour::WrongBytes | Behaviour::Accuser => true,
+            Behaviour::Old | Behaviour::WrongBytes | Behaviour::Accuser | Behaviour::LyingReader => true,
         }
     }
 

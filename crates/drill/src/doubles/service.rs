@@ -1,10 +1,11 @@
-//! A double's end of links to children: grants and announces everything. Does not own: the bytes.
+//! A double's end of links to children: grants everything and announces what is claimed. Does not own: the bytes.
 
 use std::{
     pin::Pin,
     sync::{Arc, PoisonError},
 };
 
+use modelpack::layout::{PieceIndex, runs_of};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -12,14 +13,15 @@ use wire::{
     PROTOCOL_VERSION, connection,
     control::{
         ChildToParent, Coming, DescribeReply, DescribeRequest, Grant, HaveRuns, LinkWelcome, ParentToChild,
-        Run, TcpEndpoint, Window,
+        TcpEndpoint, Window,
         child_to_parent::Kind as Heard,
         parent_to_child::Kind as Said,
         peer_server::{Peer, PeerServer},
     },
+    convert,
 };
 
-use super::Double;
+use super::{Behaviour, Double, reader::Claims};
 
 /// As an honest peer grants them.
 const EXPIRES_MS: u32 = 10_000;
@@ -52,8 +54,13 @@ impl Peer for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
+    /// Only of an artifact without trees, which it does not know.
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
-        Err(Status::not_found("this peer does not share the artifact"))
+        if self.0.behaviour != Behaviour::LyingReader {
+            return Err(Status::not_found("this peer does not share the artifact"));
+        }
+        let (manifest, config) = (self.0.artifact.manifest.clone(), self.0.artifact.config.clone());
+        Ok(Response::new(DescribeReply { manifest, config, trees: Vec::new() }))
     }
 }
 
@@ -61,16 +68,24 @@ impl Peer for Service {
 async fn link(double: Arc<Double>, mut inbound: Streaming<ChildToParent>, outgoing: mpsc::Sender<Sent>) {
     let (link, secret) = double.tcp.issue_link();
     double.seen.secrets.lock().unwrap_or_else(PoisonError::into_inner).push(hex::encode(secret));
-    let first = [
-        Said::Welcome(welcome(&double, link, &secret)),
-        Said::Grant(grant(&double)),
-        Said::Have(everything(&double)),
-    ];
-    while let Ok(Some(message)) = inbound.message().await {
-        let answers: Vec<Said> = match message.kind {
-            Some(Heard::Hello(_)) => first.to_vec(),
-            Some(Heard::Renewal(_)) => vec![Said::Grant(grant(&double))],
-            None => Vec::new(),
+    let (mut claims, mut said) = (double.claims.subscribe(), None);
+    loop {
+        let answers = tokio::select! {
+            heard = inbound.message() => match heard {
+                Ok(Some(ChildToParent { kind: Some(Heard::Hello(_)) })) => {
+                    let (have, count) = news(&claims.borrow_and_update(), 0);
+                    said = Some(count);
+                    vec![Said::Welcome(welcome(&double, link, &secret)), Said::Grant(grant(&double)), have]
+                }
+                Ok(Some(ChildToParent { kind: Some(Heard::Renewal(_)) })) => vec![Said::Grant(grant(&double))],
+                Ok(Some(ChildToParent { kind: None })) => Vec::new(),
+                Ok(None) | Err(_) => break,
+            },
+            _ = claims.changed(), if said.is_some() => {
+                let (have, count) = news(&claims.borrow_and_update(), said.unwrap_or_default());
+                said = Some(count);
+                vec![have]
+            }
         };
         for kind in answers {
             if outgoing.send(Ok(ParentToChild { kind: Some(kind) })).await.is_err() {
@@ -85,7 +100,7 @@ fn welcome(double: &Double, link: u64, secret: &[u8; 32]) -> LinkWelcome {
     LinkWelcome {
         protocol_version: PROTOCOL_VERSION,
         features: double.features(),
-        peer_id: double.id.to_vec(),
+        peer_id: double.key.id().to_vec(),
         tcp: Some(TcpEndpoint {
             address: double.tcp.local_addr().to_string(),
             link,
@@ -106,7 +121,16 @@ fn grant(double: &Double) -> Grant {
     }
 }
 
-fn everything(double: &Double) -> HaveRuns {
-    let runs = vec![Run { start: 0, end: double.artifact.pieces() }];
-    HaveRuns { runs, coming: Some(Coming { runs: Vec::new(), epoch: 0 }), vouchers: Vec::new() }
+/// What is claimed beyond the first `said` pieces; and how many there are now.
+fn news(claims: &Claims, said: usize) -> (Said, usize) {
+    let news = &claims.pieces[said..];
+    let mut pieces: Vec<PieceIndex> = news.iter().map(|(piece, _)| *piece).collect();
+    pieces.sort_unstable();
+    let vouchers = news.iter().filter_map(|(piece, voucher)| Some((piece, voucher.as_ref()?)));
+    let have = HaveRuns {
+        runs: convert::runs_message(&runs_of(pieces)),
+        coming: Some(Coming { runs: Vec::new(), epoch: claims.epoch }),
+        vouchers: vouchers.map(|(piece, voucher)| convert::voucher_message(*piece, voucher)).collect(),
+    };
+    (Said::Have(have), claims.pieces.len())
 }

@@ -194,6 +194,10 @@ pub(crate) struct PeerArgs {
     #[arg(long, value_name = "DIR", env = "MODELCTL_STORE", hide_env_values = true)]
     pub(crate) store: PathBuf,
 
+    /// How much its store may hold, as in 500GB or 2TiB: what was not used for longest goes first
+    #[arg(long, value_name = "SIZE", env = "MODELCTL_STORE_MAX", hide_env_values = true)]
+    pub(crate) store_max: Option<Size>,
+
     /// The socket for pulls on this machine
     #[arg(
         long,
@@ -368,9 +372,55 @@ impl FromStr for Rate {
     }
 }
 
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit: u64 = match unit {
+            "" => 1,
+            "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            _ => return Err("the units are KB, MB, GB, TB, KiB, MiB, GiB and TiB"),
+        };
+        let number: u64 = number.parse().map_err(|_| "it begins with a whole number")?;
+        let size = number.checked_mul(unit).ok_or("that is more than any disk holds")?;
+        if size == 0 { Err("a store holds more than nothing") } else { Ok(Self(size)) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_bytes() {
+        for (text, expected) in [
+            ("4096", Ok(4096)),
+            ("500GB", Ok(500_000_000_000)),
+            ("2TiB", Ok(2 << 40)),
+            ("1KiB", Ok(1024)),
+            ("3MB", Ok(3_000_000)),
+            ("1.5GB", Err("the units are KB, MB, GB, TB, KiB, MiB, GiB and TiB")),
+            ("5gb", Err("the units are KB, MB, GB, TB, KiB, MiB, GiB and TiB")),
+            ("GB", Err("it begins with a whole number")),
+            ("0TB", Err("a store holds more than nothing")),
+            ("99999999999TiB", Err("that is more than any disk holds")),
+        ] {
+            assert_eq!(text.parse(), expected.map(Size), "{text}");
+        }
+    }
 
     #[test]
     fn rates_are_bytes_per_second() {

@@ -50,6 +50,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
     let data = if args.data_plain { Security::Plain } else { control.clone() };
     let options = PeerOptions {
         store: args.store.clone(),
+        store_max: args.store_max.map(|size| size.0),
         socket: args.socket.clone(),
         listen: args.listen,
         schedulers: args.scheduler.clone(),

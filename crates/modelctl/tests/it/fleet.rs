@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -11,7 +13,7 @@ use serde_json::Value;
 use crate::{
     door::Door,
     running::{Running, Signal},
-    support::{Registry, Scratch, assert_said, said, until},
+    support::{Mount, Registry, Scratch, assert_said, said, until},
 };
 
 /// Many times what the peers ask of a registry at once.
@@ -373,6 +375,97 @@ fn without_a_directory_a_pull_goes_into_the_store_of_the_local_peer() {
         format!("$ modelctl pull {}\n{said}", args.join(" "))
     });
     assert_said!("a_pull_without_a_directory_that_is_refused", refused.join("\n"));
+}
+
+#[test]
+fn a_store_with_a_budget_makes_room_or_says_why_not() {
+    let (scratch, registry) = (Scratch::new(), Registry::start());
+    for (model, bytes) in [("one", 2_000_000), ("two", 2_100_000), ("large", 5_000_000)] {
+        scratch.write_large_model(model, bytes);
+        scratch.stdout(&["build", model, "-t", &registry.reference(&format!("{model}:v1")), "--plain-http"]);
+    }
+    let args = ["peer", "--store", "store", "--socket", "p.sock", "--store-max", "3MB", "--json"];
+    let mut peer = Running::start(scratch.modelctl(&args));
+    peer.line();
+    let pull = |model: &str| {
+        let (reference, out) = (registry.reference(&format!("{model}:v1")), format!("out-{model}"));
+        let args = ["pull", &reference, "--plain-http", "--peer", "unix:p.sock", "-o", &out, "--json"];
+        Running::start(scratch.modelctl(&args))
+    };
+    let is_listed = |result: &Value| {
+        let index = fs::read_to_string(scratch.path("store/index.json")).unwrap();
+        index.contains(result["digest"].as_str().unwrap())
+    };
+    let one = pull("one").result();
+    assert!(is_listed(&one));
+    let two = pull("two").result();
+    assert!(!is_listed(&one) && is_listed(&two));
+    for model in ["one", "two"] {
+        scratch.assert_pulled(model, &format!("out-{model}"));
+    }
+    assert_said!(pull("large").failure());
+    assert!(is_listed(&two) && !scratch.path("out-large").exists());
+    // Also a smaller budget than before is kept, from the start.
+    assert!(peer.ends_well());
+    let args = ["peer", "--store", "store", "--socket", "p.sock", "--store-max", "1MB", "--json"];
+    Running::start(scratch.modelctl(&args)).line();
+    assert!(!is_listed(&two));
+    assert_eq!(fs::read_dir(scratch.path("store/blobs/sha256")).unwrap().count(), 0);
+}
+
+/// Fills a disk to its last byte; says with which file.
+fn fill_up(disk: &Mount) -> PathBuf {
+    let path = disk.dir.path().join("filler");
+    let mut file = fs::File::create(&path).unwrap();
+    // A whole page each time: one that does not fit leaves less than that.
+    let full = loop {
+        if let Err(error) = file.write_all(&[7; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    path
+}
+
+#[test]
+fn a_full_disk_ends_a_pull_and_no_peer() {
+    // The model, and a little more.
+    let Some(disk) = Mount::tmpfs("size=136m") else { return };
+    let (store, socket) = (disk.path("store"), "p.sock");
+    let fleet = Fleet::held(0);
+    let args = ["peer", "--store", &store, "--socket", socket, "--json"];
+    let mut peer = Running::start(fleet.scratch.modelctl(&args));
+    peer.line();
+    let pull = |fleet: &Fleet, out: &str| {
+        let args = ["pull", &fleet.reference, "--plain-http", "--peer", "unix:p.sock", "-o", out, "--json"];
+        Running::start(fleet.scratch.modelctl(&args))
+    };
+    let mut said = Vec::new();
+
+    // There is no room for it: nothing is begun.
+    let filler = disk.dir.path().join("filler");
+    fs::write(&filler, vec![7; 32 << 20]).unwrap();
+    said.push(pull(&fleet, "out").failure());
+    let partial = disk.dir.path().join("store/partial");
+    assert!(!partial.exists() || fs::read_dir(&partial).unwrap().count() == 0, "something is left behind");
+    fs::remove_file(&filler).unwrap();
+
+    // What was promised to it suffices for its bytes, but not for what it notes.
+    let mut under_way = pull(&fleet, "out");
+    under_way.wait_for_percent(A_FIFTH);
+    let filler = fill_up(&disk);
+    fleet.door.open();
+    said.push(under_way.failure());
+    assert!(!fleet.scratch.path("out").exists());
+    said.push(pull(&fleet, "out").failure());
+
+    // The peer is there, and goes on where it was.
+    fs::remove_file(filler).unwrap();
+    let result = pull(&fleet, "out").result();
+    fleet.scratch.assert_pulled("model", "out");
+    assert!(number(&result, "local_bytes") * 10 > number(&result, "bytes"), "{result}");
+    assert!(peer.ends_well());
+    assert_said!(disk.hidden_in(&said.join("\n")));
 }
 
 #[test]

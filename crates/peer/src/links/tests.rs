@@ -134,8 +134,13 @@ impl ParentPeer {
             config: b"{}".to_vec(),
             trees: vec![(BlobIndex(0), vec![9; 96])],
         });
-        let share =
-            Share { windows, have: have.clone(), vouching: None, description: Arc::clone(&description) };
+        let share = Share {
+            windows,
+            have: have.clone(),
+            vouching: None,
+            children: Children::none(),
+            description: Arc::clone(&description),
+        };
         let children = Children::none();
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
         let options = ServiceOptions {
@@ -202,7 +207,7 @@ impl ChildLink {
         loop {
             match self.event().await {
                 LinkEvent::Have { peer: PARENT, generation: 5, runs, .. } => return runs,
-                LinkEvent::Coming { .. } => {}
+                LinkEvent::Coming { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 _ => panic!("no news"),
             }
@@ -213,7 +218,7 @@ impl ChildLink {
         loop {
             match self.event().await {
                 LinkEvent::Coming { peer: PARENT, generation: 5, coming } => return coming,
-                LinkEvent::Have { .. } => {}
+                LinkEvent::Have { .. } | LinkEvent::Progress { .. } => {}
                 LinkEvent::Down { reason, .. } => panic!("down: {reason}"),
                 _ => panic!("no news"),
             }
@@ -224,7 +229,7 @@ impl ChildLink {
         loop {
             match self.event().await {
                 LinkEvent::Leaving { peer: PARENT, generation: 5 } => return,
-                LinkEvent::Have { .. } | LinkEvent::Coming { .. } => {}
+                LinkEvent::Have { .. } | LinkEvent::Coming { .. } | LinkEvent::Progress { .. } => {}
                 _ => panic!("no farewell"),
             }
         }

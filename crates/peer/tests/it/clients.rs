@@ -42,6 +42,7 @@ impl Alone {
         let socket = top.path().join("run/peer.sock");
         let options = PeerOptions {
             store: top.path().join("store"),
+            store_max: None,
             socket: socket.clone(),
             listen: "127.0.0.1:0".parse().unwrap(),
             schedulers: Vec::new(),
@@ -116,6 +117,7 @@ async fn only_the_owner_may_speak_to_a_peer() {
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     let second = PeerOptions {
         store: peer.top.path().join("other-store"),
+        store_max: None,
         socket: peer.socket.clone(),
         listen: "127.0.0.1:0".parse().unwrap(),
         schedulers: Vec::new(),

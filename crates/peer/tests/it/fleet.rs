@@ -68,6 +68,7 @@ impl Fleet {
     fn options(&self, number: usize, seed: Option<LayoutReference>) -> PeerOptions {
         PeerOptions {
             store: self.top.path().join(format!("store-{number}")),
+            store_max: None,
             socket: self.top.path().join(format!("{number}.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
@@ -258,6 +259,7 @@ async fn what_is_damaged_is_not_announced() {
     std::fs::write(&blob, bytes).unwrap();
     let options = PeerOptions {
         store: top.path().join("store"),
+        store_max: None,
         socket: top.path().join("sock"),
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: None,

@@ -6,6 +6,7 @@
     reason = "clippy lets tests unwrap and print, but not the helpers that they share"
 )]
 
+mod collect;
 mod landing;
 mod oci;
 mod output;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::Path,
 };
@@ -329,6 +330,23 @@ fn blobs_of_the_local_peer_are_linked_where_that_is_safe_and_else_copied() {
         assert_eq!(mode(&blobs.join("1")), 0o444, "the store's own file keeps its mode");
         assert_eq!(published.copied, 2);
     }
+}
+
+#[test]
+fn what_cannot_be_linked_is_copied() {
+    let (artifact, top) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let dir = top.path().join("model");
+    let output = artifact.open(&dir);
+    for (blob, bytes) in (0..).zip(&artifact.bytes) {
+        // No file system links what has no name any more, as none links from another.
+        let mut nameless = tempfile::NamedTempFile::new_in(top.path()).unwrap();
+        nameless.write_all(bytes).unwrap();
+        let file = nameless.reopen().unwrap();
+        nameless.close().unwrap();
+        assert_ne!(output.place_from(BlobIndex(blob), &file, LinkMode::Auto).unwrap(), LinkUsed::Hard);
+    }
+    output.publish(Vec::new()).unwrap();
+    artifact.assert_published(&dir);
 }
 
 #[test]

@@ -5,7 +5,10 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -109,6 +112,7 @@ pub async fn connect(
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         in_flight_max,
+        received: AtomicU64::new(0),
         sink,
         requests: Notify::new(),
         deadlines: Notify::new(),
@@ -178,6 +182,7 @@ struct TcpLink(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     in_flight_max: usize,
+    received: AtomicU64,
     sink: CompletionSink,
     /// There are requests to write.
     requests: Notify,
@@ -246,6 +251,20 @@ impl Shared {
     }
 }
 
+/// Fills `target`, counting what has come as it comes.
+async fn fill(socket: &mut Reader, target: &mut [u8], received: &AtomicU64) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < target.len() {
+        let count = socket.read(&mut target[filled..]).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        filled += count;
+        received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 /// TLS keeps what was written until it is flushed.
 async fn write_through(socket: &mut Writer, bytes: &[u8]) -> io::Result<()> {
     socket.write_all(bytes).await?;
@@ -280,6 +299,10 @@ impl Link for TcpLink {
 
     fn in_flight_max(&self) -> usize {
         self.0.in_flight_max
+    }
+
+    fn bytes_received(&self) -> u64 {
+        self.0.received.load(Ordering::Relaxed)
     }
 
     fn close(&self) {
@@ -338,7 +361,7 @@ impl Engine {
         let read = self.current.insert(read);
         match response.body {
             Ok(len) if usize::try_from(len).is_ok_and(|len| len == read.len()) => {
-                socket.read_exact(read.target()).await?;
+                fill(socket, read.target(), &self.shared.received).await?;
                 if let Some(read) = self.take_current() {
                     read.succeed();
                 }
