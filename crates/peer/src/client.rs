@@ -10,7 +10,7 @@ use std::{
 };
 
 use modelpack::{digest::Sha256Digest, layout::BlobIndex, manifest::Manifest, reference::Reference};
-use registry::Credentials;
+use registry::{Access, Credentials};
 use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
@@ -83,46 +83,67 @@ impl LocalPeer {
     ) -> Result<PullReport, PeerError> {
         descriptors::allow_many();
         let start = Instant::now();
-        let Credentials::Basic { username, password } = &request.access.credentials else {
-            return self.converse(&request, (link, watch), start, Pull::default()).await;
-        };
-        let pull = Pull { username: username.clone(), password: password.clone(), ..Pull::default() };
-        self.converse(&request, (link, watch), start, pull).await
-    }
-
-    async fn converse(
-        &mut self,
-        request: &PullRequest,
-        (link, watch): (LinkMode, &PullWatch),
-        start: Instant,
-        pull: Pull,
-    ) -> Result<PullReport, PeerError> {
-        let ca_pem = request.access.ca_pem.clone().unwrap_or_default();
-        let pull = Pull {
-            reference: request.reference.to_string(),
-            plain_http: request.access.plain_http,
-            // It was read as PEM text; anything else the registry client would have refused.
-            ca_certificates_pem: String::from_utf8_lossy(&ca_pem).into_owned(),
-            ..pull
-        };
-        let sent = self.stream.send(&said(Said::Pull(pull))).await;
-        sent.map_err(|source| self.failed(source))?;
-        let manifest = match self.next().await?.0 {
-            Told::Accepted(accepted) => check_manifest(&request.reference, &accepted.manifest)?,
-            Told::Failure(failure) => return Err(remote(failure)),
-            _ => return Err(self.unexpected()),
-        };
+        let manifest = self.ask(&request.reference, request.access).await?;
         let (dir, contents) = (request.output.clone(), Contents::from(&manifest));
         let output = match blocking(move || OutputDir::open(&dir, contents)).await? {
             OpenedOutput::Fresh(output) => output,
             OpenedOutput::Complete(record) => {
                 let total = manifest.layout().total_bytes();
                 watch.set(Progress { done: total, total, local: total, ..Progress::default() });
-                let published = Published { dir: request.output.clone(), record, copied: 0 };
+                let published = Published { dir: request.output, record, copied: 0 };
                 let done = Done { totals: Some(watch.progress().into()), ..Done::default() };
-                return Ok(report(&manifest, start, &done, published));
+                return Ok(report(&manifest, start, &done, Some(published)));
             }
         };
+        let (blobs, done) = self.brought(&manifest, watch).await?;
+        let published = blocking(move || publish(output, blobs, link)).await?;
+        Ok(report(&manifest, start, &done, Some(published)))
+    }
+
+    /// Has the peer bring an artifact into its own store, and nowhere else. Dropping the future cancels it.
+    pub async fn store(
+        mut self,
+        reference: &Reference,
+        access: Access,
+        watch: &PullWatch,
+    ) -> Result<PullReport, PeerError> {
+        descriptors::allow_many();
+        let start = Instant::now();
+        let manifest = self.ask(reference, access).await?;
+        let (_blobs, done) = self.brought(&manifest, watch).await?;
+        Ok(report(&manifest, start, &done, None))
+    }
+
+    /// Says what is wanted; gives what that is.
+    async fn ask(&mut self, reference: &Reference, access: Access) -> Result<Manifest, PeerError> {
+        let Access { plain_http, ca_pem, credentials } = access;
+        let (username, password) = match credentials {
+            Credentials::Basic { username, password } => (username, password),
+            Credentials::Anonymous => Default::default(),
+        };
+        let pull = Pull {
+            reference: reference.to_string(),
+            plain_http,
+            username,
+            password,
+            // It was read as PEM text; anything else the registry client would have refused.
+            ca_certificates_pem: String::from_utf8_lossy(&ca_pem.unwrap_or_default()).into_owned(),
+        };
+        let sent = self.stream.send(&said(Said::Pull(pull))).await;
+        sent.map_err(|source| self.failed(source))?;
+        match self.next().await?.0 {
+            Told::Accepted(accepted) => check_manifest(reference, &accepted.manifest),
+            Told::Failure(failure) => Err(remote(failure)),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Waits until the peer has everything; gives the blobs by number.
+    async fn brought(
+        &mut self,
+        manifest: &Manifest,
+        watch: &PullWatch,
+    ) -> Result<(Vec<(u32, OwnedFd)>, Done), PeerError> {
         let mut blobs = Vec::new();
         let done = loop {
             match self.next().await? {
@@ -143,8 +164,7 @@ impl LocalPeer {
         if blobs.iter().any(|(number, _)| *number >= count) {
             return Err(self.unexpected());
         }
-        let published = blocking(move || publish(output, blobs, link)).await?;
-        Ok(report(&manifest, start, &done, published))
+        Ok((blobs, done))
     }
 
     async fn next(&mut self) -> Result<(Told, Vec<OwnedFd>), PeerError> {
@@ -211,12 +231,13 @@ fn remote(failure: Failure) -> PeerError {
     }
 }
 
-fn report(manifest: &Manifest, start: Instant, done: &Done, published: Published) -> PullReport {
+/// `published` is none where nothing but the peer's store has it.
+fn report(manifest: &Manifest, start: Instant, done: &Done, published: Option<Published>) -> PullReport {
     let totals = done.totals.map(Progress::from).unwrap_or_default();
     let seconds = |value: f64| Duration::try_from_secs_f64(value).ok().filter(|time| !time.is_zero());
     PullReport {
         digest: manifest.digest(),
-        files: published.record.files.len(),
+        files: manifest.files().len(),
         bytes: manifest.layout().total_bytes(),
         origin_bytes: totals.origin,
         peer_bytes: totals.peer,
@@ -226,9 +247,9 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Published
         first_piece: seconds(done.first_piece_seconds),
         bound: seconds(done.bound_seconds),
         bounded_by: Some(done.bounded_by.clone()).filter(|stage| !stage.is_empty()),
-        copied: published.copied,
+        copied: published.as_ref().map_or(0, |published| published.copied),
         fallback_reason: None,
         blamed: done.blamed.iter().cloned().map(Blamed::from).collect(),
-        output: published.dir,
+        output: published.map(|published| published.dir),
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     error::PeerError,
     fetch::{Fetch, FetchEnded, Ground, PieceChecked},
     have_feed::Coming,
-    links::{GrantedLink, LinkEvent, LinkHandle, LinkRequest, open_link},
+    links::{GrantedLink, LinkEvent, LinkHandle},
     metrics::LinkCount,
     origin::Origin,
     prefix::Prefixes,
@@ -452,72 +452,8 @@ impl OpenRead {
     }
 }
 
-/// Links to other peers, and reads over them.
+/// Reads over links to other peers.
 impl<H: Herald> Download<H> {
-    fn connect(&mut self, peer: PeerId, address: String) {
-        self.last_generation += 1;
-        let generation = self.last_generation;
-        let artifact = self.ground.artifact.id();
-        let layout = self.ground.artifact.layout().clone();
-        let security = self.ground.security.clone();
-        let request = LinkRequest { me: self.me, peer, address, artifact, layout, generation, security };
-        let events = self.events.clone();
-        // A driver that is gone needs no answer.
-        let sink = Arc::new(move |completion| {
-            let _ = events.send(Event::Transferred(completion));
-        });
-        let handle = open_link(request, sink, self.link_events.clone());
-        let (counted, vouchers) = (LinkCount::new(&self.ground.counters.metrics), BTreeMap::new());
-        self.links.insert(peer, OpenLink { generation, granted: None, counted, vouchers, _handle: handle });
-    }
-
-    fn link_event(&mut self, event: LinkEvent) {
-        let is_current = |links: &BTreeMap<PeerId, OpenLink>, peer: &PeerId, generation: u64| {
-            links.get(peer).is_some_and(|link| link.generation == generation)
-        };
-        match event {
-            LinkEvent::Up { peer, generation, grant } if is_current(&self.links, &peer, generation) => {
-                let in_flight_max = grant.in_flight_max;
-                if let Some(link) = self.links.get_mut(&peer) {
-                    link.granted = Some(grant);
-                    link.counted.up();
-                }
-                self.inputs.push_back(Input::LinkUp { peer, in_flight_max });
-            }
-            LinkEvent::Have { peer, generation, runs, vouchers }
-                if is_current(&self.links, &peer, generation) =>
-            {
-                let runs = self.vouched(peer, runs, vouchers);
-                self.inputs.push_back(Input::Have { peer, runs });
-            }
-            LinkEvent::Coming { peer, generation, coming } if is_current(&self.links, &peer, generation) => {
-                let Coming { epoch, runs } = coming;
-                // In a repair one peer alone reads the origin; what others read was begun before.
-                let is_repair = self.ground.vouching.as_ref().is_some_and(|vouching| vouching.round() > 0);
-                let runs = if is_repair { Vec::new() } else { runs };
-                self.inputs.push_back(Input::Coming { peer, epoch, runs });
-            }
-            LinkEvent::Progress { peer, generation } if is_current(&self.links, &peer, generation) => {
-                self.inputs.push_back(Input::Progress { peer });
-            }
-            LinkEvent::Leaving { peer, generation } if is_current(&self.links, &peer, generation) => {
-                self.inputs.push_back(Input::LinkLeaving { peer });
-            }
-            LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
-                tracing::debug!(%peer, reason, "a link ended");
-                self.links.remove(&peer);
-                self.inputs.push_back(Input::LinkDown { peer });
-            }
-            // Of a link that was given up since.
-            LinkEvent::Up { .. }
-            | LinkEvent::Have { .. }
-            | LinkEvent::Coming { .. }
-            | LinkEvent::Progress { .. }
-            | LinkEvent::Leaving { .. }
-            | LinkEvent::Down { .. } => {}
-        }
-    }
-
     fn transfer(&mut self, read: ReadId, peer: PeerId, run: Run, deadline: Instant) {
         self.reads.insert(read, OpenRead::new(Source::Peer(peer), run.len(), None));
         for piece in run.pieces() {
@@ -598,6 +534,7 @@ impl<H: Herald> Download<H> {
 }
 
 mod blamed;
+mod linked;
 mod vouched;
 
 #[cfg(test)]

@@ -84,15 +84,15 @@ pub(crate) enum LinkEvent {
         /// What it reads from the origin now.
         coming: Coming,
     },
-    /// Bytes have come over it since it was last said.
-    Progress {
+    /// The parent leaves: what was posted may end, and then the owner is to drop the handle. Nothing more is to be posted.
+    Leaving {
         /// The parent.
         peer: PeerId,
         /// [`LinkRequest::generation`].
         generation: u64,
     },
-    /// The parent leaves: what was posted may end, and then the owner is to drop the handle. Nothing more is to be posted.
-    Leaving {
+    /// Bytes have come over it since it was last said.
+    Progress {
         /// The parent.
         peer: PeerId,
         /// [`LinkRequest::generation`].
@@ -401,7 +401,7 @@ impl Child {
                 heard = control.next() => match heard {
                     Err(LinkEnd::Farewell(reason)) => {
                         self.emit(LinkEvent::Leaving { peer, generation });
-                        return Err(left(&mut control, &data, expiry, reason).await);
+                        return Err(self.left((control, data), expiry, reason).await);
                     }
                     heard => heard?,
                 },
@@ -447,28 +447,36 @@ impl Child {
         }
     }
 
+    /// How a link to a parent that leaves ends, unless its owner drops it before: the grant is not renewed any more.
+    async fn left(
+        &self,
+        (mut control, data): (Control, DataLink),
+        expiry: Instant,
+        reason: String,
+    ) -> LinkEnd {
+        let (peer, generation) = (self.request.peer, self.request.generation);
+        let (mut poll, mut received) = (interval(DATA_POLL), 0);
+        loop {
+            tokio::select! {
+                heard = control.next() => if heard.is_err() {
+                    return LinkEnd::Farewell(reason);
+                },
+                _ = poll.tick() => {
+                    if data.0.is_closed() {
+                        return LinkEnd::Farewell(reason);
+                    }
+                    if std::mem::replace(&mut received, data.0.bytes_received()) != received {
+                        self.emit(LinkEvent::Progress { peer, generation });
+                    }
+                }
+                () = sleep_until(expiry) => return LinkEnd::Expired,
+            }
+        }
+    }
+
     /// An owner that no longer listens has dropped the handle, or is about to.
     fn emit(&self, event: LinkEvent) {
         let _ = self.events.send(event);
-    }
-}
-
-/// How a link to a parent that leaves ends, unless its owner drops it before: the grant is not renewed any more.
-async fn left(control: &mut Control, data: &DataLink, expiry: Instant, reason: String) -> LinkEnd {
-    let mut closed = interval(DATA_POLL);
-    loop {
-        tokio::select! {
-            heard = control.next() => match heard {
-                Ok(_) => {}
-                Err(_) => return LinkEnd::Farewell(reason),
-            },
-            _ = closed.tick() => {
-                if data.0.is_closed() {
-                    return LinkEnd::Farewell(reason);
-                }
-            }
-            () = sleep_until(expiry) => return LinkEnd::Expired,
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use modelpack::{
 use planner::{ArtifactId, Charge, PeerId};
 use store::{Readers, StoreError};
 use swarm::Config;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 use transport::{Exports, tcp};
 use wire::control::DescribeReply;
@@ -46,9 +46,6 @@ const HAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// As many new pieces do not wait.
 const HAVE_PIECES: u32 = 64;
 
-/// How often it is looked whether the first attempt to reach a scheduler has ended; a pull begins but once.
-const REACH_POLL: Duration = Duration::from_millis(2);
-
 /// One process of a fleet.
 pub(crate) struct Node {
     me: PeerId,
@@ -59,6 +56,8 @@ pub(crate) struct Node {
     exports: Exports,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// Whether the first attempt to reach a scheduler has ended.
+    has_tried: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +96,7 @@ impl Node {
             exports,
             metrics: Arc::default(),
             state: Mutex::default(),
+            has_tried: watch::Sender::new(false),
         })
     }
 
@@ -181,9 +181,8 @@ impl Node {
 
     /// Ready once the scheduler was reached, or could not be.
     pub(crate) async fn has_tried_scheduler(&self) {
-        while self.state().reach == Reach::Unknown {
-            tokio::time::sleep(REACH_POLL).await;
-        }
+        // Its sender is this very value.
+        let _ = self.has_tried.subscribe().wait_for(|has_tried| *has_tried).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -354,6 +353,7 @@ impl Node {
     fn connected(&self, scheduler: &str) {
         let mut state = self.state();
         state.reach = Reach::Connected;
+        self.has_tried.send_replace(true);
         for (id, shared) in &state.shared {
             state.say(shared.join(*id));
         }
@@ -363,6 +363,7 @@ impl Node {
     fn lost(&self, reason: &str, hint: Option<&'static str>) {
         let mut state = self.state();
         state.reach = Reach::Lost;
+        self.has_tried.send_replace(true);
         state.lost = Some((reason.to_owned(), hint));
         for shared in state.shared.values() {
             shared.tell(|| Event::NoScheduler);
@@ -537,7 +538,7 @@ mod tests {
         assert!(node.let_go(&digest), "it is not shared");
         node.hold(&artifact, files());
         let share = Shares::share(&*node, &id).unwrap();
-        let child = share.children.enter(PeerId::new([7; 16])).unwrap();
+        let child = share.children.enter(PeerId::new([1; 16]));
         assert!(node.are_there(&digest) && !node.let_go(&digest) && node.is_shared(&id));
         drop(child);
         assert!(!node.are_there(&digest) && node.let_go(&digest) && !node.is_shared(&id));

@@ -73,8 +73,8 @@ pub struct PullReport {
     pub fallback_reason: Option<String>,
     /// Peers that gave wrong bytes, which were refused.
     pub blamed: Vec<Blamed>,
-    /// The output directory.
-    pub output: PathBuf,
+    /// The output directory; none where it went into the local peer's store only.
+    pub output: Option<PathBuf>,
 }
 
 /// What a pull would do.
@@ -88,6 +88,8 @@ pub struct PullPlan {
     pub bytes: u64,
     /// Whether each blob can be proved piece by piece.
     pub is_anchored: bool,
+    /// The output directory.
+    pub output: PathBuf,
     /// Whether the output directory holds the artifact already, unchanged.
     pub is_complete: bool,
     /// Bytes free where the output would lie.
@@ -217,7 +219,7 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
         copied: done.published.copied,
         fallback_reason: None,
         blamed: counters.blames.all(),
-        output: done.published.dir,
+        output: Some(done.published.dir),
     }
 }
 
@@ -229,6 +231,7 @@ pub async fn plan_pull(request: PullRequest) -> Result<PullPlan, PeerError> {
     blocking(move || {
         let is_complete = is_complete(&request.output, &manifest)?;
         Ok(PullPlan {
+            output: request.output.clone(),
             digest: manifest.digest(),
             files: manifest.files().to_vec(),
             bytes: manifest.layout().total_bytes(),

@@ -233,7 +233,8 @@ impl Parent {
         let (child, share) = self.hear_hello().await?;
         // Until the end of this function, which is the end of the grant.
         let held = self.options.children.enter(child);
-        let _held = (held.ok_or_else(|| LinkEnd::Refused(LEAVES.to_owned()))?, share.children.enter(child));
+        let _held = held.ok_or_else(|| LinkEnd::Refused(LEAVES.to_owned()))?;
+        let _reads = share.children.enter(child);
         let (link, secret) = self.options.tcp.issue_link();
         let _data = DataLink { tcp: self.options.tcp.clone(), link };
         tracing::debug!(%child, link, "a link began");

@@ -2,8 +2,15 @@
 //! the words of their failures. Does not own who connects to whom, or what is said.
 
 mod member;
+mod refusals;
 
-use std::{convert::Infallible, error::Error, io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper_util::rt::TokioIo;
 use identity::{Identity, Security};
@@ -21,6 +28,7 @@ use tonic::{
 };
 
 use member::Member;
+use refusals::Refusals;
 
 /// Most bytes of a message, but for the description of an artifact. What grows with an artifact is sent in parts.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -155,7 +163,7 @@ where
 /// up nobody.
 fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<io::Result<Member>> {
     let (members, incoming) = mpsc::channel(1);
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let (places, refusals) = (Arc::new(Semaphore::new(HANDSHAKES_MAX)), Arc::<Refusals>::default());
     tokio::spawn(async move {
         loop {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -168,7 +176,7 @@ fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<i
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let (identity, members) = (identity.clone(), members.clone());
+            let (identity, members, refusals) = (identity.clone(), members.clone(), Arc::clone(&refusals));
             tokio::spawn(async move {
                 let secured = async {
                     socket.set_nodelay(true)?;
@@ -178,7 +186,11 @@ fn accept_members(listener: TcpListener, identity: Identity) -> ReceiverStream<i
                     Ok(Ok(member)) => drop(members.send(Ok(Member::new(member))).await),
                     Ok(Err(error)) => {
                         let why = identity::explain(&error).unwrap_or("the handshake failed");
-                        tracing::warn!(%from, %error, why, "a connection was refused");
+                        if refusals.is_news(from.ip(), why, Instant::now()) {
+                            tracing::warn!(%from, %error, why, "a connection was refused");
+                        } else {
+                            tracing::debug!(%from, %error, why, "a connection was refused");
+                        }
                     }
                     Err(_) => tracing::debug!(%from, "a connection said nothing"),
                 }

@@ -54,6 +54,11 @@ impl Schedulers {
         self.fleet
     }
 
+    /// What the process was told.
+    pub fn given(&self) -> &[String] {
+        &self.given
+    }
+
     /// Their addresses now, best first.
     ///
     /// # Errors

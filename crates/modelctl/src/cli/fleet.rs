@@ -22,7 +22,8 @@ If the local peer answers (see `modelctl peer`), it fetches together with the ot
 fleet. Else, with --scheduler, this process takes part in the fleet itself: it reads from peers and
 serves what it has proved, also for a while after it has said that it is done. Else it reads from
 the registry alone. With --direct it lands the bytes itself in any case, and asks the local peer
-only for the scheduler.
+only for the scheduler. Without -o the local peer brings the artifact into its own store, from
+where it serves others, and a later pull on this machine finds it.
 
 Example:
   $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
@@ -32,12 +33,12 @@ pub(crate) struct PullArgs {
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Reference,
 
-    /// The directory that is to hold it
+    /// The directory that is to hold it [default: only the local peer's store]
     #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: PathBuf,
+    pub(crate) output: Option<PathBuf>,
 
     /// Say what would move from where and whether it fits; change nothing
-    #[arg(long)]
+    #[arg(long, requires = "output")]
     pub(crate) dry_run: bool,
 
     /// Pull through the peer at this socket, or through none [default: /run/modelctl/peer.sock if it answers]
@@ -45,11 +46,11 @@ pub(crate) struct PullArgs {
     pub(crate) peer: Option<PeerChoice>,
 
     /// How files come from the local peer's store
-    #[arg(long, value_enum, default_value_t = Link::Auto)]
+    #[arg(long, value_enum, default_value_t = Link::Auto, requires = "output")]
     pub(crate) link: Link,
 
     /// Land the bytes in this process, not in the local peer: for tmpfs and volumes in memory
-    #[arg(long)]
+    #[arg(long, requires = "output")]
     pub(crate) direct: bool,
 
     #[command(flatten)]

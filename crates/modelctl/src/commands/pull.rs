@@ -17,6 +17,7 @@ use crate::{
     access,
     cli::PullArgs,
     printer::Printer,
+    report::Refusal,
     text::{self, Align, Table},
 };
 
@@ -44,7 +45,7 @@ struct Report {
     bounded_by: Option<String>,
     blamed: Vec<Blame>,
     verified: bool,
-    output: String,
+    output: Option<String>,
 }
 
 /// A peer that was found out.
@@ -92,13 +93,43 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
             Reference::Registry(at) => access::access(&args.registry, &at.registry)?,
             Reference::Layout(_) | Reference::Directory(_) | Reference::Fleet(_) => Access::default(),
         };
-        let request = PullRequest { reference: args.reference.clone(), access, output: args.output.clone() };
+        let reference = args.reference.clone();
+        let Some(output) = args.output.clone() else { return store(args, access, printer).await };
+        let request = PullRequest { reference, access, output };
         if args.dry_run {
             let plan = peer::plan_pull(request).await?;
             return printer.result(&Plan::new(args, &plan));
         }
         pull(args, request, printer).await
     })
+}
+
+/// Pulls into the store of the local peer, and nowhere else.
+async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Result<()> {
+    let Some(local) = way::local_peer(args).await? else {
+        let message = "`-o DIR` is missing, and there is no local peer to pull into the store of";
+        let hint = "name a directory with `-o DIR`, or start a peer on this machine with `modelctl peer`";
+        return Err(Refusal::usage(message).hint(hint).into());
+    };
+    let watch = PullWatch::new();
+    let report = tokio::select! {
+        result = local.store(&args.reference, access, &watch) => result?,
+        result = show(&watch, printer) => return result.map(|never| match never {}),
+    };
+    warn_of(&report, printer);
+    printer.result(&Report::new(&args.reference, report))
+}
+
+fn warn_of(report: &PullReport, printer: &Printer) {
+    if report.copied > 0 {
+        let blobs = text::plural(report.copied as usize, "file");
+        printer.warn(format_args!(
+            "{blobs} copied from the local peer's store: the bytes take their space twice"
+        ));
+    }
+    for Blamed { peer, reason } in &report.blamed {
+        printer.warn(format_args!("{peer} is blamed: {reason}; they were refused"));
+    }
 }
 
 async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyhow::Result<()> {
@@ -123,15 +154,7 @@ async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyho
     };
     // From here on the directory is there: whatever ends this process, it has done what it was asked.
     let told_to_end = end_signal()?;
-    if report.copied > 0 {
-        let blobs = text::plural(report.copied as usize, "file");
-        printer.warn(format_args!(
-            "{blobs} copied from the local peer's store: the bytes take their space twice"
-        ));
-    }
-    for Blamed { peer, reason } in &report.blamed {
-        printer.warn(format_args!("{peer} is blamed: {reason}; they were refused"));
-    }
+    warn_of(&report, printer);
     let told = printer.result(&Report::new(&args.reference, report));
     if let Some(lingering) = lingering {
         lingering.linger(args.embedded.linger.0, told_to_end).await;
@@ -182,7 +205,7 @@ impl Report {
             bounded_by: pull.bounded_by,
             blamed: pull.blamed.into_iter().map(|Blamed { peer, reason }| Blame { peer, reason }).collect(),
             verified: true,
-            output: pull.output.display().to_string(),
+            output: pull.output.map(|dir| dir.display().to_string()),
         }
     }
 }
@@ -202,7 +225,10 @@ impl fmt::Display for Report {
             say("sources", sources.join(", "));
         }
         say("time", self.time());
-        say("output", self.output.clone());
+        match &self.output {
+            Some(dir) => say("output", dir.clone()),
+            None => say("now in", "the store of the local peer".to_owned()),
+        }
         table.fmt(f)
     }
 }
@@ -228,7 +254,7 @@ impl Plan {
             files: plan.files.len(),
             bytes: plan.bytes,
             from: origin_of(&args.reference),
-            output: args.output.display().to_string(),
+            output: plan.output.display().to_string(),
             complete: plan.is_complete,
             free_bytes: plan.free,
             fits: plan.fits(),

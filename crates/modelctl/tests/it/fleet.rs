@@ -349,6 +349,39 @@ fn a_store_and_a_socket_belong_to_one_peer() {
 }
 
 #[test]
+fn without_a_directory_a_pull_goes_into_the_store_of_the_local_peer() {
+    let fleet = Fleet::around(Scratch::with_model(), 1);
+    fleet.door.open();
+    let before = fs::read_dir(fleet.scratch.path("")).unwrap().count();
+    let args = ["pull", &fleet.reference, "--plain-http", "--peer", "unix:0.sock"];
+    let stored = fleet.scratch.json(&args);
+    assert_eq!((&stored["output"], &stored["verified"]), (&Value::Null, &true.into()), "{stored}");
+    assert_eq!(stored["origin_bytes"], stored["bytes"]);
+    assert_eq!(fs::read_dir(fleet.scratch.path("")).unwrap().count(), before, "nothing is left here");
+    // It is there for whoever comes later, and to do it again is cheap.
+    let digest = stored["digest"].as_str().unwrap();
+    let again = fleet.scratch.run(&args).replace(digest, "[DIGEST]");
+    assert_said!("a_pull_into_the_store_is_told", again);
+    let result = fleet.pulled(0, fleet.pull(0));
+    assert_eq!(result["local_bytes"], result["bytes"], "{result}");
+
+    let layout = "oci:layout:v1";
+    fleet.scratch.stdout(&["build", "model", "-t", layout]);
+    let refused: [&[&str]; 5] = [
+        &[layout],
+        &[layout, "--peer", "none"],
+        &[layout, "--peer", "unix:0.sock"],
+        &[layout, "--direct"],
+        &[layout, "--dry-run"],
+    ];
+    let refused = refused.map(|args| {
+        let said = fleet.scratch.run(&[&["pull"], args].concat());
+        format!("$ modelctl pull {}\n{said}", args.join(" "))
+    });
+    assert_said!("a_pull_without_a_directory_that_is_refused", refused.join("\n"));
+}
+
+#[test]
 fn a_store_with_a_budget_makes_room_or_says_why_not() {
     let (scratch, registry) = (Scratch::new(), Registry::start());
     for (model, bytes) in [("one", 2_000_000), ("two", 2_100_000), ("large", 5_000_000)] {

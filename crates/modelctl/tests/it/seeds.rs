@@ -241,16 +241,14 @@ fn of_many_peers_that_start_on_one_store_one_has_it() {
         // Those that lose say so and end; the winner goes on, and is killed before the next round.
         let is_there = |number: &usize| scratch.path(&format!("{round}-{number}.sock")).exists();
         until("one has it", || (0..4).any(|number| is_there(&number)));
-        let mut ready = 0;
-        for (number, peer) in starts.into_iter().enumerate() {
-            if is_there(&number) {
-                ready += 1;
-                peer.kill();
-            } else {
-                let said = peer.failure();
-                assert!(said.contains("error: another process is using `s`"), "{said}");
-            }
+        let of_peers = starts.into_iter().enumerate();
+        let (ready, others): (Vec<_>, Vec<_>) = of_peers.partition(|(number, _)| is_there(number));
+        // While the winner lives: one that is slow to start would have the store after it.
+        for (_, peer) in others {
+            let said = peer.failure();
+            assert!(said.contains("error: another process is using `s`"), "{said}");
         }
-        assert_eq!(ready, 1);
+        assert_eq!(ready.len(), 1);
+        ready.into_iter().for_each(|(_, peer)| peer.kill());
     }
 }

@@ -61,6 +61,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Shortest and longest interval that a scheduler may ask for.
 const LOAD_INTERVAL_MS: (u32, u32) = (10, 60_000);
 
+const HINT_ABSENT: &str = "look whether `modelctl scheduler` runs there, and at the address in `--scheduler`";
+
 /// Why there is no stream (any more).
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Loss {
@@ -83,8 +85,11 @@ pub(super) enum Loss {
     Message(WireError),
     #[error("the scheduler sent a message out of order")]
     Order,
-    #[error("the name of the scheduler does not resolve: {0}")]
-    Name(std::io::Error),
+    #[error("the name in `{0}` does not resolve: {1}")]
+    Name(String, std::io::Error),
+    /// The only one that there is.
+    #[error("{1} (at `{0}`)")]
+    Only(String, Box<Self>),
     #[error("none of the schedulers can be used: {}", all(.0))]
     None(Vec<(String, Self)>),
     #[error("the schedulers only send this peer to one another")]
@@ -106,11 +111,13 @@ impl Loss {
     /// What may be done about it.
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Connect(error) => hint(error),
+            Self::Connect(error) => Some(hint(error).unwrap_or(HINT_ABSENT)),
+            Self::Timeout(_) => Some(HINT_ABSENT),
+            Self::Only(_, loss) => loss.hint(),
             Self::Stream(status) => hint(status.as_ref()),
             Self::HungUp(status, otherwise) => Some(hint(status.as_ref()).unwrap_or(otherwise)),
             Self::None(losses) => losses.iter().find_map(|(_, loss)| loss.hint()),
-            Self::Name(_) => {
+            Self::Name(..) => {
                 Some("look at the name in `--scheduler`, and at the name service of this machine")
             }
             Self::Message(WireError::Version { .. }) => Some("run the same version of modelctl everywhere"),
@@ -120,7 +127,10 @@ impl Loss {
 
     /// Whether trying again soon is of no use.
     fn is_lasting(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::Message(WireError::Version { .. }))
+        match self {
+            Self::Only(_, loss) => loss.is_lasting(),
+            loss => matches!(loss, Self::Refused(_) | Self::Message(WireError::Version { .. })),
+        }
     }
 }
 
@@ -206,7 +216,10 @@ impl Keeper {
 
     /// The first scheduler that welcomes this peer.
     async fn find(&mut self, attempt: u32) -> Result<Box<Welcomed>, Loss> {
-        let mut waiting = VecDeque::from(self.options.schedulers.ranked().await.map_err(Loss::Name)?);
+        let schedulers = &self.options.schedulers;
+        let ranked = schedulers.ranked().await;
+        let ranked = ranked.map_err(|error| Loss::Name(schedulers.given().join(","), error));
+        let mut waiting = VecDeque::from(ranked?);
         let (mut tried, mut losses) = (BTreeSet::new(), Vec::new());
         // Each is tried, each may send this peer to another, and is asked once more if that is of no use.
         let mut turns = 3 * waiting.len() + 3;
@@ -241,7 +254,8 @@ impl Keeper {
             }
         }
         if losses.len() < 2 {
-            return Err(losses.pop().map_or(Loss::Circle, |(_, loss)| loss));
+            let only = losses.pop();
+            return Err(only.map_or(Loss::Circle, |(address, loss)| Loss::Only(address, Box::new(loss))));
         }
         Err(Loss::None(losses))
     }

@@ -259,7 +259,8 @@ async fn a_refusal_is_passed_on() {
     let stream = server.accept().await;
     let refusal = Refusal { reason: "version 1 is\u{7} too old".to_owned() };
     stream.say(Heard::Refusal(refusal));
-    assert_eq!(lost(&mut events).await, "the scheduler refused this peer: version 1 is too old");
+    let expected = format!("the scheduler refused this peer: version 1 is too old (at `{}`)", server.address);
+    assert_eq!(lost(&mut events).await, expected);
 }
 
 #[tokio::test]

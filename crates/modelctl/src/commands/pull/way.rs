@@ -43,7 +43,7 @@ pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result
 }
 
 /// The local peer that the pull goes through. One that was named has to answer.
-async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
+pub(super) async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
     let is_remote = matches!(args.reference, Reference::Registry(_) | Reference::Fleet(_));
     let is_fleet_only = matches!(args.reference, Reference::Fleet(_));
     match &args.peer {
