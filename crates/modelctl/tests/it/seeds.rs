@@ -249,6 +249,8 @@ fn of_many_peers_that_start_on_one_store_one_has_it() {
             assert!(said.contains("error: another process is using `s`"), "{said}");
         }
         assert_eq!(ready.len(), 1);
-        ready.into_iter().for_each(|(_, peer)| peer.kill());
+        for (_, winner) in ready {
+            winner.kill();
+        }
     }
 }
