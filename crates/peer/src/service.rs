@@ -1,7 +1,8 @@
 //! The parent's end of links, and the description of what this peer shares.
 //!
 //! Owns: hellos, grants and their expiry, how many links there may be, that a data link ends with its grant, and that
-//! reads under way may end when this peer leaves. Does not own: the files, which of their pieces are readable (`Shares`), or the bytes (crate `transport`).
+//! reads under way may end when this peer leaves. Does not own: the files, which of their pieces are readable
+//! (`Shares`), or the bytes (crate `transport`).
 
 use std::{sync::Arc, time::Duration};
 
