@@ -359,10 +359,14 @@ impl Swarm {
             link.pause_until = self.now + PAUSE * 2_u32.pow(link.failures.min(PAUSE_DOUBLINGS));
             link.failures = link.failures.saturating_add(1);
         }
+        let refuses = outcome == ReadOutcome::Retry && link.is_failing() && link.is_up();
         let is_hopeless = outcome == ReadOutcome::SourceGone || link.failures >= LINK_FAILURES_MAX;
         if is_hopeless && outcome != ReadOutcome::Ok && link.is_up() {
             self.outputs.push_back(Output::Disconnect { peer });
             self.link_down(peer);
+        }
+        if refuses {
+            self.report(peer);
         }
     }
 

@@ -63,9 +63,13 @@ impl Swarm {
         let silent: Vec<PeerId> =
             self.links.iter().filter(|(_, link)| is_silent(link)).map(|(peer, _)| *peer).collect();
         for peer in silent {
-            if let Some(link) = self.links.get_mut(&peer) {
-                link.is_reported = true;
-            }
+            self.report(peer);
+        }
+    }
+
+    pub(crate) fn report(&mut self, peer: PeerId) {
+        if let Some(link) = self.links.get_mut(&peer).filter(|link| !link.is_reported) {
+            link.is_reported = true;
             self.outputs.push_back(Output::Silent { peer });
         }
     }

@@ -145,6 +145,38 @@ fn time_in_which_a_peer_does_not_run_is_nobodys_silence() {
     assert!(at >= nap + Duration::from_secs(1), "it had no time to give anything: {at:?}");
 }
 
+#[test]
+fn a_parent_that_refuses_what_it_announces_is_reported_once() {
+    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+    let mut inputs = VecDeque::from([
+        Input::OriginDown,
+        Input::Plan(plan()),
+        Input::LinkUp { peer: PARENT, in_flight_max: 16 },
+        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
+    ]);
+    let (mut reads, mut reports, mut now) = (0, Vec::new(), Duration::ZERO);
+    while now < Duration::from_secs(2) {
+        let input = inputs.pop_front().unwrap_or_else(|| {
+            now = swarm.next_wake().expect("a swarm that runs has something to wait for");
+            Input::Tick
+        });
+        swarm.handle(now, input);
+        while let Some(output) = swarm.poll() {
+            match output {
+                Output::Read { read, .. } => {
+                    reads += 1;
+                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Retry });
+                }
+                Output::Silent { peer: PARENT } => reports.push(reads),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!((3..=6).contains(&reports[0]), "once may be chance: {reports:?}");
+}
+
 /// A slow network, and a machine that is slow to hash: bytes come all the time.
 #[test]
 fn where_bytes_come_is_no_silence() {
