@@ -336,8 +336,8 @@ impl Store {
         Ok(Index::load(&self.dir)?.entries().into_iter().map(|entry| entry.digest).collect())
     }
 
-    /// Lists a complete artifact under a name, too, which moves here from whatever had it. Does nothing for one that
-    /// is not listed.
+    /// Lists a complete artifact under a name, too, which moves here from whatever had it; that stays listed, if need
+    /// be without a name. Does nothing for one that is not listed.
     pub fn name(&self, digest: &Sha256Digest, name: &str) -> Result<(), StoreError> {
         let _writing = self.writing();
         let mut index = Index::load(&self.dir)?;
@@ -348,6 +348,10 @@ impl Store {
             return Ok(());
         }
         index.put(&Entry { tag: Some(name.to_owned()), ..first.clone() });
+        // Whatever is not listed is swept, while others may still read it.
+        for loser in entries.iter().filter(|entry| entry.tag.as_deref() == Some(name)) {
+            index.put(&Entry { tag: None, ..loser.clone() });
+        }
         index.save(&self.dir)?;
         self.sync(&self.dir)
     }

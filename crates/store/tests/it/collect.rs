@@ -187,6 +187,32 @@ fn a_name_is_of_one_artifact_and_goes_with_it() {
 }
 
 #[test]
+fn whoever_loses_its_last_name_stays_listed_with_all_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (first, second) = (Model::of(&[0]), Model::of(&[1]));
+    for model in [&first, &second] {
+        model.pull(&store, &NoReaders).unwrap();
+        store.name(&model.digest(), "registry.local/m:latest").unwrap();
+    }
+    assert_eq!(store.named("registry.local/m:latest").unwrap(), Some(second.digest()));
+    let both = BTreeSet::from([first.digest(), second.digest()]);
+    assert_eq!(store.complete_manifests().unwrap(), both);
+    // One that has another name is not listed twice.
+    store.name(&second.digest(), "registry.local/m:2").unwrap();
+    store.name(&first.digest(), "registry.local/m:latest").unwrap();
+    assert_eq!(store.complete_manifests().unwrap(), both);
+    let index = fs::read_to_string(dir.path().join("index.json")).unwrap();
+    assert_eq!(index.matches(&second.digest().hex()).count(), 1, "{index}");
+    // What others read is not swept.
+    let store = store.with_budget(Some(1));
+    store.collect(&Read(both.into_iter().collect())).unwrap();
+    for model in [&first, &second] {
+        model.assert_whole(&store);
+    }
+}
+
+#[test]
 fn what_is_read_stays_and_is_known_before_anything_goes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
