@@ -74,7 +74,7 @@ pub struct Store {
     /// Held from making room until what it was made for is allocated.
     making_room: Mutex<()>,
     kind: FsKind,
-    /// Held while `index.json` or a record is rewritten.
+    /// Held while `index.json` or a record is rewritten, or a blob gets another name.
     writing: Mutex<()>,
     _locks: [DirLock; 2],
 }
@@ -149,6 +149,8 @@ impl Store {
     /// that it was recorded with, so that a manifest with another SHA-256 for that root does not inherit a claim that
     /// nobody has checked. A manifest that states the same triple would accept the same bytes from anybody.
     pub fn blob_file(&self, blob: &BlobIdentity) -> Result<Option<File>, StoreError> {
+        // Between the two places it may get its other name.
+        let _writing = self.writing();
         if let Some((proved, file)) = self.find(&self.sha256, SHA256, &blob.digest.hex())? {
             let same_root = blob.root.is_none() || blob.root == proved.identity.root;
             if same_root && proved.identity.size == blob.size && proved.identity.digest == blob.digest {

@@ -88,6 +88,29 @@ fn the_sha256_name_is_given_only_to_what_was_hashed_here() {
 }
 
 #[test]
+fn a_blob_is_found_also_while_it_gets_its_name() {
+    let count = 128_u8;
+    let bytes = (0..count).map(|seed| pattern(seed, 10)).collect();
+    let names: Vec<_> = (0..count).map(|blob| format!("f{blob}")).collect();
+    let files: Vec<_> = names.iter().map(String::as_str).zip(0..).collect();
+    let (artifact, dir) = (Artifact::new(bytes, &files), tempfile::tempdir().unwrap());
+    let store = Store::open(dir.path()).unwrap();
+    fill(&store, &artifact);
+    for blob in &artifact.contents.blobs {
+        let computed = store.hash_blob(blob).unwrap();
+        let is_there = || store.blob_file(blob).unwrap().is_some();
+        std::thread::scope(|scope| {
+            let naming = scope.spawn(|| store.note_sha256(blob, &computed));
+            while !naming.is_finished() {
+                assert!(is_there());
+            }
+            naming.join().unwrap().unwrap();
+        });
+        assert!(is_there());
+    }
+}
+
+#[test]
 fn a_sha256_that_is_known_is_not_computed_again() {
     let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
     let store = Store::open(dir.path()).unwrap();
