@@ -45,6 +45,11 @@ impl Children {
         self.0.borrow().grants.len()
     }
 
+    /// How many grants they hold: one of each child for each artifact that it reads.
+    pub(crate) fn links(&self) -> usize {
+        self.0.borrow().grants.values().sum()
+    }
+
     /// Tells all of them to go elsewhere, and lets nobody in any more.
     pub(crate) fn say_farewell(&self) {
         self.0.send_modify(|state| state.is_leaving = true);
@@ -108,7 +113,7 @@ mod tests {
         let [one, other] = [1, 2].map(|byte| PeerId::new([byte; 16]));
         let (first, second) = (children.enter(one), children.clone().enter(other));
         let again = children.enter(other);
-        assert_eq!(children.count(), 2);
+        assert_eq!((children.count(), children.links()), (2, 3));
         drop(again);
         drop(first);
         assert!(!is_alone().await);

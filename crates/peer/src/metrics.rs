@@ -183,7 +183,7 @@ impl Watched for Watch {
         traffic(&mut page, metrics, self.data.sent_bytes());
         let links: &[Sample<'_>] = &[
             (&[("to", "parent"), ("transport", "tcp")], as_f64(read(&metrics.links))),
-            (&[("to", "child"), ("transport", "tcp")], as_f64(self.children.count() as u64)),
+            (&[("to", "child"), ("transport", "tcp")], as_f64(self.children.links() as u64)),
         ];
         page.gauge("modelctl_peer_links", "Links that are up.", links);
         transfers(&mut page, metrics);
@@ -259,21 +259,40 @@ fn as_f64(number: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use identity::{ReaderKey, Security};
+    use planner::PeerId;
     use transport::Exports;
 
     use super::*;
     use crate::security::PeerSecurity;
 
-    #[tokio::test]
-    async fn whoever_leaves_is_not_ready_any_more() {
+    async fn watch() -> Watch {
         let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
         let at = "127.0.0.1:0".parse().unwrap();
         let data = tcp::Server::bind(at, Exports::new(), Security::Plain).await.unwrap();
-        let watch = Watch { node, children: Children::none(), data };
+        Watch { node, children: Children::none(), data }
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_is_not_ready_any_more() {
+        let watch = watch().await;
         assert_eq!(watch.health(), Health::Serving("serving"));
         assert!(!watch.metrics().contains("scheduler_connected"), "it belongs to no fleet");
         watch.node.metrics().leaves();
         assert_eq!(watch.health(), Health::Unready("leaving"));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_reads_two_artifacts_has_two_links() {
+        let watch = watch().await;
+        let links = |count| {
+            let line = format!("modelctl_peer_links{{to=\"child\",transport=\"tcp\"}} {count}\n");
+            assert!(watch.metrics().contains(&line), "{}", watch.metrics());
+        };
+        let [one, other] = [1, 2].map(|byte| PeerId::new([byte; 16]));
+        let grants = [one, one, other].map(|child| watch.children.enter(child).unwrap());
+        links(3);
+        drop(grants);
+        links(0);
     }
 
     #[test]
