@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::AsFd as _,
+    fs::File,
+    os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -49,6 +50,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a client may take to say what it wants. A silent one would keep its place for ever.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may take to read one frame, as one that is stopped (Ctrl-Z) does. While it lasts, what it pulls is
+/// kept from being collected, and its place is taken; people come back within minutes, or not.
+const READ_PATIENCE: Duration = Duration::from_mins(10);
 
 /// How long accepting pauses after it failed: such failures (no descriptors left) pass only with time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -144,13 +149,13 @@ impl Clients {
             Ok(()) => return,
             Err(Ended::Failed(error)) => {
                 tracing::info!(error = &*error as &dyn std::error::Error, "a client's pull failed");
-                stream.send(&told(Told::Failure(failure(&error)))).await.err()
+                tell(&mut stream, Told::Failure(failure(&error))).await.err()
             }
             Err(Ended::Gone(WireError::Version { theirs, ours })) => {
                 let message = format!("the local peer speaks protocol version {ours}, this client {theirs}");
                 let hint = HINT_VERSION.to_owned();
                 let failure = Failure { message, hint, exit_code: 1, ..Failure::default() };
-                stream.send(&told(Told::Failure(failure))).await.err()
+                tell(&mut stream, Told::Failure(failure)).await.err()
             }
             Err(Ended::Gone(error)) => Some(error),
         };
@@ -166,14 +171,14 @@ impl Clients {
             // Its sender is this very value.
             _ = is_stopping.wait_for(|is_so| *is_so) => return Err(PeerError::Stopping.into()),
         };
-        hand_over(stream, &brought).await?;
+        hand_over(stream, &brought.blobs).await?;
         if let Some(name) = wanted.name.clone() {
             self.keep_name(wanted.artifact.manifest.digest(), name).await;
         }
         let done = done(&transfer, &brought);
         // Before the client goes on: its next pull may need the room that this one's blobs take.
         drop((transfer, brought));
-        stream.send(&told(Told::Done(done))).await?;
+        tell(stream, Told::Done(done)).await?;
         Ok(())
     }
 
@@ -189,14 +194,14 @@ impl Clients {
             schedulers: self.schedulers.clone(),
             has_fleet_key: matches!(self.node.security().control, Security::Fleet(_)),
         };
-        stream.send(&told(Told::Hello(hello))).await?;
+        tell(stream, Told::Hello(hello)).await?;
         let Said::Pull(pull) = receive(stream).await? else {
             return Err(WireError::Invalid { field: "kind", why: "the second frame is a pull" }.into());
         };
         tracing::info!(reference = %pull.reference, "a client pulls");
         let wanted = self.open(pull).await?;
         let (manifest, config) = (wanted.artifact.manifest.raw().to_vec(), wanted.artifact.config.clone());
-        stream.send(&told(Told::Accepted(Accepted { manifest, config }))).await?;
+        tell(stream, Told::Accepted(Accepted { manifest, config })).await?;
         let (mut transfer, is_joined) = self.join(&wanted);
         let brought = match self.watch(stream, &transfer).await {
             // Whoever began it may have had credentials or an origin of less use than this client's own.
@@ -258,8 +263,7 @@ impl Clients {
             tokio::select! {
                 result = &mut ended => return result.map_err(Ended::Failed),
                 _ = ticks.tick() => {
-                    let progress = Told::Progress(transfer.counters.progress().into());
-                    stream.send(&told(progress)).await?;
+                    tell(stream, Told::Progress(transfer.counters.progress().into())).await?;
                 }
                 frame = stream.recv::<ClientFrame>() => {
                     frame?;
@@ -280,14 +284,24 @@ async fn receive(stream: &mut LocalStream) -> Result<Said, WireError> {
 }
 
 /// Gives the client read-only descriptors of all blobs, in batches that one message can carry.
-async fn hand_over(stream: &mut LocalStream, brought: &Brought) -> Result<(), WireError> {
-    let numbers: Vec<u32> = (0..).take(brought.blobs.len()).collect();
-    for (numbers, files) in numbers.chunks(FDS_MAX).zip(brought.blobs.chunks(FDS_MAX)) {
+async fn hand_over(stream: &mut LocalStream, blobs: &[File]) -> Result<(), WireError> {
+    let numbers: Vec<u32> = (0..).take(blobs.len()).collect();
+    for (numbers, files) in numbers.chunks(FDS_MAX).zip(blobs.chunks(FDS_MAX)) {
         let descriptors: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-        let frame = told(Told::Blobs(Blobs { blobs: numbers.to_vec() }));
-        stream.send_with_fds(&frame, &descriptors).await?;
+        tell_with(stream, Told::Blobs(Blobs { blobs: numbers.to_vec() }), &descriptors).await?;
     }
     Ok(())
+}
+
+async fn tell(stream: &mut LocalStream, kind: Told) -> Result<(), WireError> {
+    tell_with(stream, kind, &[]).await
+}
+
+/// Sends one frame. A client that does not read it within [`READ_PATIENCE`] counts as gone.
+async fn tell_with(stream: &mut LocalStream, kind: Told, fds: &[BorrowedFd<'_>]) -> Result<(), WireError> {
+    let frame = DaemonFrame { kind: Some(kind) };
+    let sent = tokio::time::timeout(READ_PATIENCE, stream.send_with_fds(&frame, fds)).await;
+    sent.map_err(|_| WireError::Io(std::io::ErrorKind::TimedOut.into()))?
 }
 
 /// How the client's registry is reached. The request is used up: nothing of it is kept.
@@ -299,10 +313,6 @@ fn access_of(pull: Pull) -> Access {
     };
     let ca_pem = Some(ca_certificates_pem.into_bytes()).filter(|pem| !pem.is_empty());
     Access { plain_http, ca_pem, credentials }
-}
-
-fn told(kind: Told) -> DaemonFrame {
-    DaemonFrame { kind: Some(kind) }
 }
 
 fn done(transfer: &Transfer, brought: &Brought) -> Done {
@@ -338,4 +348,30 @@ fn failure(error: &PeerError) -> Failure {
 /// Where the local peer's socket is by default.
 pub fn default_socket() -> PathBuf {
     PathBuf::from("/run/modelctl/peer.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        net::UnixStream,
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    /// A day, on a clock that runs ahead when nobody has anything to do.
+    const DAY: Duration = Duration::from_hours(24);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_counts_as_gone() {
+        let blobs: Vec<_> = (0..FDS_MAX).map(|_| File::open("/dev/null").unwrap()).collect();
+        let pair = || UnixStream::pair().map(|(ours, theirs)| (LocalStream::new(ours), theirs)).unwrap();
+        let ((mut handing, _deaf), (mut telling, _stopped)) = (pair(), pair());
+        let hands_over = async { while hand_over(&mut handing, &blobs).await.is_ok() {} };
+        let tells = async { while tell(&mut telling, Told::Done(Done::default())).await.is_ok() {} };
+        let began = Instant::now();
+        let both = async { tokio::join!(hands_over, tells) };
+        timeout(DAY, both).await.expect("nobody waits for a client for ever");
+        assert!(began.elapsed() >= READ_PATIENCE);
+    }
 }
