@@ -70,6 +70,8 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         return Err(Refusal::usage(message).hint("name one with `--advertise HOST`").into());
     }
     let socket_group = args.socket_group.as_deref().map(group_number).transpose()?;
+    // Before anything is hashed, which may take an hour.
+    let face = Face::bind(args.http_listen, &args.trust)?;
     let seeds = seeds(args, printer)?;
     let data = if args.data_plain { Security::Plain } else { control.clone() };
     let options = PeerOptions {
@@ -87,7 +89,6 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
     };
     access::runtime()?.block_on(async {
         let mut signals = EndSignals::new()?;
-        let face = face(args.http_listen, &args.trust).await?;
         let mut peer = tokio::select! {
             started = Peer::start(options) => started?,
             // Proving what is announced may take as long as the disk needs.
@@ -101,7 +102,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         let seeds = announced.collect();
         let http = face.as_ref().map(|face| face.address.clone());
         if let Some(face) = face {
-            peer = peer.show_on(face.listener);
+            peer = peer.show_on(face.listen()?);
         }
         printer.result(&Ready { listening: peer.listening().to_string(), socket, http, seeds })?;
         let leaving = peer.run(signals.next()).await?;
@@ -175,13 +176,14 @@ pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Resu
             schedulers: Schedulers::new(&security, args.scheduler.clone()),
             advertised: args.advertise.clone().unwrap_or_else(|| listening.clone()),
         });
-        let face = face(args.http_listen, &args.trust).await?;
+        let face = Face::bind(args.http_listen, &args.trust)?;
         let http = face.as_ref().map(|face| face.address.clone());
+        let face = face.map(Face::listen).transpose()?;
         let options = scheduler::Options { security, peering, ..Default::default() };
         let metrics = Arc::clone(&options.metrics);
         let showing = async {
             match face {
-                Some(face) => telemetry::serve(face.listener, metrics).await,
+                Some(face) => telemetry::serve(face, metrics).await,
                 None => std::future::pending().await,
             }
         };
@@ -211,20 +213,28 @@ fn may_listen(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<()> {
     Err(Refusal::usage(message).hint(hint).into())
 }
 
-/// A socket for `/metrics` and `/healthz`.
+/// A socket for `/metrics` and `/healthz`. Whoever connects before something answers there waits.
 struct Face {
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     address: String,
 }
 
-/// Opens it, if one is wanted. Without a key it is for this machine only, like all else.
-async fn face(listen: Option<SocketAddr>, trust: &TrustArgs) -> anyhow::Result<Option<Face>> {
-    let Some(listen) = listen else { return Ok(None) };
-    may_listen(listen, trust)?;
-    let listener = TcpListener::bind(listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on `{listen}`"))?;
-    let address = listener.local_addr()?.to_string();
-    Ok(Some(Face { listener, address }))
+impl Face {
+    /// Opens it, if one is wanted. Without a key it is for this machine only, like all else.
+    fn bind(listen: Option<SocketAddr>, trust: &TrustArgs) -> anyhow::Result<Option<Self>> {
+        let Some(listen) = listen else { return Ok(None) };
+        may_listen(listen, trust)?;
+        let listener = std::net::TcpListener::bind(listen);
+        let listener = listener.with_context(|| format!("cannot listen on `{listen}`"))?;
+        let address = listener.local_addr()?.to_string();
+        Ok(Some(Self { listener, address }))
+    }
+
+    /// The socket for the runtime that this is called in.
+    fn listen(self) -> anyhow::Result<TcpListener> {
+        self.listener.set_nonblocking(true)?;
+        Ok(TcpListener::from_std(self.listener)?)
+    }
 }
 
 /// What `fleet-key new` wrote.

@@ -266,3 +266,16 @@ fn what_is_shown_is_for_this_machine_only_unless_there_is_a_key() {
         Running::start(scratch.modelctl(&[&scheduler[..], &anywhere, &key, &["--json"]].concat()));
     assert!(allowed.line()["http"].as_str().unwrap().starts_with("0.0.0.0:"));
 }
+
+#[test]
+fn where_nothing_can_be_shown_is_told_before_anything_is_hashed() {
+    let scratch = Scratch::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (listen, why) in [("0.0.0.0:0", "can be reached from other machines"), (&taken, "cannot listen on")] {
+        // The directory is not there, which is found when its files are listed to be hashed.
+        let args = ["peer", "--store", "store", "--seed", "./missing", "--http-listen", listen];
+        let said = Running::start(scratch.modelctl(&args)).failure();
+        assert!(said.contains(why), "{said}");
+    }
+}
