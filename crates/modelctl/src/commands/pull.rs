@@ -106,6 +106,10 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
 
 /// Pulls into the store of the local peer, and nowhere else.
 async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Result<()> {
+    if matches!(args.reference, Reference::Layout(_) | Reference::Directory(_)) {
+        let message = format!("`{}` lies on this machine, and a peer opens no path", args.reference);
+        return Err(Refusal::usage(message).hint("name a directory with `-o DIR`").into());
+    }
     let Some(local) = way::local_peer(args).await? else {
         let message = "`-o DIR` is missing, and there is no local peer to pull into the store of";
         let hint = "name a directory with `-o DIR`, or start a peer on this machine with `modelctl peer`";

@@ -367,7 +367,8 @@ fn without_a_directory_a_pull_goes_into_the_store_of_the_local_peer() {
 
     let layout = "oci:layout:v1";
     fleet.scratch.stdout(&["build", "model", "-t", layout]);
-    let refused: [&[&str]; 5] = [
+    let refused: [&[&str]; 6] = [
+        &["registry.example.org/models/x:v1", "--peer", "none"],
         &[layout],
         &[layout, "--peer", "none"],
         &[layout, "--peer", "unix:0.sock"],
