@@ -1,11 +1,13 @@
-//! Runtime and registry access of one command.
+//! Runtime, registry access and fleet of one command.
 //!
-//! Owns: turning flags into `registry::Access`. Does not own: reading credentials, which the registry crate does.
+//! Owns: turning flags into `registry::Access`, and which fleet the local peer says it is in. Does not own: reading
+//! credentials, which the registry crate does.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::Context as _;
 use modelpack::reference::RegistryReference;
+use peer::LocalPeer;
 use registry::{Access, Repository};
 use tokio::runtime::{Builder, Runtime};
 
@@ -43,4 +45,15 @@ pub(crate) fn access(args: &RegistryArgs, registry: &str) -> anyhow::Result<Acce
 /// Opens the repository of a reference.
 pub(crate) fn repository(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Repository> {
     Ok(Repository::open(reference, access(args, &reference.registry)?)?)
+}
+
+/// The schedulers of the local peer's fleet; none if it takes part in none. If that fleet has a key, whoever asks needs
+/// it, too.
+pub(crate) fn schedulers_of(local: &LocalPeer, fleet_key: Option<&Path>) -> anyhow::Result<Vec<String>> {
+    let schedulers = local.schedulers().to_vec();
+    if !schedulers.is_empty() && local.has_fleet_key() && fleet_key.is_none() {
+        let message = "the fleet of the local peer has a key, which the peer does not tell";
+        return Err(Refusal::usage(message).hint("give it with `--fleet-key FILE`").into());
+    }
+    Ok(schedulers)
 }

@@ -131,15 +131,12 @@ async fn schedulers(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
         let message = "no scheduler is named, and no local peer says where one is";
         return Err(Refusal::usage(message).hint("name the fleet's scheduler with `--scheduler URL`").into());
     };
-    if local.schedulers().is_empty() {
+    let schedulers = access::schedulers_of(&local, args.fleet_key.as_deref())?;
+    if schedulers.is_empty() {
         let message = "the local peer takes part in no fleet";
         return Err(Refusal::failed(message).hint("start it with `--scheduler URL`").into());
     }
-    if local.has_fleet_key() && args.fleet_key.is_none() {
-        let message = "the fleet of the local peer has a key, which the peer does not tell";
-        return Err(Refusal::usage(message).hint("give it with `--fleet-key FILE`").into());
-    }
-    Ok(local.schedulers().to_vec())
+    Ok(schedulers)
 }
 
 impl Report {

@@ -12,6 +12,7 @@ use modelpack::reference::Reference;
 use peer::{FleetOptions, LocalPeer, PeerSecurity};
 
 use crate::{
+    access,
     cli::{EmbeddedArgs, PeerChoice, PullArgs},
     commands::serve::{host_name, security},
     printer::Printer,
@@ -87,14 +88,8 @@ async fn direct(args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
 
 async fn schedulers_of(args: &PullArgs, socket: &Path) -> anyhow::Result<Option<Vec<String>>> {
     let local = LocalPeer::connect(socket).await?;
-    if local.schedulers().is_empty() {
-        return Ok(None);
-    }
-    if local.has_fleet_key() && args.trust.fleet_key.is_none() {
-        let message = "the fleet of the local peer has a key, which the peer does not tell";
-        return Err(Refusal::usage(message).hint("give it with `--fleet-key FILE`").into());
-    }
-    Ok(Some(local.schedulers().to_vec()))
+    let schedulers = access::schedulers_of(&local, args.trust.fleet_key.as_deref())?;
+    Ok(Some(schedulers).filter(|schedulers| !schedulers.is_empty()))
 }
 
 async fn in_fleet(args: &PullArgs, schedulers: Vec<String>) -> anyhow::Result<Way> {
