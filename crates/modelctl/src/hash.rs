@@ -4,9 +4,8 @@
 //! are compared with.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -21,7 +20,6 @@ use modelpack::{
     layout::{BlobPiece, PIECE_BYTES},
     piece_tree::{PieceTree, Provisional, TreeBuilder},
 };
-use rustix::fs::OFlags;
 use store::Fingerprint;
 
 use crate::{progress::Progress, report::Refusal};
@@ -40,36 +38,27 @@ pub(crate) enum Wanted {
 /// What was found of one file.
 #[derive(Debug)]
 pub(crate) struct Hashed {
-    pub(crate) stamp: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Present if it was wanted.
     pub(crate) sha256: Option<Sha256Digest>,
     /// Present if BLAKE3 was wanted.
     pub(crate) tree: Option<PieceTree<Provisional>>,
 }
 
-/// Opens a file for reading; a symbolic link is refused, because it may have appeared since the directory was listed.
-pub(crate) fn open(path: &Path) -> anyhow::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
-        .with_context(|| format!("cannot open `{}`", path.display()))
-}
-
 /// Opens a file that was hashed before and is still the same, as far as anybody can tell without reading it.
-pub(crate) fn open_unchanged(path: &Path, stamp: &Fingerprint) -> anyhow::Result<File> {
-    let file = open(path)?;
-    if Fingerprint::of_file(&file, path)? == *stamp { Ok(file) } else { Err(changed(path)) }
+pub(crate) fn open_unchanged(path: &Path, fingerprint: &Fingerprint) -> anyhow::Result<File> {
+    let file = store::open_file(path)?;
+    if Fingerprint::of_file(&file, path)? == *fingerprint { Ok(file) } else { Err(changed(path)) }
 }
 
 /// Reads a file once, from its first byte to its last.
 pub(crate) fn hash(path: &Path, wanted: Wanted, progress: &Progress) -> anyhow::Result<Hashed> {
-    let mut file = open(path)?;
-    let stamp = Fingerprint::of_file(&file, path)?;
+    let mut file = store::open_file(path)?;
+    let fingerprint = Fingerprint::of_file(&file, path)?;
     let mut sha256 = (wanted != Wanted::Blake3).then(Sha256Hasher::default);
-    let mut tree = (wanted != Wanted::Sha256).then(|| TreeBuilder::new(stamp.size));
-    let mut buffer = vec![0; usize::try_from(PIECE_BYTES.min(stamp.size)).expect("at most a piece")];
-    let mut left = stamp.size;
+    let mut tree = (wanted != Wanted::Sha256).then(|| TreeBuilder::new(fingerprint.size));
+    let mut buffer = vec![0; usize::try_from(PIECE_BYTES.min(fingerprint.size)).expect("at most a piece")];
+    let mut left = fingerprint.size;
     for piece in (0..).map(BlobPiece) {
         if left == 0 {
             break;
@@ -91,11 +80,11 @@ pub(crate) fn hash(path: &Path, wanted: Wanted, progress: &Progress) -> anyhow::
         left -= bytes.len() as u64;
         progress.add(bytes.len() as u64);
     }
-    if Fingerprint::of_file(&file, path)? != stamp {
+    if Fingerprint::of_file(&file, path)? != fingerprint {
         return Err(changed(path));
     }
     let tree = tree.map(|tree| tree.finish().expect("every piece was added"));
-    Ok(Hashed { stamp, sha256: sha256.map(Sha256Hasher::finish), tree })
+    Ok(Hashed { fingerprint, sha256: sha256.map(Sha256Hasher::finish), tree })
 }
 
 /// The SHA-256 of what is left of a file.
@@ -163,7 +152,7 @@ mod tests {
             assert_eq!(hashed.sha256, Some(Sha256Digest::of(&bytes)));
             let root = hashed.tree.unwrap().root();
             assert_eq!(root.bytes(), blake3::hash(&bytes).as_bytes(), "{len} bytes");
-            assert_eq!(hashed.stamp.size, len as u64);
+            assert_eq!(hashed.fingerprint.size, len as u64);
         }
     }
 
@@ -172,10 +161,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, b"one").unwrap();
-        let stamp = hash(&path, Wanted::Sha256, &Progress::hidden()).unwrap().stamp;
-        assert!(open_unchanged(&path, &stamp).is_ok());
+        let fingerprint = hash(&path, Wanted::Sha256, &Progress::hidden()).unwrap().fingerprint;
+        assert!(open_unchanged(&path, &fingerprint).is_ok());
         std::fs::write(&path, b"three").unwrap();
-        let error = open_unchanged(&path, &stamp).unwrap_err();
+        let error = open_unchanged(&path, &fingerprint).unwrap_err();
         assert_eq!(crate::report::Failure::of(&error).exit_code, 3);
     }
 

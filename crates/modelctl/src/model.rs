@@ -54,7 +54,7 @@ pub(crate) struct Sources(BTreeMap<Sha256Digest, Source>);
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
-    pub(crate) stamp: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Its piece tree: empty for a file of at most one piece.
     pub(crate) tree: Vec<u8>,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Source {
 /// One file that was read.
 struct Read {
     file: SourceFile,
-    stamp: Fingerprint,
+    fingerprint: Fingerprint,
     /// Something that whoever builds should know.
     warning: Option<String>,
 }
@@ -83,8 +83,11 @@ impl Model {
     pub(crate) fn describe(&self, printer: &Printer) -> anyhow::Result<Described> {
         let read = read_all(&self.walk, printer)?;
         let source = |(read, found): (&Read, &Found)| {
-            let Read { file, stamp, .. } = read;
-            (file.digest, Source { path: found.file.clone(), stamp: *stamp, tree: file.tree.clone() })
+            let Read { file, fingerprint, .. } = read;
+            (
+                file.digest,
+                Source { path: found.file.clone(), fingerprint: *fingerprint, tree: file.tree.clone() },
+            )
         };
         let sources = Sources(read.iter().zip(&self.walk.files).map(source).collect());
         let hf_config = hf_config(&self.walk.files);
@@ -108,8 +111,8 @@ impl Sources {
 
     /// Opens it, if it is as it was when it was hashed.
     pub(crate) fn open(&self, blob: &Blob) -> anyhow::Result<File> {
-        let Source { path, stamp, .. } = self.of(blob);
-        hash::open_unchanged(path, stamp)
+        let Source { path, fingerprint, .. } = self.of(blob);
+        hash::open_unchanged(path, fingerprint)
     }
 }
 
@@ -136,19 +139,19 @@ fn read_all(walk: &Walk, printer: &Printer) -> anyhow::Result<Vec<Read>> {
 
 /// Reads one file: its hashes and, if it has one, its safetensors header.
 fn read_one(found: &Found, progress: &Progress) -> anyhow::Result<Read> {
-    let hash::Hashed { stamp, sha256, tree } = hash::hash(&found.file, Wanted::Both, progress)?;
+    let hash::Hashed { fingerprint, sha256, tree } = hash::hash(&found.file, Wanted::Both, progress)?;
     let (digest, tree) = (sha256.expect("both were wanted"), tree.expect("both were wanted"));
     let (mut safetensors, mut warning) = (None, None);
     if tensors::is_safetensors(&found.path) {
-        match tensors::of_file(&hash::open_unchanged(&found.file, &stamp)?, stamp.size) {
+        match tensors::of_file(&hash::open_unchanged(&found.file, &fingerprint)?, fingerprint.size) {
             Ok(summary) => safetensors = Some(summary),
             Err(error) => warning = Some(not_safetensors(found, &error)),
         }
     }
     let (path, is_executable) = (found.path.clone(), found.is_executable);
-    let (root, tree, size) = (tree.root(), tree.serialise(), stamp.size);
+    let (root, tree, size) = (tree.root(), tree.serialise(), fingerprint.size);
     let file = SourceFile { path, size, digest, root, tree, is_executable, safetensors };
-    Ok(Read { file, stamp, warning })
+    Ok(Read { file, fingerprint, warning })
 }
 
 /// Nothing loads such a file, but whoever builds may know why it is there.

@@ -4,8 +4,8 @@
 //! Does not own: serving it (`node`), or describing a directory as an artifact.
 
 use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    fs::File,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,7 +18,6 @@ use modelpack::{
     reference::{LayoutReference, Reference},
 };
 use registry::Access;
-use rustix::fs::OFlags;
 use store::{Fingerprint, Pin, Store, StoreError};
 use tokio::sync::mpsc;
 
@@ -61,7 +60,7 @@ pub struct SeedFile {
     /// Where it is.
     pub path: PathBuf,
     /// What it was like when it was hashed.
-    pub stamp: Fingerprint,
+    pub fingerprint: Fingerprint,
     /// Its piece tree, as it is serialised.
     pub tree: Vec<u8>,
 }
@@ -80,18 +79,18 @@ pub(crate) struct Prepared {
 pub(crate) struct SeedBlob {
     pub(crate) file: Arc<File>,
     path: PathBuf,
-    stamp: Fingerprint,
+    fingerprint: Fingerprint,
 }
 
 impl SeedBlob {
     pub(crate) fn new(file: Arc<File>, path: PathBuf) -> Result<Self, StoreError> {
-        let stamp = Fingerprint::of_file(&file, &path)?;
-        Ok(Self { file, path, stamp })
+        let fingerprint = Fingerprint::of_file(&file, &path)?;
+        Ok(Self { file, path, fingerprint })
     }
 
     /// Fails if somebody wrote the file since it was proved.
     pub(crate) fn check(&self) -> Result<(), PeerError> {
-        if Fingerprint::of_file(&self.file, &self.path)? == self.stamp {
+        if Fingerprint::of_file(&self.file, &self.path)? == self.fingerprint {
             return Ok(());
         }
         Err(PeerError::Changed { path: self.path.clone() })
@@ -152,23 +151,17 @@ async fn from_layout(at: LayoutReference) -> Result<Prepared, PeerError> {
 fn from_files(files: SeedFiles) -> Result<Prepared, PeerError> {
     let SeedFiles { dir, manifest, config, blobs: sources } = files;
     let (mut checks, mut blobs) = (Vec::new(), Vec::new());
-    for (blob, SeedFile { path, stamp, tree }) in manifest.blobs().iter().zip(sources) {
+    for (blob, SeedFile { path, fingerprint, tree }) in manifest.blobs().iter().zip(sources) {
         let changed = |path: &Path| PeerError::Changed { path: path.to_path_buf() };
         let tree = blob.root.and_then(|root| PieceTree::anchor(blob.size, root, &tree).ok());
         checks.push(Check::Tree(tree.ok_or_else(|| changed(&path))?));
-        let file = open(&path)?;
-        let opened = SeedBlob { file: Arc::new(file), path, stamp };
+        let file = store::open_file(&path)?;
+        let opened = SeedBlob { file: Arc::new(file), path, fingerprint };
         opened.check()?;
         blobs.push(Arc::new(opened));
     }
     let artifact = Artifact { reference: dir.display().to_string(), manifest, config, checks };
     Ok(Prepared { artifact, blobs, pin: None })
-}
-
-/// A symbolic link is refused: it may have appeared since the file was hashed.
-fn open(path: &Path) -> Result<File, StoreError> {
-    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path);
-    opened.map_err(|source| StoreError::Io { operation: "open", path: path.to_path_buf(), source })
 }
 
 fn from_store(reference: &Reference, store: &Store) -> Result<Prepared, PeerError> {

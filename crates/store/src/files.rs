@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -313,6 +313,13 @@ impl Fingerprint {
     pub fn of_file(file: &File, path: &Path) -> Result<Self, StoreError> {
         rustix::fs::fstat(file).map(|stat| Self::of(&stat)).context("look at", path)
     }
+}
+
+/// Opens a file for reading. A symbolic link is refused: it may have appeared since the path was found or the file
+/// hashed.
+pub fn open_file(path: &Path) -> Result<File, StoreError> {
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(path).context("open", path)
 }
 
 /// Whether `stat` is of a plain file.

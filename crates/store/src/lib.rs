@@ -20,7 +20,7 @@ mod store;
 
 pub use contents::{BlobIdentity, ContentFile, Contents};
 pub use error::{ErrorClass, Occupied, StoreError};
-pub use files::{Fingerprint, FsKind, filesystem_of, free_bytes};
+pub use files::{Fingerprint, FsKind, filesystem_of, free_bytes, open_file};
 pub use journal::{Claim, ClaimKind};
 pub use landing::Landing;
 pub use link::{LinkMode, LinkUsed};

@@ -119,7 +119,8 @@ fn directory(dir: &Path, printer: &Printer) -> anyhow::Result<Report> {
     let walk = Walk::of(dir)?;
     let mut summaries = Vec::new();
     for found in walk.files.iter().filter(|found| tensors::is_safetensors(&found.path)) {
-        let summary = hash::open(&found.file).and_then(|file| tensors::of_file(&file, found.size));
+        let file = store::open_file(&found.file).map_err(anyhow::Error::from);
+        let summary = file.and_then(|file| tensors::of_file(&file, found.size));
         summaries.push((&found.path, summary));
     }
     let tensors = add_up(summaries, printer);

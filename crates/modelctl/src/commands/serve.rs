@@ -139,8 +139,8 @@ fn seeds(args: &PeerArgs, printer: &Printer) -> anyhow::Result<Vec<Seed>> {
 fn files(dir: PathBuf, model: &Model, printer: &Printer) -> anyhow::Result<SeedFiles> {
     let Described { manifest, built, sources } = model.describe(printer)?;
     let file = |blob: &Blob| {
-        let Source { path, stamp, tree } = sources.of(blob).clone();
-        SeedFile { path, stamp, tree }
+        let Source { path, fingerprint, tree } = sources.of(blob).clone();
+        SeedFile { path, fingerprint, tree }
     };
     let blobs = manifest.blobs().iter().map(file).collect();
     Ok(SeedFiles { dir, config: built.config, blobs, manifest })

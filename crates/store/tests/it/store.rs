@@ -111,6 +111,16 @@ fn a_blob_is_found_also_while_it_gets_its_name() {
 }
 
 #[test]
+fn a_file_is_opened_only_under_its_own_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+    fs::write(&file, b"bytes").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    assert!(::store::open_file(&file).is_ok());
+    assert!(matches!(::store::open_file(&link), Err(StoreError::Io { operation: "open", .. })));
+}
+
+#[test]
 fn a_sha256_that_is_known_is_not_computed_again() {
     let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
     let store = Store::open(dir.path()).unwrap();
