@@ -55,7 +55,9 @@ fn end(printer: &Printer, result: anyhow::Result<()>) -> ExitCode {
 
 /// What libraries log for the user goes to stderr; `MODELCTL_LOG=debug` shows more.
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MODELCTL_LOG")
+    // What it says comes after the default, so that a word that is no level silences nothing.
+    let said = std::env::var("MODELCTL_LOG").unwrap_or_default();
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("warn,{said}"))
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

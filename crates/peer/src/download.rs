@@ -142,6 +142,8 @@ pub(crate) struct Download<H> {
     members: Members,
     bound: Option<Duration>,
     end: Option<Result<(), Failure>>,
+    /// When it was last said of whom nothing is asked.
+    excused: Instant,
 }
 
 /// A read that the swarm has asked for and that has not ended.
@@ -201,6 +203,7 @@ impl<H: Herald> Download<H> {
             swarm: Swarm::new(config, layout, have, Duration::ZERO),
             me,
             epoch: Instant::now(),
+            excused: Instant::now(),
             events,
             inbox,
             link_events,
@@ -279,6 +282,7 @@ impl<H: Herald> Download<H> {
 
     /// Tells the swarm everything that is due, and performs what it wants.
     fn settle(&mut self) {
+        self.excuse_unasked();
         while let Some(input) = self.inputs.pop_front() {
             self.swarm.handle(self.epoch.elapsed(), input);
             self.drain_outputs();
@@ -502,7 +506,7 @@ impl<H: Herald> Download<H> {
 
     fn transferred(&mut self, completion: Completion) {
         let result = completion.result.map_err(|fault| match fault.class() {
-            FaultClass::Retry => ReadOutcome::Retry,
+            FaultClass::Retry => ReadOutcome::NotHere,
             FaultClass::Reroute => ReadOutcome::SourceGone,
         });
         self.transfer_ended(completion.id, result);

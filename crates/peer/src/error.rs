@@ -218,6 +218,11 @@ impl PeerError {
             {
                 Some("the peer ended: start it and pull again; what has landed is in its store".into())
             }
+            Self::Local { source: WireError::Io(error), .. }
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some("pull as the peer's user, as root or as a member of its `--socket-group`".into())
+            }
             Self::Local { source: WireError::Version { .. }, .. } => Some(HINT_VERSION.into()),
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
             Self::Listen { .. } => Some("choose another address or socket; port 0 takes a free one".into()),

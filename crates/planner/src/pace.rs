@@ -30,14 +30,22 @@ pub(crate) const STRAGGLES: Duration = Duration::from_secs(30);
 
 /// How far an entrant is with all stripes that it is the entrant of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct Stretch {
     pub(crate) has: u32,
     pub(crate) lacks: u32,
+}
+
+impl Stretch {
+    fn all(self) -> u32 {
+        self.has + self.lacks
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Counted {
     has: u32,
+    /// The size of its stripes: another one means other stripes.
+    all: u32,
     losses: u32,
 }
 
@@ -61,17 +69,18 @@ impl Pace {
     pub(crate) fn compare(
         &mut self,
         now: Duration,
-        entrants: &BTreeMap<PeerId, Standing>,
+        entrants: &BTreeMap<PeerId, Stretch>,
     ) -> BTreeSet<PeerId> {
         let elapsed = now.saturating_sub(self.last);
         let mut before = std::mem::take(&mut self.counted);
         if elapsed > GAP_MAX {
             before.clear();
+            self.usual = 0.0;
         }
         let mut rates = BTreeMap::new();
         for (peer, at) in entrants.iter().filter(|(_, at)| at.lacks > 0) {
             // One that got or lost a stripe since is not compared by what it had of it.
-            if let Some(then) = before.get(peer).filter(|then| then.has <= at.has) {
+            if let Some(then) = before.get(peer).filter(|then| then.all == at.all() && then.has <= at.has) {
                 rates.insert(*peer, f64::from(at.has - then.has) / elapsed.as_secs_f64());
             }
         }
@@ -89,7 +98,7 @@ impl Pace {
             if losses >= LOSSES {
                 straggling.insert(*peer);
             }
-            self.counted.insert(*peer, Counted { has: at.has, losses });
+            self.counted.insert(*peer, Counted { has: at.has, all: at.all(), losses });
         }
         straggling
     }
@@ -110,7 +119,7 @@ mod tests {
         let mut pace = Pace::default();
         let standing = |gain: u32, time: u32| {
             let has = (gain * time).min(SIZE);
-            Standing { has, lacks: SIZE - has }
+            Stretch { has, lacks: SIZE - has }
         };
         let compare = |time: u32| {
             let entrants = (1..).map(id).zip(gains.iter().map(|gain| standing(*gain, time))).collect();
@@ -130,6 +139,22 @@ mod tests {
     fn when_the_others_are_done_it_is_still_known_what_is_usual() {
         let last = found(&[500, 500, 500, 50], 9).pop();
         assert_eq!(last, Some(BTreeSet::from([id(4)])));
+    }
+
+    #[test]
+    fn what_comes_with_a_stripe_is_no_pace() {
+        let (mut pace, mut found) = (Pace::default(), BTreeSet::new());
+        for time in 1..9 {
+            // All are as quick; three of them get a stripe that is begun, and soon another one.
+            let stripes = |number: u32| if number < 3 { (time.max(2) - 2).min(2) } else { 0 };
+            let stretch = |number: u32| {
+                let has = 10 * time + 300 * stripes(number);
+                Stretch { has, lacks: SIZE * (stripes(number) + 1) - has }
+            };
+            let entrants = (1..).map(id).zip((0..4).map(stretch)).collect();
+            found.append(&mut pace.compare(INTERVAL * time, &entrants));
+        }
+        assert_eq!(found, BTreeSet::new());
     }
 
     #[test]

@@ -320,13 +320,14 @@ impl Planner {
         let Some(accuser) = self.peers.get(&by).filter(|_| is_member) else { return };
         let host = accuser.host;
         let present = self.peers.get(&about).map(|registered| registered.whereabouts(about));
+        let has_left = present.is_none();
         let Some(about) = present.or_else(|| self.departed.iter().find(|at| at.peer == about).cloned())
         else {
             return;
         };
         let alarm = self.quarantine.accuse(self.now, (by, host), &about, charge);
         // Of one that has left, plans that were sent before may still speak.
-        let is_news = alarm.is_some();
+        let is_news = has_left && alarm.is_some();
         self.outputs.extend(alarm.map(Output::Standing));
         let touched = self.update_standings();
         self.replan_where(|swarm| is_news || touched.iter().any(|peer| swarm.has(*peer)));

@@ -109,7 +109,7 @@ pub struct Alarm {
     pub standing: Standing,
     /// The worst that it is accused of; none when it has come back.
     pub charge: Option<Charge>,
-    /// How many addresses accuse it.
+    /// How many addresses accuse it of that.
     pub accusers: usize,
     /// When it was last accused, on the clock of `now`.
     pub last_accused: Duration,
@@ -190,6 +190,14 @@ impl Case {
         self.standing
     }
 
+    /// When it is let out of its standing if nobody accuses it again.
+    fn ends(&self) -> Duration {
+        match self.standing {
+            Standing::Quarantined => self.until,
+            _ => self.accusations.values().map(Accusation::ends).max().unwrap_or(self.until),
+        }
+    }
+
     fn charge(&self) -> Option<Charge> {
         self.accusations.values().map(|accusation| accusation.charge).max()
     }
@@ -205,7 +213,7 @@ impl Case {
             address: self.about.address.clone(),
             standing: self.standing,
             charge: self.charge(),
-            accusers: self.accusations.len(),
+            accusers: self.accusations.values().filter(|at| Some(at.charge) == self.charge()).count(),
             last_accused: self.last_accused(),
         }
     }
@@ -218,7 +226,8 @@ pub(crate) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Takes note that `by` got wrong bytes, or nothing, from `about`; says what has become of that one, if its standing changed.
+    /// Takes note that `by` got wrong bytes, or nothing, from `about`; says what has become of that one, if its
+    /// standing or the charge has changed.
     pub(crate) fn accuse(
         &mut self,
         now: Duration,
@@ -228,7 +237,10 @@ impl Quarantine {
     ) -> Option<Alarm> {
         let (accuser, host) = by;
         let subject = Subject::of(about.peer, about.host);
-        if by.0 == about.peer || self.is_retort(by, about) || self.accuses_enough(now, host, subject) {
+        if by.0 == about.peer
+            || self.is_retort(by, about, charge)
+            || self.accuses_enough(now, (host, charge), subject)
+        {
             return None;
         }
         let is_known = self.cases.contains_key(&subject);
@@ -258,19 +270,19 @@ impl Quarantine {
         ((case.standing, case.charge()) != before).then(|| case.alarm())
     }
 
-    /// Whether somebody accuses those who accuse it, or is not to be believed at all.
-    fn is_retort(&self, by: (PeerId, HostAddr), about: &Whereabouts) -> bool {
+    /// Whether somebody accuses those who accuse it of as much or more, or is not to be believed at all.
+    fn is_retort(&self, by: (PeerId, HostAddr), about: &Whereabouts, charge: Charge) -> bool {
         let Some(case) = self.cases.get(&Subject::of(by.0, by.1)) else { return false };
         let is_about_accuser = case.accusations.get(&about.host).is_some_and(|accusation| {
             // Those of one machine are told apart by name.
-            !about.host.is_anybody() || accusation.by.contains(&about.peer)
+            accusation.charge >= charge && (!about.host.is_anybody() || accusation.by.contains(&about.peer))
         });
         case.standing == Standing::Quarantined || is_about_accuser
     }
 
-    fn accuses_enough(&self, now: Duration, host: HostAddr, subject: Subject) -> bool {
-        let is_open =
-            |case: &Case| case.accusations.get(&host).is_some_and(|accusation| now < accusation.ends());
+    fn accuses_enough(&self, now: Duration, (host, charge): (HostAddr, Charge), subject: Subject) -> bool {
+        let counts = |accusation: &Accusation| accusation.charge >= charge && now < accusation.ends();
+        let is_open = |case: &Case| case.accusations.get(&host).is_some_and(counts);
         let others = self.cases.iter().filter(|(other, case)| **other != subject && is_open(case));
         others.count() >= ACCUSED_MAX
     }
@@ -303,7 +315,7 @@ impl Quarantine {
 
     /// Everybody who is not in good standing, and when time alone may change that.
     pub(crate) fn cases(&self) -> impl Iterator<Item = (Alarm, Duration)> + '_ {
-        self.cases.values().map(|case| (case.alarm(), case.until))
+        self.cases.values().map(|case| (case.alarm(), case.ends()))
     }
 
     /// The standing of each case.

@@ -83,7 +83,7 @@ pub struct AlarmStatus {
     /// The case.
     pub alarm: Alarm,
     /// For how long nobody has accused it.
-    pub silent_for: Duration,
+    pub accused_ago: Duration,
     /// After how long its standing changes by itself, if nobody accuses it again.
     pub left: Duration,
 }
@@ -108,7 +108,7 @@ impl Planner {
     /// Every peer that is not in good standing at `now`, and for how long.
     pub fn alarms_at(&self, now: Duration) -> impl Iterator<Item = AlarmStatus> + '_ {
         self.cases().map(move |(alarm, until)| AlarmStatus {
-            silent_for: now.saturating_sub(alarm.last_accused),
+            accused_ago: now.saturating_sub(alarm.last_accused),
             left: until.saturating_sub(now),
             alarm,
         })
@@ -182,9 +182,9 @@ mod tests {
         }
         let now = Duration::from_secs(50);
         let [alarm] = planner.alarms_at(now).collect::<Vec<_>>().try_into().expect("one");
-        let AlarmStatus { alarm, silent_for, left } = alarm;
+        let AlarmStatus { alarm, accused_ago, left } = alarm;
         assert_eq!((alarm.peer, alarm.standing, alarm.accusers), (about, Standing::Quarantined, 2));
-        assert_eq!(silent_for, Duration::from_secs(30));
+        assert_eq!(accused_ago, Duration::from_secs(30));
         let until = planner.next_wake().expect("it fades");
         assert_eq!(now + left, until);
         assert_eq!((planner.count_of(Standing::Quarantined), planner.count_of(Standing::Suspect)), (1, 0));

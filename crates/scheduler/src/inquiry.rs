@@ -75,7 +75,7 @@ impl InquiryError {
 }
 
 /// Why one scheduler says nothing.
-struct Silence {
+struct NoAnswer {
     reason: String,
     hint: Option<&'static str>,
 }
@@ -87,8 +87,8 @@ struct Silence {
 pub async fn inquire(schedulers: &Schedulers, security: &Security) -> Result<Inquiry, InquiryError> {
     let ranked = schedulers.ranked().await.map_err(InquiryError::Name)?;
     let answers = join_all(ranked.iter().map(|address| ask(address, security))).await;
-    let mut found: Vec<(String, Result<FleetStatus, Silence>)> = ranked.into_iter().zip(answers).collect();
-    let is_active = |(_, answer): &(String, Result<FleetStatus, Silence>)| {
+    let mut found: Vec<(String, Result<FleetStatus, NoAnswer>)> = ranked.into_iter().zip(answers).collect();
+    let is_active = |(_, answer): &(String, Result<FleetStatus, NoAnswer>)| {
         answer.as_ref().is_ok_and(|status| status.redirect.is_none())
     };
     if !found.iter().any(is_active) {
@@ -107,15 +107,15 @@ pub async fn inquire(schedulers: &Schedulers, security: &Security) -> Result<Inq
     Ok(Inquiry { address, status, schedulers })
 }
 
-fn silent(found: Vec<(String, Result<FleetStatus, Silence>)>) -> InquiryError {
+fn silent(found: Vec<(String, Result<FleetStatus, NoAnswer>)>) -> InquiryError {
     let silences = found.into_iter().filter_map(|(address, answer)| Some((address, answer.err()?)));
-    let silences: Vec<(String, Silence)> = silences.collect();
+    let silences: Vec<(String, NoAnswer)> = silences.collect();
     let hint = silences.iter().find_map(|(_, silence)| silence.hint);
     let reasons = silences.into_iter().map(|(address, silence)| (address, silence.reason));
     InquiryError::Silent(reasons.collect(), hint)
 }
 
-fn seen(answer: &Result<FleetStatus, Silence>) -> Seen {
+fn seen(answer: &Result<FleetStatus, NoAnswer>) -> Seen {
     match answer {
         Ok(status) if status.redirect.is_none() => Seen::Active,
         Ok(_) => Seen::Standby,
@@ -124,28 +124,30 @@ fn seen(answer: &Result<FleetStatus, Silence>) -> Seen {
 }
 
 /// The connection ended before an answer came.
-fn hung_up(status: &Status, security: &Security) -> Silence {
+fn hung_up(status: &Status, security: &Security) -> NoAnswer {
     match security {
         Security::Plain => {
             let reason = "it hung up, as one does that has a fleet key".to_owned();
-            Silence { reason, hint: Some(HINT_NO_KEY) }
+            NoAnswer { reason, hint: Some(HINT_NO_KEY) }
         }
         Security::Fleet(_) => {
             let otherwise = "compare `date -u` and the key files of both machines";
-            Silence { reason: explain(status), hint: hint(status).or(Some(otherwise)) }
+            NoAnswer { reason: explain(status), hint: hint(status).or(Some(otherwise)) }
         }
     }
 }
 
-async fn ask(address: &str, security: &Security) -> Result<FleetStatus, Silence> {
+async fn ask(address: &str, security: &Security) -> Result<FleetStatus, NoAnswer> {
     let asking = async {
-        let silence =
-            |error: &(dyn std::error::Error + 'static)| Silence { reason: explain(error), hint: hint(error) };
+        let silence = |error: &(dyn std::error::Error + 'static)| NoAnswer {
+            reason: explain(error),
+            hint: hint(error),
+        };
         let channel = dial(format!("http://{address}"), security).await.map_err(|error| silence(&error))?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let reply = client.status(StatusRequest { protocol_version: PROTOCOL_VERSION }).await;
         let reply = reply.map_err(|status| match status.code() {
-            Code::Unimplemented => Silence {
+            Code::Unimplemented => NoAnswer {
                 reason: "it does not know this question".to_owned(),
                 hint: Some("run the same version of modelctl everywhere"),
             },
@@ -155,6 +157,6 @@ async fn ask(address: &str, security: &Security) -> Result<FleetStatus, Silence>
         })?;
         FleetStatus::try_from(reply.into_inner()).map_err(|error| silence(&error))
     };
-    let late = |_| Silence { reason: format!("no answer within {} s", ANSWER_MAX.as_secs()), hint: None };
+    let late = |_| NoAnswer { reason: format!("no answer within {} s", ANSWER_MAX.as_secs()), hint: None };
     timeout(ANSWER_MAX, asking).await.map_err(late)?
 }

@@ -77,6 +77,8 @@ pub enum ReadOutcome {
     Ok,
     /// It failed, but the source may serve other reads.
     Retry,
+    /// The same, because the source does not give what it announced.
+    NotHere,
     /// The source serves no more reads.
     SourceGone,
 }

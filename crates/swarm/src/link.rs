@@ -82,7 +82,7 @@ pub(crate) struct Link {
     pub(crate) last_piece: Duration,
     /// When it was last seen that bytes had come, of whole pieces or not.
     pub(crate) last_byte: Duration,
-    /// No byte came for too long; cleared by the next good piece, and by no new link: whoever never gives anything
+    /// No piece came for too long; cleared by the next good piece, and by no new link: whoever never gives anything
     /// opens those as well as anybody.
     pub(crate) is_slow: bool,
     /// The scheduler was told that nothing comes; cleared by the next good piece.
@@ -90,6 +90,8 @@ pub(crate) struct Link {
     pub(crate) pause_until: Duration,
     /// Failures since the last good piece.
     pub(crate) failures: u32,
+    /// Those among them that refused what was announced.
+    pub(crate) refusals: u32,
     rate: Rate,
 }
 
@@ -109,6 +111,7 @@ impl Link {
             is_reported: false,
             pause_until: Duration::ZERO,
             failures: 0,
+            refusals: 0,
             rate: Rate::default(),
         }
     }
@@ -133,6 +136,11 @@ impl Link {
         self.state = LinkState::Down { retry_at: now + wait };
         self.has = Bits::empty(self.has.piece_count());
         self.coming = (0, self.has.clone());
+    }
+
+    /// Whether it refuses what it announces, again and again.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refusals >= FAILING
     }
 
     /// Whether it has failed again and again since its last good piece, or gives nothing, whatever it announces.
@@ -164,7 +172,7 @@ impl Link {
         self.came(now);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
         (self.is_slow, self.is_reported) = (false, false);
-        self.failures = 0;
+        (self.failures, self.refusals) = (0, 0);
     }
 
     /// A piece came; whether it is right is found out later.

@@ -338,7 +338,7 @@ impl Swarm {
                 self.origin.reads.remove(&id);
                 match outcome {
                     ReadOutcome::Ok => {}
-                    ReadOutcome::Retry => self.origin.failed(self.now),
+                    ReadOutcome::Retry | ReadOutcome::NotHere => self.origin.failed(self.now),
                     ReadOutcome::SourceGone => self.origin.state = OriginState::Down,
                 }
                 if self.origin.state == OriginState::Down {
@@ -355,17 +355,18 @@ impl Swarm {
     fn peer_read_ended(&mut self, peer: PeerId, id: ReadId, bytes_left: u64, outcome: ReadOutcome) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.ended(id, bytes_left);
-        if outcome == ReadOutcome::Retry {
+        if matches!(outcome, ReadOutcome::Retry | ReadOutcome::NotHere) {
             link.pause_until = self.now + PAUSE * 2_u32.pow(link.failures.min(PAUSE_DOUBLINGS));
             link.failures = link.failures.saturating_add(1);
         }
-        let refuses = outcome == ReadOutcome::Retry && link.is_failing() && link.is_up();
+        link.refusals += u32::from(outcome == ReadOutcome::NotHere);
+        let is_refusing = link.is_refusing();
         let is_hopeless = outcome == ReadOutcome::SourceGone || link.failures >= LINK_FAILURES_MAX;
         if is_hopeless && outcome != ReadOutcome::Ok && link.is_up() {
             self.outputs.push_back(Output::Disconnect { peer });
             self.link_down(peer);
         }
-        if refuses {
+        if is_refusing {
             self.report(peer);
         }
     }

@@ -11,7 +11,7 @@ use crate::origin::OriginState;
 use crate::stripes::{Stripe, rendezvous};
 use crate::swarm::{LINKS_MAX, Swarm};
 
-/// A link is stalled when no byte came for this many times what its oldest read should have taken.
+/// A link is stalled when no piece came for this many times what its oldest read should have taken.
 const STALL_FACTOR: u32 = 3;
 
 /// A link is silent when no byte came for this long though reads are out: on the slowest card something comes sooner,
@@ -64,6 +64,9 @@ impl Swarm {
             self.links.iter().filter(|(_, link)| is_silent(link)).map(|(peer, _)| *peer).collect();
         for peer in silent {
             self.report(peer);
+            // Its reads hold buffers that others could use.
+            self.outputs.push_back(Output::Disconnect { peer });
+            self.link_down(peer);
         }
     }
 

@@ -166,7 +166,7 @@ fn a_parent_that_refuses_what_it_announces_is_reported_once() {
             match output {
                 Output::Read { read, .. } => {
                     reads += 1;
-                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Retry });
+                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::NotHere });
                 }
                 Output::Silent { peer: PARENT } => reports.push(reads),
                 _ => {}

@@ -196,7 +196,7 @@ impl TryFrom<control::SwarmStatus> for SwarmStatus {
 }
 
 impl From<&AlarmStatus> for control::AlarmStatus {
-    fn from(AlarmStatus { alarm, silent_for, left }: &AlarmStatus) -> Self {
+    fn from(AlarmStatus { alarm, accused_ago, left }: &AlarmStatus) -> Self {
         let millis = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             peer_id: alarm.peer.bytes().to_vec(),
@@ -204,7 +204,7 @@ impl From<&AlarmStatus> for control::AlarmStatus {
             control_address: alarm.address.clone(),
             standing: control::Standing::from(alarm.standing).into(),
             accusers: u32::try_from(alarm.accusers).unwrap_or(u32::MAX),
-            silent_ms: millis(silent_for),
+            accused_ago_ms: millis(accused_ago),
             left_ms: millis(left),
             charge: control::Charge::from(alarm.charge).into(),
         }
@@ -225,8 +225,8 @@ impl TryFrom<control::AlarmStatus> for AlarmStatus {
             // On the other side's clock, which means nothing here.
             last_accused: Duration::ZERO,
         };
-        let (silent_for, left) =
-            (Duration::from_millis(status.silent_ms), Duration::from_millis(status.left_ms));
-        Ok(Self { alarm, silent_for, left })
+        let (accused_ago, left) =
+            (Duration::from_millis(status.accused_ago_ms), Duration::from_millis(status.left_ms));
+        Ok(Self { alarm, accused_ago, left })
     }
 }

@@ -148,7 +148,8 @@ impl Report {
         // What moves comes first.
         swarms.sort_by(|a, b| a.progress.total_cmp(&b.progress).then_with(|| a.digest.cmp(&b.digest)));
         let mut alarms = status.alarms;
-        alarms.sort_by(|a, b| b.alarm.standing.cmp(&a.alarm.standing).then(a.silent_for.cmp(&b.silent_for)));
+        alarms
+            .sort_by(|a, b| b.alarm.standing.cmp(&a.alarm.standing).then(a.accused_ago.cmp(&b.accused_ago)));
         Self {
             scheduler,
             active: redirect.is_none(),
@@ -218,7 +219,7 @@ impl From<SwarmStatus> for SwarmFacts {
 }
 
 impl From<AlarmStatus> for AlarmFacts {
-    fn from(AlarmStatus { alarm, silent_for, left }: AlarmStatus) -> Self {
+    fn from(AlarmStatus { alarm, accused_ago, left }: AlarmStatus) -> Self {
         Self {
             id: id(alarm.peer),
             name: alarm.name,
@@ -229,7 +230,7 @@ impl From<AlarmStatus> for AlarmFacts {
                 Charge::Silence => SILENCE,
             }),
             accusers: alarm.accusers,
-            last_accused_seconds_ago: silent_for.as_secs(),
+            last_accused_seconds_ago: accused_ago.as_secs(),
             seconds_left: left.as_secs(),
         }
     }
@@ -367,7 +368,7 @@ mod tests {
         let PeerStatus { peer, name, address, .. } = peer;
         let charge = Some(if accusers > 1 { Charge::WrongBytes } else { Charge::Silence });
         let alarm = Alarm { peer, name, address, standing, charge, accusers, last_accused: Duration::ZERO };
-        AlarmStatus { alarm, silent_for: Duration::from_secs(75), left: Duration::from_secs(492) }
+        AlarmStatus { alarm, accused_ago: Duration::from_secs(75), left: Duration::from_secs(492) }
     }
 
     fn status() -> FleetStatus {

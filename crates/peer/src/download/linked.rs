@@ -1,6 +1,10 @@
 //! The links of a download: opening them, and what is heard on them. Does not own reads over them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use planner::PeerId;
 use swarm::Input;
@@ -12,7 +16,23 @@ use crate::{
     metrics::LinkCount,
 };
 
+/// How often it is looked for reads that wait for this process: some times within what a silence takes.
+const EXCUSE_INTERVAL: Duration = Duration::from_millis(100);
+
 impl<H: Herald> Download<H> {
+    /// Of whom nothing is asked, nobody is silent: what is missing waits for a buffer, a thread or a disk of this process.
+    pub(super) fn excuse_unasked(&mut self) {
+        if self.excused.elapsed() < EXCUSE_INTERVAL {
+            return;
+        }
+        self.excused = Instant::now();
+        let asked = self.transfers.values().filter(|transfer| transfer.permit.is_some());
+        let asked: BTreeSet<PeerId> = asked.map(|transfer| transfer.peer).collect();
+        for peer in self.links.keys().filter(|peer| !asked.contains(*peer)) {
+            self.inputs.push_front(Input::Progress { peer: *peer });
+        }
+    }
+
     pub(super) fn connect(&mut self, peer: PeerId, address: String) {
         self.last_generation += 1;
         let generation = self.last_generation;
@@ -60,6 +80,10 @@ impl<H: Herald> Download<H> {
                 self.inputs.push_back(Input::Progress { peer });
             }
             LinkEvent::Leaving { peer, generation } if is_current(&self.links, &peer, generation) => {
+                // What has no buffer yet goes elsewhere; what was posted ends by itself.
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.granted = None;
+                }
                 self.inputs.push_back(Input::LinkLeaving { peer });
             }
             LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {

@@ -368,6 +368,19 @@ fn silence_makes_a_suspect_for_a_minute_and_no_quarantine() {
 }
 
 #[test]
+fn charges_of_silence_shield_nobody_who_sends_wrong_bytes() {
+    let mut fleet = fleet(6);
+    for frozen in 2..=4 {
+        fleet.miss(1, frozen);
+    }
+    fleet.miss(5, 1);
+    fleet.accuse(1, 5);
+    assert_eq!(fleet.planner.standing(id(5)), Standing::Suspect, "neither too many nor a retort");
+    fleet.miss(1, 6);
+    assert_eq!(fleet.planner.standing(id(6)), Standing::Good, "a fourth that is silent is");
+}
+
+#[test]
 fn a_silent_holder_keeps_nobody_from_a_seed() {
     let mut fleet = Fleet::new();
     for number in 1..=5 {

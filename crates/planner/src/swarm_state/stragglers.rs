@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use super::SwarmState;
 use crate::id::PeerId;
-use crate::pace::{self, COMPARED_MIN, STRAGGLES};
+use crate::pace::{COMPARED_MIN, STRAGGLES, Stretch};
 
 impl SwarmState {
-    /// When entrants are to be compared again, if any has something left to read.
+    /// When entrants are to be compared again, or a straggler is let back.
     pub(crate) fn pace_due(&self) -> Option<Duration> {
+        let ends = self.members.values().filter_map(|member| member.straggles_until);
+        self.comparison_due().into_iter().chain(ends).min()
+    }
+
+    /// If enough have something left to read.
+    fn comparison_due(&self) -> Option<Duration> {
         let is_reading = |(stripe, entrant): (usize, &Option<PeerId>)| {
             let entrant = entrant.and_then(|entrant| self.members.get(&entrant));
             entrant.is_some_and(|member| member.held[stripe] < self.stripe_size(stripe))
@@ -20,18 +26,10 @@ impl SwarmState {
         is_due.then(|| self.pace.next())
     }
 
-    /// Compares entrants; says whether the plan should change.
+    /// Compares entrants if that is due; says whether the plan should change.
     pub(crate) fn compare_pace(&mut self, now: Duration) -> bool {
-        let mut entrants: BTreeMap<PeerId, pace::Standing> = BTreeMap::new();
-        for (stripe, entrant) in self.entrants.iter().enumerate() {
-            let Some((entrant, member)) = entrant.and_then(|at| Some((at, self.members.get(&at)?))) else {
-                continue;
-            };
-            let standing = entrants.entry(entrant).or_insert(pace::Standing { has: 0, lacks: 0 });
-            standing.has += member.held[stripe];
-            standing.lacks += self.stripe_size(stripe) - member.held[stripe];
-        }
-        let straggling = self.pace.compare(now, &entrants);
+        let is_due = self.comparison_due().is_some_and(|at| at <= now);
+        let straggling = if is_due { self.straggling(now) } else { BTreeSet::new() };
         let mut is_changed = false;
         for (peer, member) in &mut self.members {
             if straggling.contains(peer) {
@@ -39,9 +37,23 @@ impl SwarmState {
                 member.straggles_until = Some(now + STRAGGLES);
             } else if member.straggles_until.is_some_and(|until| until <= now) {
                 member.straggles_until = None;
+                is_changed = true;
             }
         }
         is_changed
+    }
+
+    fn straggling(&mut self, now: Duration) -> BTreeSet<PeerId> {
+        let mut entrants: BTreeMap<PeerId, Stretch> = BTreeMap::new();
+        for (stripe, entrant) in self.entrants.iter().enumerate() {
+            let Some((entrant, member)) = entrant.and_then(|at| Some((at, self.members.get(&at)?))) else {
+                continue;
+            };
+            let stretch = entrants.entry(entrant).or_insert(Stretch { has: 0, lacks: 0 });
+            stretch.has += member.held[stripe];
+            stretch.lacks += self.stripe_size(stripe) - member.held[stripe];
+        }
+        self.pace.compare(now, &entrants)
     }
 
     fn stripe_size(&self, stripe: usize) -> u32 {

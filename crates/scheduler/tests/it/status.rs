@@ -63,11 +63,11 @@ async fn the_one_that_plans_is_asked_and_tells_what_it_knows() {
     let about = id(2).bytes().to_vec();
     peer.say(Said::Complaint(Complaint { artifact: ARTIFACT.0.to_vec(), about, piece: 3 })).await;
     let Inquiry { status, .. } = ask_until(&addresses, |inquiry| inquiry.status.alarm_count == 1).await;
-    let AlarmStatus { alarm, silent_for, left } = &status.alarms[0];
+    let AlarmStatus { alarm, accused_ago, left } = &status.alarms[0];
     assert_eq!((alarm.peer, alarm.name.as_str()), (id(2), "peer 02020202"));
     assert_eq!((alarm.standing, alarm.charge), (Standing::Suspect, Some(Charge::WrongBytes)));
     assert_eq!(alarm.accusers, 1);
-    assert!(*silent_for < *left && *left <= 2 * HALF_LIFE, "{silent_for:?} {left:?}");
+    assert!(*accused_ago < *left && *left <= 2 * HALF_LIFE, "{accused_ago:?} {left:?}");
     assert_eq!(status.peers[1].standing, Standing::Suspect);
 
     first.stop().await;

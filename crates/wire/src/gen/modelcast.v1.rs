@@ -124,9 +124,8 @@ pub struct AlarmStatus {
     /// addresses
     #[prost(uint32, tag = "5")]
     pub accusers: u32,
-    /// since it was last accused
     #[prost(uint64, tag = "6")]
-    pub silent_ms: u64,
+    pub accused_ago_ms: u64,
     /// until its standing changes, if nobody accuses it again
     #[prost(uint64, tag = "7")]
     pub left_ms: u64,

@@ -30,14 +30,14 @@ fn status() -> FleetStatus {
         seeds: 1,
         permille: 1000,
     };
-    let (silent_for, left) = (Duration::from_secs(3), Duration::from_millis(1));
+    let (accused_ago, left) = (Duration::from_secs(3), Duration::from_millis(1));
     FleetStatus {
         redirect: Some("10.0.0.2:7100".to_owned()),
         peers: vec![PeerStatus { nic_rate: None, standing: Standing::Suspect, ..peer.clone() }, peer],
         peer_count: 9,
         swarms: vec![swarm],
         swarm_count: 8,
-        alarms: vec![AlarmStatus { alarm, silent_for, left }],
+        alarms: vec![AlarmStatus { alarm, accused_ago, left }],
         alarm_count: 7,
     }
 }
