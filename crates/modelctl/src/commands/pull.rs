@@ -11,7 +11,7 @@ use peer::{Blamed, PullPlan, PullReport, PullRequest, PullWatch};
 use registry::Access;
 use serde::Serialize;
 
-use self::way::Way;
+use self::way::{Found, Way};
 use super::serve::end_signal;
 use crate::{
     access,
@@ -110,10 +110,14 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
         let message = format!("`{}` lies on this machine, and a peer opens no path", args.reference);
         return Err(Refusal::usage(message).hint("name a directory with `-o DIR`").into());
     }
-    let Some(local) = way::local_peer(args).await? else {
-        let message = "`-o DIR` is missing, and there is no local peer to pull into the store of";
-        let hint = "name a directory with `-o DIR`, or start a peer on this machine with `modelctl peer`";
-        return Err(Refusal::usage(message).hint(hint).into());
+    let local = match way::local_peer(args).await? {
+        Found::Answers(local) => local,
+        Found::Unusable(error) => return Err(error.into()),
+        Found::Absent => {
+            let message = "`-o DIR` is missing, and there is no local peer to pull into the store of";
+            let hint = "name a directory with `-o DIR`, or start a peer on this machine with `modelctl peer`";
+            return Err(Refusal::usage(message).hint(hint).into());
+        }
     };
     let watch = PullWatch::new();
     let report = tokio::select! {

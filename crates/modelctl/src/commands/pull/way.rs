@@ -9,7 +9,7 @@ use std::{
 
 use identity::Security;
 use modelpack::reference::Reference;
-use peer::{FleetOptions, LocalPeer, PeerSecurity};
+use peer::{FleetOptions, LocalPeer, PeerError, PeerSecurity};
 
 use crate::{
     access,
@@ -34,28 +34,48 @@ pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result
     if args.direct {
         return direct(args, printer).await;
     }
-    if let Some(local) = local_peer(args).await? {
-        return Ok(Way::Local(local));
-    }
+    let reason = match local_peer(args).await? {
+        Found::Answers(local) => return Ok(Way::Local(local)),
+        Found::Unusable(error) => {
+            let reason = format!("{:#}", anyhow::Error::new(error));
+            printer.warn(format_args!("{reason}: pulling without it"));
+            Some(reason)
+        }
+        Found::Absent => None,
+    };
     match args.embedded.scheduler.as_slice() {
-        [] => Ok(Way::Alone { reason: None }),
+        [] => Ok(Way::Alone { reason }),
         schedulers => in_fleet(args, schedulers.to_vec()).await,
     }
 }
 
+/// What is found of a local peer.
+pub(super) enum Found {
+    /// It is there for this pull.
+    Answers(LocalPeer),
+    /// Its socket is there, and is of no use: others own it, or its process was killed.
+    Unusable(PeerError),
+    /// There is none, or none is wanted.
+    Absent,
+}
+
 /// The local peer that the pull goes through. One that was named has to answer.
-pub(super) async fn local_peer(args: &PullArgs) -> anyhow::Result<Option<LocalPeer>> {
+pub(super) async fn local_peer(args: &PullArgs) -> anyhow::Result<Found> {
     let is_remote = matches!(args.reference, Reference::Registry(_) | Reference::Fleet(_));
     let is_fleet_only = matches!(args.reference, Reference::Fleet(_));
     match &args.peer {
-        Some(PeerChoice::None) => Ok(None),
-        Some(PeerChoice::Socket(socket)) => Ok(Some(LocalPeer::connect(socket).await?)),
+        Some(PeerChoice::None) => Ok(Found::Absent),
+        Some(PeerChoice::Socket(socket)) => Ok(Found::Answers(LocalPeer::connect(socket).await?)),
         // What lies on this machine needs no peer.
-        None if !is_remote => Ok(None),
+        None if !is_remote => Ok(Found::Absent),
         None => match LocalPeer::connect(&peer::default_socket()).await {
-            Ok(local) => Ok(Some(local)),
+            Ok(local) => Ok(Found::Answers(local)),
             Err(error) if is_fleet_only && args.embedded.scheduler.is_empty() => Err(error.into()),
-            Err(_) => Ok(None),
+            // What cannot be looked at is there, too.
+            Err(error) if !matches!(peer::default_socket().try_exists(), Ok(false)) => {
+                Ok(Found::Unusable(error))
+            }
+            Err(_) => Ok(Found::Absent),
         },
     }
 }
