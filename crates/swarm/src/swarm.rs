@@ -61,6 +61,8 @@ pub struct Swarm {
     pub(crate) wanted: Bits,
     pub(crate) plan: Option<PeerPlan>,
     pub(crate) is_scheduler_lost: bool,
+    /// Since when.
+    pub(crate) lost_at: Option<Duration>,
     /// Members that are origins: each piece is asked of them once, by the entrant of its stripe.
     pub(crate) seeds: BTreeSet<PeerId>,
     pub(crate) stripes: Stripes,
@@ -106,6 +108,7 @@ impl Swarm {
             wanted,
             plan: None,
             is_scheduler_lost: false,
+            lost_at: None,
             seeds: BTreeSet::new(),
             stripes,
             origin: Origin::new(),
@@ -235,11 +238,15 @@ impl Swarm {
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
         self.is_scheduler_lost = false;
+        self.lost_at = None;
         self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
         self.plan = Some(plan);
     }
 
     fn no_scheduler(&mut self) {
+        if !self.is_scheduler_lost {
+            self.lost_at = Some(self.now);
+        }
         self.is_scheduler_lost = true;
         for link in self.links.values_mut() {
             // The next scheduler counts its plans from 1 again: it was said by none of those.

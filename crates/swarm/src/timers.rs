@@ -18,6 +18,10 @@ const STALL_FACTOR: u32 = 3;
 /// and it is as long as schedulers take to call one another dead.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
+/// How long after a scheduler was lost another one may take over: peers are with the next one in less than a second,
+/// and a stripe that nobody reads meanwhile waits no longer than this.
+const TAKE_OVER: Duration = Duration::from_secs(2);
+
 /// A peer that runs this much later than it was due was stopped, or starved by others on its machine.
 const LATE: Duration = Duration::from_millis(50);
 
@@ -116,12 +120,23 @@ impl Swarm {
         !self.is_scheduler_lost
     }
 
+    /// Whether a scheduler is there, or another one may be taking over.
+    fn has_scheduler(&self) -> bool {
+        self.is_planned() || self.take_over_ends().is_some_and(|at| self.now < at)
+    }
+
+    /// Until when nobody reads for himself what another scheduler may be planning. Without a plan there is none.
+    fn take_over_ends(&self) -> Option<Duration> {
+        self.plan.as_ref()?;
+        self.lost_at.map(|at| at + TAKE_OVER)
+    }
+
     /// Whether a stripe that is quiet gets another source from the scheduler: if that is there and can see why. A
     /// peer that serves wrong bytes, or none, is alive to it.
     fn is_schedulers_business(&self, stripe: &Stripe) -> bool {
         let is_useless =
             |peer| self.blamed.contains(peer) || self.links.get(peer).is_some_and(Link::is_failing);
-        self.is_planned() && !matches!(&stripe.source, StripeSource::Parent(parent) if is_useless(parent))
+        self.has_scheduler() && !matches!(&stripe.source, StripeSource::Parent(parent) if is_useless(parent))
     }
 
     /// Quiet stripes: first link those who would read them from the origin before us, then read it ourselves.
@@ -229,7 +244,15 @@ impl Swarm {
         let origin = handovers.chain([self.origin.pause_until]);
         let end = self.wanted.is_empty().then_some(self.now + self.config.stall_min);
         let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);
-        stalls.chain(silences).chain(retries).chain(quiet).chain(origin).chain(end).chain(hopeless)
+        let take_over = self.take_over_ends();
+        stalls
+            .chain(silences)
+            .chain(take_over)
+            .chain(retries)
+            .chain(quiet)
+            .chain(origin)
+            .chain(end)
+            .chain(hopeless)
     }
 }
 

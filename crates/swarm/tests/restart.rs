@@ -80,3 +80,20 @@ fn what_is_coming_is_said_again_under_a_new_scheduler() {
     assert!(!said(&tell(&mut swarm, [by_plan()])), "nothing has changed");
     assert!(said(&tell(&mut swarm, [Input::NoScheduler, by_plan()])), "the same number, another plan");
 }
+
+#[test]
+fn a_stripe_of_somebody_else_is_left_alone_while_another_scheduler_may_take_over() {
+    let mut swarm = swarm();
+    let by_plan = Input::Plan(plan(1, StripeSource::Parent(OTHER), Vec::new()));
+    tell(&mut swarm, [Input::OriginUp { ranges: true }, by_plan, Input::NoScheduler]);
+    let (mut now, mut read_at) = (NOW, None);
+    while read_at.is_none() {
+        now = swarm.next_wake().expect("a swarm that runs has something to wait for").max(now);
+        swarm.handle(now, Input::Tick);
+        let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
+        read_at = (!reads_of_the_origin(&outputs).is_empty()).then_some(now);
+    }
+    let read_at = read_at.expect("it is read at last");
+    assert!(read_at >= Duration::from_secs(2), "another scheduler had no time: {read_at:?}");
+    assert!(read_at < Duration::from_secs(6), "nobody came: {read_at:?}");
+}
