@@ -60,8 +60,7 @@ pub struct Swarm {
     /// Missing, and carried by no live read.
     pub(crate) wanted: Bits,
     pub(crate) plan: Option<PeerPlan>,
-    pub(crate) is_scheduler_lost: bool,
-    /// Since when.
+    /// Since when there is no scheduler.
     pub(crate) lost_at: Option<Duration>,
     /// Members that are origins: each piece is asked of them once, by the entrant of its stripe.
     pub(crate) seeds: BTreeSet<PeerId>,
@@ -107,7 +106,6 @@ impl Swarm {
             have,
             wanted,
             plan: None,
-            is_scheduler_lost: false,
             lost_at: None,
             seeds: BTreeSet::new(),
             stripes,
@@ -185,7 +183,7 @@ impl Swarm {
     /// One round of work after an input: timers, links, reads, the end.
     fn pump(&mut self) {
         if self.phase == Phase::Running {
-            if self.plan.is_none() && !self.is_scheduler_lost && self.now >= self.started + PLAN_WAIT {
+            if self.plan.is_none() && self.lost_at.is_none() && self.now >= self.started + PLAN_WAIT {
                 self.no_scheduler();
             }
             self.give_up_stalled();
@@ -204,7 +202,7 @@ impl Swarm {
         if self.phase != Phase::Running {
             return None;
         }
-        let plan = (self.plan.is_none() && !self.is_scheduler_lost).then_some(self.started + PLAN_WAIT);
+        let plan = (self.plan.is_none() && self.lost_at.is_none()).then_some(self.started + PLAN_WAIT);
         self.timers().chain(plan).filter(|at| *at > self.now).min()
     }
 
@@ -225,29 +223,24 @@ impl Swarm {
     }
 
     fn planned(&mut self, plan: PeerPlan) {
-        let is_stale =
-            self.plan.as_ref().is_some_and(|old| !self.is_scheduler_lost && plan.epoch < old.epoch);
+        let is_stale = self.plan.as_ref().is_some_and(|old| self.lost_at.is_none() && plan.epoch < old.epoch);
         // Conversions from the network refuse such plans; one that came through must not divide by zero.
         if self.config.standalone || is_stale || plan.stripes.is_empty() || plan.stripe_pieces == 0 {
             return;
         }
-        if self.is_scheduler_lost {
+        if self.lost_at.is_some() {
             // Said again, also under the number that the old scheduler's plan had.
             self.said_coming = (0, Vec::new());
         }
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
-        self.is_scheduler_lost = false;
         self.lost_at = None;
         self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
         self.plan = Some(plan);
     }
 
     fn no_scheduler(&mut self) {
-        if !self.is_scheduler_lost {
-            self.lost_at = Some(self.now);
-        }
-        self.is_scheduler_lost = true;
+        self.lost_at.get_or_insert(self.now);
         for link in self.links.values_mut() {
             // The next scheduler counts its plans from 1 again: it was said by none of those.
             link.coming.0 = 0;

@@ -117,7 +117,7 @@ impl Swarm {
     }
 
     fn is_planned(&self) -> bool {
-        !self.is_scheduler_lost
+        self.lost_at.is_none()
     }
 
     /// Whether a scheduler is there, or another one may be taking over.

@@ -101,9 +101,8 @@ fn a_parent_that_says_nothing_stalls() {
     assert!(stalls > 0, "{stalls}");
 }
 
-/// A swarm that reads from a parent which gives nothing, and what it wants done until `until`, if it ticks when it is
-/// due, except from `asleep` on, for `nap`.
-fn silence(asleep: Duration, nap: Duration, until: Duration) -> Vec<(Duration, Output)> {
+/// A swarm without an origin, whose parent is linked and has announced everything.
+fn linked() -> Swarm {
     let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
     let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
     for input in [
@@ -114,6 +113,13 @@ fn silence(asleep: Duration, nap: Duration, until: Duration) -> Vec<(Duration, O
     ] {
         swarm.handle(Duration::ZERO, input);
     }
+    swarm
+}
+
+/// A swarm that reads from a parent which gives nothing, and what it wants done until `until`, if it ticks when it is
+/// due, except from `asleep` on, for `nap`.
+fn silence(asleep: Duration, nap: Duration, until: Duration) -> Vec<(Duration, Output)> {
+    let mut swarm = linked();
     let (mut outputs, mut now) = (Vec::new(), Duration::ZERO);
     while now <= until {
         outputs.extend(std::iter::from_fn(|| swarm.poll()).map(|output| (now, output)));
@@ -147,14 +153,7 @@ fn time_in_which_a_peer_does_not_run_is_nobodys_silence() {
 
 #[test]
 fn a_parent_that_refuses_what_it_announces_is_reported_once() {
-    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
-    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
-    let mut inputs = VecDeque::from([
-        Input::OriginDown,
-        Input::Plan(plan()),
-        Input::LinkUp { peer: PARENT, in_flight_max: 16 },
-        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
-    ]);
+    let (mut swarm, mut inputs) = (linked(), VecDeque::from([Input::Tick]));
     let (mut reads, mut reports, mut now) = (0, Vec::new(), Duration::ZERO);
     while now < Duration::from_secs(2) {
         let input = inputs.pop_front().unwrap_or_else(|| {
@@ -185,16 +184,7 @@ fn where_bytes_come_is_no_silence() {
 }
 
 fn bytes_come(news: &Input) {
-    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
-    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
-    for input in [
-        Input::OriginDown,
-        Input::Plan(plan()),
-        Input::LinkUp { peer: PARENT, in_flight_max: 16 },
-        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
-    ] {
-        swarm.handle(Duration::ZERO, input);
-    }
+    let mut swarm = linked();
     for tenth in 1..80 {
         let now = Duration::from_millis(100) * tenth;
         swarm.handle(now, news.clone());
