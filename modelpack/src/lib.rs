@@ -15,5 +15,6 @@ pub mod path;
 pub mod piece_map;
 pub mod piece_tree;
 pub mod piece_trees;
+pub mod quantity;
 pub mod reference;
 pub mod safetensors;

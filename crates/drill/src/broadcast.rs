@@ -10,13 +10,12 @@ use std::{
 use anyhow::{Context as _, anyhow, bail, ensure};
 use serde_json::Value;
 
-use crate::{
+use testbed::{
     artifact,
-    fleet::Fleet,
     process::{LOOK_INTERVAL, Process, ending},
-    site::PEERS,
-    watch::Watch,
 };
+
+use crate::{fleet::Fleet, site::PEERS, watch::Watch};
 
 /// How long a broadcast may take, faults and all: many times what it does.
 const PATIENCE: Duration = Duration::from_mins(2);

@@ -15,13 +15,12 @@ use anyhow::{Context as _, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 use rustix::process::Signal;
 
+use testbed::{artifact::Source, model::Model, process::Process};
+
 use crate::{
-    artifact::Source,
     broadcast::Broadcast,
     doubles::Behaviour,
     fleet::{Cast, Data, Fleet},
-    model::Model,
-    process::Process,
     site::{PEERS, Site},
 };
 

@@ -33,7 +33,7 @@ use tokio::{
 use transport::{Exports, tcp};
 
 use self::reader::Claims;
-use crate::artifact::Artifact;
+use testbed::artifact::Artifact;
 
 /// Threads of the data plane: a silent double holds one a read for ever, and so many reads it can be asked at once.
 const DATA_THREADS: usize = 64;

@@ -15,10 +15,11 @@ use std::{
 use anyhow::ensure;
 use serde_json::Value;
 
+use testbed::process::LOOK_INTERVAL;
+
 use crate::{
     broadcast::{Broadcast, Outcome},
     fleet::{Cast, Fleet},
-    process::LOOK_INTERVAL,
     site::{PEERS, Site},
 };
 

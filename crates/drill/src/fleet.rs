@@ -11,10 +11,10 @@ use anyhow::Context as _;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use testbed::{model::Model, process::Process};
+
 use crate::{
     doubles::Behaviour,
-    model::Model,
-    process::Process,
     site::{PEERS, Site},
 };
 use starter::Starter;

@@ -2,32 +2,24 @@
 //!
 //! Owns: the command line, the order of things, cleaning up however it ends. Does not own: the faults.
 
-mod artifact;
 mod broadcast;
 mod capture;
 mod doubles;
 mod faults;
 mod fleet;
-mod model;
-mod netns;
-mod process;
 mod report;
 mod site;
 mod watch;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::atomic::Ordering, thread};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Parser, Subcommand};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use testbed::{maker::Maker, netns::Mbit, stage};
 
 use crate::{
     doubles::DoubleArgs,
     faults::Fault,
-    netns::Mbit,
     report::{HEAD, Row, Summary},
     site::Site,
 };
@@ -67,12 +59,22 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Double(DoubleArgs),
+    /// Clean up after the drill of that process id, when stdin ends
+    #[command(hide = true)]
+    Janitor {
+        /// The process id
+        pid: u32,
+    },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         Some(Command::Double(args)) => doubles::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Command::Janitor { pid }) => {
+            stage::clean_up_after(Maker::new(site::TOOL, *pid));
+            Ok(ExitCode::SUCCESS)
+        }
         None => drill(cli),
     };
     done.unwrap_or_else(|error| {
@@ -81,33 +83,15 @@ fn main() -> ExitCode {
     })
 }
 
-/// Plays in a thread, so that this one can clean up whenever it is told to end.
+/// Plays what is asked for, or says why it cannot be played here.
 fn drill(cli: Cli) -> anyhow::Result<ExitCode> {
     let faults = chosen(&cli.faults)?;
     if let Err(why) = site::probe() {
         tell(&format!("skipped: {why:#}"));
         return Ok(ExitCode::from(SKIPPED));
     }
-    site::sweep_leftovers();
-    let (done, finished) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(async {
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        // Processes die with the thread that started them: this one lives as long as the drill.
-        thread::spawn(move || drop(done.send(play(&cli, &faults))));
-        tokio::select! {
-            finished = finished => finished.context("the drill panicked")?.map(Some),
-            _ = term.recv() => Ok(None),
-            _ = int.recv() => Ok(None),
-        }
-    });
-    process::IS_OVER.store(true, Ordering::Relaxed);
-    site::sweep(std::process::id());
-    match ended? {
-        Some(true) => Ok(ExitCode::SUCCESS),
-        Some(false) => Ok(ExitCode::FAILURE),
-        None => bail!("told to end"),
-    }
+    let passed = stage::run(site::maker(), move || play(&cli, &faults))?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The faults of these names, or all; whether there is a capture, too.

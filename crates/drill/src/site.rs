@@ -1,35 +1,28 @@
 //! Where a drill runs: its directory, its hosts, its key, its models, the program it tries.
 //!
-//! Owns: making all of that once, and removing what an earlier, killed drill left. Does not own: processes.
+//! Owns: making all of that once. Does not own: processes, cleaning up (`testbed`).
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::atomic::Ordering,
-    thread::sleep,
 };
 
-use anyhow::{Context as _, bail, ensure};
-
-use crate::{
+use anyhow::Context as _;
+use testbed::{
+    maker::Maker,
     model::Model,
     netns::{self, Host, Mbit, Network},
-    process::{IS_OVER, LOOK_INTERVAL},
+    program::{are_installed, call, path},
+    scratch::{self, Medium},
+    stage,
 };
 
-/// What a drill's directory is called; the process id of its maker follows.
-const DIR_PREFIX: &str = "modelcast-drill-";
-
-/// Where memory is a file system.
-const MEMORY: &str = "/dev/shm";
+/// What the kernel calls this program.
+pub(crate) const TOOL: &str = "fleet-drill";
 
 /// Copies of the model on disk at a time: the source, its layout and its registry; a store and an output a peer, with
 /// some room.
 const COPIES: u64 = 24;
-
-/// How often a directory is removed that somebody still writes to.
-const REMOVALS_MAX: usize = 500;
 
 /// How many peers pull.
 pub(crate) const PEERS: usize = 8;
@@ -66,79 +59,13 @@ pub(crate) struct Site {
 
 /// Whether a drill can run here, and if not, what is missing.
 pub(crate) fn probe() -> anyhow::Result<()> {
-    for tool in TOOLS {
-        let found = Command::new("sh")
-            .args(["-c", "command -v \"$1\"", "sh", tool])
-            .stdout(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
-        ensure!(found, "`{tool}` is not installed: run scripts/setup");
-    }
-    netns::probe()
+    are_installed(TOOLS)?;
+    netns::probe(maker())
 }
 
-/// Removes what drills left that were killed.
-pub(crate) fn sweep_leftovers() {
-    let mut makers = netns::makers();
-    for base in bases() {
-        let entries = fs::read_dir(base).into_iter().flatten().flatten();
-        makers.extend(
-            entries.filter_map(|entry| {
-                entry.file_name().to_str()?.strip_prefix(DIR_PREFIX)?.parse::<u32>().ok()
-            }),
-        );
-    }
-    for maker in makers {
-        if maker == std::process::id() || !netns::is_running_drill(maker) {
-            sweep(maker);
-        }
-    }
-}
-
-/// Removes everything that the drill of that process id made.
-pub(crate) fn sweep(maker: u32) {
-    netns::sweep(maker);
-    for base in bases() {
-        let dir = base.join(format!("{DIR_PREFIX}{maker}"));
-        remove_clocks(&dir);
-        for _ in 0..REMOVALS_MAX {
-            // Absent where the drill did not put it; and what was under way may still have put something there.
-            let _ = fs::remove_dir_all(&dir);
-            if !dir.exists() {
-                break;
-            }
-            sleep(LOOK_INTERVAL);
-        }
-    }
-}
-
-/// Where a drill notes the process ids of those whose clock it fakes, one a line.
-pub(crate) const CLOCKED: &str = "clocked";
-
-/// Removes what libfaketime leaves in memory for each process that is killed.
-fn remove_clocks(dir: &Path) {
-    for pid in fs::read_to_string(dir.join(CLOCKED)).unwrap_or_default().lines() {
-        for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
-            // Absent where it ended well.
-            let _ = fs::remove_file(Path::new(MEMORY).join(name));
-        }
-    }
-}
-
-fn bases() -> [PathBuf; 2] {
-    [MEMORY.into(), std::env::temp_dir()]
-}
-
-/// In memory if there is room for it, else on disk.
-fn choose_base(model_bytes: u64) -> anyhow::Result<PathBuf> {
-    let info = fs::read_to_string("/proc/meminfo")?;
-    let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib: u64 =
-        available.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default();
-    let [memory, disk] = bases();
-    let Ok(room) = rustix::fs::statvfs(&memory) else { return Ok(disk) };
-    let room = (room.f_bavail * room.f_frsize).min(kib * 1024);
-    Ok(if room > model_bytes * COPIES { memory } else { disk })
+/// This drill, as what it makes is named after it.
+pub(crate) fn maker() -> Maker {
+    Maker::this(TOOL)
 }
 
 impl Site {
@@ -146,9 +73,9 @@ impl Site {
     pub(crate) fn new(modelctl: &Path, bytes: u64, rate: Mbit) -> anyhow::Result<Self> {
         let modelctl = fs::canonicalize(modelctl)
             .with_context(|| format!("there is no modelctl at `{}`", modelctl.display()))?;
-        let dir = choose_base(bytes)?.join(format!("{DIR_PREFIX}{}", std::process::id()));
+        let dir = scratch::make(maker(), Medium::with_room(bytes * COPIES)?)?;
         fs::create_dir_all(dir.join("logs"))?;
-        let mut network = Network::new()?;
+        let mut network = Network::new(maker())?;
         let hosts = Hosts::new(&mut network, rate)?;
         let key = dir.join("fleet.key");
         call(&modelctl, &["fleet-key", "new", path(&key)])?;
@@ -160,7 +87,7 @@ impl Site {
     /// A directory for one process, made anew.
     pub(crate) fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(name);
-        ensure!(!IS_OVER.load(Ordering::Relaxed), "the drill was told to end");
+        stage::goes_on()?;
         if dir.exists() {
             fs::remove_dir_all(&dir)?;
         }
@@ -189,29 +116,4 @@ impl Hosts {
         let [seed, registry, double] = ["seed", "registry", "double"].map(|name| network.add(name, rate));
         Ok(Self { schedulers, seed: seed?, registry: registry?, double: double?, peers })
     }
-}
-
-/// Runs modelctl to its end, with nobody's settings.
-pub(crate) fn call(modelctl: &Path, args: &[&str]) -> anyhow::Result<()> {
-    let mut command = Command::new(modelctl);
-    without_settings(&mut command);
-    let output = command.args(args).stdin(Stdio::null()).output()?;
-    if !output.status.success() {
-        bail!("`modelctl {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
-}
-
-/// Nobody's settings of modelctl reach what the drill starts.
-pub(crate) fn without_settings(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("MODELCTL_") {
-            command.env_remove(name);
-        }
-    }
-}
-
-/// Paths of a drill are its own, and plain text.
-pub(crate) fn path(path: &Path) -> &str {
-    path.to_str().unwrap_or_default()
 }

@@ -16,8 +16,7 @@ use std::{
 };
 
 use anyhow::ensure;
-
-use crate::{
+use testbed::{
     artifact::{self, Source},
     process::LOOK_INTERVAL,
 };

@@ -11,7 +11,7 @@ use tokio::task::block_in_place;
 use transport::Export;
 
 use super::{Behaviour, Seen};
-use crate::artifact::Blob;
+use testbed::artifact::Blob;
 
 struct Faulty {
     file: File,

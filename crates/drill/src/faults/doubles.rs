@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use anyhow::ensure;
 
 use super::{Fault, NONE, Publisher, Reads, Scene, lines_with, word_after};
+use testbed::process::Process;
+
 use crate::{
     doubles::Behaviour,
     fleet::{Cast, Origin},
-    process::Process,
 };
 
 /// Accusers that the scheduler needs to quarantine somebody; here each has an address of its own.

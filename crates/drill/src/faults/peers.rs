@@ -6,10 +6,13 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
 use super::{Ends, Fault, NONE, Scene};
-use crate::{
-    fleet::{Cast, Origin},
+use testbed::{
     netns::{Cable, Mbit},
     process::ending,
+};
+
+use crate::{
+    fleet::{Cast, Origin},
     site::PEERS,
 };
 

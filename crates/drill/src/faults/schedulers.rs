@@ -6,7 +6,9 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
 use super::{Fault, NONE, Scene, lines_with, word_after};
-use crate::{netns::Cable, site::PEERS};
+use testbed::netns::Cable;
+
+use crate::site::PEERS;
 
 /// How long a scheduler hangs: longer than its peers believe in it.
 const PAUSE: Duration = Duration::from_secs(4);

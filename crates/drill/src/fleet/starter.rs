@@ -5,6 +5,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -13,13 +14,16 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{Cast, Data, Origin};
-use crate::{
-    doubles::Behaviour,
+use testbed::{
     model::Model,
     netns::Host,
     process::Process,
-    site::{CLOCKED, Site, path, without_settings},
+    program::{path, without_settings},
+    registry,
+    scratch::CLOCKED,
 };
+
+use crate::{doubles::Behaviour, site::Site};
 
 const SCHEDULER_PORT: u16 = 7100;
 const PEER_PORT: u16 = 7200;
@@ -163,18 +167,9 @@ impl Starter<'_> {
     pub(super) fn registry(&self) -> anyhow::Result<Process> {
         let host = &self.site.hosts.registry;
         let dir = self.site.dir.join("registry");
-        fs::create_dir_all(&dir)?;
-        let config = dir.join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{}:{REGISTRY_PORT}\"}}\n",
-            dir.join("storage").display(),
-            host.address
-        );
-        fs::write(&config, text)?;
-        let mut command = host.command(Path::new("docker-registry"));
-        command.args(["serve", path(&config)]).env_remove("OTEL_TRACES_EXPORTER");
-        let mut registry = self.start(command, "registry")?;
-        registry.logged("listening on ")?;
+        let listen = SocketAddr::new(host.address.into(), REGISTRY_PORT);
+        let command = host.command(Path::new("docker-registry"));
+        let registry = registry::start(command, &dir, listen, &self.site.logs())?;
         let mut push = self.modelctl(host);
         push.args(["push", &self.model.reference(), &self.registry_reference(), "--plain-http"]);
         let mut push = self.start(push, "push")?;

@@ -7,7 +7,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::Ipv4Addr,
     path::Path,
     process::{Command, Stdio},
@@ -18,8 +17,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What every namespace's name begins with; the process id of its maker follows.
-const PREFIX: &str = "modelcast-drill-";
+use crate::maker::Maker;
 
 /// The bridge's own namespace, and the bridge in it.
 const SWITCH: &str = "switch";
@@ -39,29 +37,35 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A rate in megabits per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mbit(pub(crate) u32);
+pub struct Mbit(
+    /// How many.
+    pub u32,
+);
 
 /// The bridge, and how many hosts are on it.
 #[derive(Debug)]
-pub(crate) struct Network {
-    maker: u32,
+pub struct Network {
+    maker: Maker,
     hosts: u8,
 }
 
 /// One namespace with one network card.
 #[derive(Clone, Debug)]
-pub(crate) struct Host {
+pub struct Host {
     namespace: String,
     switch: String,
     /// The other end of its cable, in the bridge's namespace.
     port: String,
-    pub(crate) address: Ipv4Addr,
+    /// By which the others reach it.
+    pub address: Ipv4Addr,
 }
 
 /// Which way a cable is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Cable {
+pub enum Cable {
+    /// Plugged in.
     In,
+    /// Pulled out.
     Out,
 }
 
@@ -70,8 +74,8 @@ impl Network {
     ///
     /// # Errors
     /// If this process may not make namespaces.
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        let network = Self { maker: std::process::id(), hosts: 0 };
+    pub fn new(maker: Maker) -> anyhow::Result<Self> {
+        let network = Self { maker, hosts: 0 };
         let switch = network.name(SWITCH);
         ip(&["netns", "add", &switch])?;
         ip(&["-n", &switch, "link", "add", BRIDGE, "type", "bridge"])?;
@@ -80,11 +84,11 @@ impl Network {
     }
 
     fn name(&self, host: &str) -> String {
-        format!("{PREFIX}{}-{host}", self.maker)
+        format!("{}-{host}", self.maker)
     }
 
     /// A host of that name, whose card does `rate` in each direction.
-    pub(crate) fn add(&mut self, name: &str, rate: Mbit) -> anyhow::Result<Host> {
+    pub fn add(&mut self, name: &str, rate: Mbit) -> anyhow::Result<Host> {
         self.hosts = self.hosts.checked_add(1).filter(|count| *count < u8::MAX).context("too many hosts")?;
         let host = Host {
             namespace: self.name(name),
@@ -104,7 +108,7 @@ impl Network {
     }
 
     /// A command that runs where all packets pass, and the interface to look at.
-    pub(crate) fn on_the_bridge(&self, program: &Path) -> (Command, &'static str) {
+    pub fn on_the_bridge(&self, program: &Path) -> (Command, &'static str) {
         (command_in(&self.name(SWITCH), program), BRIDGE)
     }
 }
@@ -117,12 +121,12 @@ impl Drop for Network {
 
 impl Host {
     /// A command that runs there, and is killed when this process ends, however it ends.
-    pub(crate) fn command(&self, program: &Path) -> Command {
+    pub fn command(&self, program: &Path) -> Command {
         command_in(&self.namespace, program)
     }
 
     /// Gives its card another rate, in both directions.
-    pub(crate) fn shape(&self, rate: Mbit) -> anyhow::Result<()> {
+    pub fn shape(&self, rate: Mbit) -> anyhow::Result<()> {
         let (rate, burst, queue) =
             (format!("{}mbit", rate.0), BURST_BYTES.to_string(), format!("{QUEUE_MS}ms"));
         for (namespace, card) in [(self.namespace.as_str(), CARD), (&self.switch, &self.port)] {
@@ -138,7 +142,7 @@ impl Host {
     }
 
     /// Pulls its cable out, or puts it back.
-    pub(crate) fn cable(&self, cable: Cable) -> anyhow::Result<()> {
+    pub fn cable(&self, cable: Cable) -> anyhow::Result<()> {
         let state = match cable {
             Cable::In => "up",
             Cable::Out => "down",
@@ -147,7 +151,7 @@ impl Host {
     }
 
     /// What its card has sent, headers and all.
-    pub(crate) fn sent_bytes(&self) -> anyhow::Result<u64> {
+    pub fn sent_bytes(&self) -> anyhow::Result<u64> {
         let path = format!("/sys/class/net/{CARD}/statistics/tx_bytes");
         let text = run("ip", &["netns", "exec", &self.namespace, "cat", &path])?;
         text.trim().parse().context("the kernel counts in numbers")
@@ -166,7 +170,7 @@ fn ip(args: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Runs a command to its end and gives its stdout.
-pub(crate) fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
+pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot run `{program}`"))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -175,11 +179,11 @@ pub(crate) fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
 }
 
 /// Whether namespaces can be made here, and why not.
-pub(crate) fn probe() -> anyhow::Result<()> {
+pub fn probe(maker: Maker) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("network namespaces need root");
     }
-    let name = format!("{PREFIX}{}-probe", std::process::id());
+    let name = format!("{maker}-probe");
     ip(&["netns", "add", &name])?;
     let shaped = ip(&["-n", &name, "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"])
         .and_then(|()| {
@@ -191,22 +195,15 @@ pub(crate) fn probe() -> anyhow::Result<()> {
     shaped
 }
 
-/// The process ids that made the namespaces there are.
-pub(crate) fn makers() -> BTreeSet<u32> {
-    let names = run("ip", &["netns", "list"]).unwrap_or_default();
-    let maker = |line: &str| line.strip_prefix(PREFIX)?.split('-').next()?.parse().ok();
-    names.lines().filter_map(maker).collect()
+/// Who of that tool made the namespaces there are.
+pub(crate) fn makers(tool: &'static str) -> BTreeSet<Maker> {
+    names().iter().filter_map(|name| Maker::of(tool, name)).collect()
 }
 
-/// Removes the namespaces that the process `maker` made, and every process in them.
-pub(crate) fn sweep(maker: u32) {
-    let names = run("ip", &["netns", "list"]).unwrap_or_default();
-    let own = format!("{PREFIX}{maker}-");
-    let own: Vec<&str> = names
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .filter(|name| name.starts_with(&own))
-        .collect();
+/// Removes the namespaces that `maker` made, and every process in them.
+pub(crate) fn sweep(maker: Maker) {
+    let own: Vec<String> =
+        names().into_iter().filter(|name| Maker::of(maker.tool(), name) == Some(maker)).collect();
     let deadline = Instant::now() + KILL_PATIENCE;
     for name in &own {
         while kill_all_in(name) && Instant::now() < deadline {
@@ -215,8 +212,13 @@ pub(crate) fn sweep(maker: u32) {
     }
     for name in own {
         // What cannot be removed now is found by the next run.
-        let _ = ip(&["netns", "delete", name]);
+        let _ = ip(&["netns", "delete", &name]);
     }
+}
+
+fn names() -> Vec<String> {
+    let names = run("ip", &["netns", "list"]).unwrap_or_default();
+    names.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// Kills what runs there; says whether anything did.
@@ -231,9 +233,4 @@ fn kill_all_in(namespace: &str) -> bool {
         let _ = kill_process(pid, Signal::KILL);
     }
     is_any
-}
-
-/// Whether the process of that id is a drill that runs.
-pub(crate) fn is_running_drill(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "fleet-drill")
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     artifact::{self, Artifact, FileProof, Source},
-    site::{call, path},
+    program::{call, path},
 };
 
 /// The tags under which modelctl and another tool publish.
@@ -18,18 +18,22 @@ const FOREIGN_TAG: &str = "foreign";
 
 /// A model in a layout.
 #[derive(Debug)]
-pub(crate) struct Model {
-    pub(crate) source: Source,
-    pub(crate) layout: PathBuf,
-    pub(crate) tag: &'static str,
-    pub(crate) artifact: Artifact,
+pub struct Model {
+    /// Its files.
+    pub source: Source,
+    /// Where it is built.
+    pub layout: PathBuf,
+    /// Its name there.
+    pub tag: &'static str,
+    /// What it is there.
+    pub artifact: Artifact,
     /// Both names that a store may give each of its files, and what it is.
-    pub(crate) names: BTreeMap<String, FileProof>,
+    pub names: BTreeMap<String, FileProof>,
 }
 
 impl Model {
     /// Writes a model and builds its layout.
-    pub(crate) fn new(modelctl: &Path, dir: &Path, name: &str, bytes: u64) -> anyhow::Result<Self> {
+    pub fn new(modelctl: &Path, dir: &Path, name: &str, bytes: u64) -> anyhow::Result<Self> {
         let source = Source::write(&dir.join(name), bytes, bytes)?;
         let layout = dir.join(format!("{name}.oci"));
         call(modelctl, &["build", path(&source.dir), "-t", &reference(&layout, TAG)])?;
@@ -44,7 +48,7 @@ impl Model {
     }
 
     /// The same as another tool would publish it: no BLAKE3 roots, so that no single piece is proved.
-    pub(crate) fn foreign(&self) -> anyhow::Result<Self> {
+    pub fn foreign(&self) -> anyhow::Result<Self> {
         self.artifact.add_without_roots(&self.layout, FOREIGN_TAG)?;
         Ok(Self {
             source: self.source.clone(),
@@ -56,7 +60,7 @@ impl Model {
     }
 
     /// Its reference as a layout.
-    pub(crate) fn reference(&self) -> String {
+    pub fn reference(&self) -> String {
         reference(&self.layout, self.tag)
     }
 }

@@ -1,4 +1,4 @@
-//! Processes that run beside the drill, their output in files.
+//! Processes that run beside the program that starts them, their output in files.
 //!
 //! Owns: start, signals, end, and reading what they said. Does not own: where they run, or what they are.
 
@@ -7,28 +7,27 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::stage;
+
 /// How often a file or process is looked at.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a process may take until it says that it is ready.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Whether the drill was told to end, so that nothing new begins.
-pub(crate) static IS_OVER: AtomicBool = AtomicBool::new(false);
-
 /// A process, killed at the latest with this value.
 #[derive(Debug)]
-pub(crate) struct Process {
-    pub(crate) name: String,
+pub struct Process {
+    /// What it is called in messages and logs.
+    pub name: String,
     child: Child,
     out: PathBuf,
     err: PathBuf,
@@ -38,21 +37,21 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts it; its output goes to `logs/NAME.out` and `.err`.
-    pub(crate) fn start(mut command: Command, logs: &Path, name: &str) -> anyhow::Result<Self> {
+    pub fn start(mut command: Command, logs: &Path, name: &str) -> anyhow::Result<Self> {
         let (out, err) = (logs.join(format!("{name}.out")), logs.join(format!("{name}.err")));
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
-        ensure!(!IS_OVER.load(Ordering::Relaxed), "the drill was told to end");
+        stage::goes_on()?;
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), child, out, err, begin: Instant::now(), end: None })
     }
 
     /// Waits for its first line of stdout, which is JSON.
-    pub(crate) fn ready(&mut self) -> anyhow::Result<Value> {
+    pub fn ready(&mut self) -> anyhow::Result<Value> {
         self.wait_for("its first line", |process| process.lines().into_iter().next())
     }
 
     /// Waits until it has logged something with these words.
-    pub(crate) fn logged(&mut self, words: &str) -> anyhow::Result<()> {
+    pub fn logged(&mut self, words: &str) -> anyhow::Result<()> {
         self.wait_for(words, |process| process.log().contains(words).then_some(()))
     }
 
@@ -71,45 +70,47 @@ impl Process {
     }
 
     /// Its stdout.
-    pub(crate) fn output(&self) -> String {
+    pub fn output(&self) -> String {
         fs::read_to_string(&self.out).unwrap_or_default()
     }
 
     /// Its whole lines of stdout that are JSON.
-    pub(crate) fn lines(&self) -> Vec<Value> {
+    pub fn lines(&self) -> Vec<Value> {
         let text = self.output();
         text.split_inclusive('\n').filter(|line| line.ends_with('\n')).filter_map(json).collect()
     }
 
     /// The last of them.
-    pub(crate) fn last_line(&self) -> Option<Value> {
+    pub fn last_line(&self) -> Option<Value> {
         let text = self.output();
         text.split_inclusive('\n').rev().filter(|line| line.ends_with('\n')).find_map(json)
     }
 
     /// Its stderr.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.err).unwrap_or_default()
     }
 
     /// The last lines of its stderr, for a message.
-    pub(crate) fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(3)..].join(" | ")
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         kill_process(Pid::from_child(&self.child), signal)
             .with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// How long it ran and how it ended, if it has.
-    pub(crate) fn end(&mut self) -> Option<(Duration, ExitStatus)> {
+    pub fn end(&mut self) -> Option<(Duration, ExitStatus)> {
         if self.end.is_none()
             && let Ok(Some(status)) = self.child.try_wait()
         {
@@ -119,7 +120,7 @@ impl Process {
     }
 
     /// Waits for its end.
-    pub(crate) fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+    pub fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some((_, status)) = self.end() {
@@ -133,7 +134,7 @@ impl Process {
     }
 
     /// `kill -9`; it is gone when this returns.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         // Both fail only if it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -152,7 +153,7 @@ fn json(line: &str) -> Option<Value> {
 }
 
 /// How a process ended, in words.
-pub(crate) fn ending(status: ExitStatus) -> String {
+pub fn ending(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("signal {signal}"),

@@ -24,18 +24,20 @@ const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 const ROOT_ANNOTATION: &str = "org.modelcast.blake3";
 
 /// Bytes and BLAKE3 of a file.
-pub(crate) type FileProof = (u64, blake3::Hash);
+pub type FileProof = (u64, blake3::Hash);
 
 /// The model's directory, and what each of its files is.
 #[derive(Clone, Debug)]
-pub(crate) struct Source {
-    pub(crate) dir: PathBuf,
-    pub(crate) files: BTreeMap<PathBuf, FileProof>,
+pub struct Source {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// Its files, by their paths in it.
+    pub files: BTreeMap<PathBuf, FileProof>,
 }
 
 impl Source {
     /// Writes a model of about `bytes` to `dir`; another `seed` is another model.
-    pub(crate) fn write(dir: &Path, bytes: u64, seed: u64) -> anyhow::Result<Self> {
+    pub fn write(dir: &Path, bytes: u64, seed: u64) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         let mut noise = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
         let mut index = BTreeMap::new();
@@ -68,7 +70,7 @@ fn write_shard(path: &Path, shard: u64, bytes: u64, noise: &mut blake3::OutputRe
 }
 
 /// Every file below `dir` but for what the product keeps for itself.
-pub(crate) fn proofs(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, FileProof>> {
+pub fn proofs(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, FileProof>> {
     let mut found = BTreeMap::new();
     for path in files_below(dir)? {
         let relative = path.strip_prefix(dir)?.to_path_buf();
@@ -80,7 +82,7 @@ pub(crate) fn proofs(dir: &Path) -> anyhow::Result<BTreeMap<PathBuf, FileProof>>
 }
 
 /// The paths of all files below `dir`.
-pub(crate) fn files_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub fn files_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (mut found, mut open) = (Vec::new(), vec![dir.to_path_buf()]);
     while let Some(at) = open.pop() {
         for entry in fs::read_dir(&at).with_context(|| format!("cannot read `{}`", at.display()))? {
@@ -92,7 +94,7 @@ pub(crate) fn files_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Bytes and BLAKE3 of one file.
-pub(crate) fn hash(path: &Path) -> anyhow::Result<FileProof> {
+pub fn hash(path: &Path) -> anyhow::Result<FileProof> {
     let mut file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; 1 << 20]);
     loop {
@@ -105,25 +107,29 @@ pub(crate) fn hash(path: &Path) -> anyhow::Result<FileProof> {
 
 /// One blob of a layout.
 #[derive(Clone, Debug)]
-pub(crate) struct Blob {
-    pub(crate) path: PathBuf,
-    pub(crate) bytes: u64,
+pub struct Blob {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How long it is.
+    pub bytes: u64,
 }
 
 /// What a layout's only artifact is, read by hand.
 #[derive(Clone, Debug)]
-pub(crate) struct Artifact {
+pub struct Artifact {
     /// SHA-256 of the manifest.
-    pub(crate) id: [u8; 32],
-    pub(crate) manifest: Vec<u8>,
-    pub(crate) config: Vec<u8>,
+    pub id: [u8; 32],
+    /// The manifest's bytes.
+    pub manifest: Vec<u8>,
+    /// The config's bytes.
+    pub config: Vec<u8>,
     /// Its distinct blobs in order of first mention.
-    pub(crate) blobs: Vec<Blob>,
+    pub blobs: Vec<Blob>,
 }
 
 impl Artifact {
     /// Reads the artifact of that tag in the layout `dir`.
-    pub(crate) fn read(dir: &Path, tag: &str) -> anyhow::Result<Self> {
+    pub fn read(dir: &Path, tag: &str) -> anyhow::Result<Self> {
         let index = json_of(&dir.join(INDEX))?;
         let manifests = index["manifests"].as_array().context("an index lists manifests")?;
         let is_tagged = |entry: &&Value| entry["annotations"][TAG_ANNOTATION].as_str() == Some(tag);
@@ -147,7 +153,7 @@ impl Artifact {
     }
 
     /// Adds to its layout what another tool would have published: the same without BLAKE3 roots.
-    pub(crate) fn add_without_roots(&self, dir: &Path, tag: &str) -> anyhow::Result<()> {
+    pub fn add_without_roots(&self, dir: &Path, tag: &str) -> anyhow::Result<()> {
         let mut manifest: Value = serde_json::from_slice(&self.manifest)?;
         for layer in manifest["layers"].as_array_mut().context("a manifest lists layers")? {
             let annotations = layer["annotations"].as_object_mut().context("a layer has annotations")?;
@@ -165,12 +171,13 @@ impl Artifact {
         Ok(fs::write(dir.join(INDEX), index.to_string())?)
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
+    /// Bytes of its blobs.
+    pub fn bytes(&self) -> u64 {
         self.blobs.iter().map(|blob| blob.bytes).sum()
     }
 
     /// Its digest in a reference.
-    pub(crate) fn digest(&self) -> String {
+    pub fn digest(&self) -> String {
         format!("sha256:{}", hex::encode(self.id))
     }
 }

@@ -1,0 +1,55 @@
+//! `bench`: every claim about speed as one command.
+//!
+//! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
+
+mod generate;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use testbed::{maker::Maker, stage};
+
+use crate::output::tell;
+
+/// What the kernel calls this program.
+const TOOL: &str = "bench";
+
+/// Measure modelctl beside what people use today
+///
+/// Every number is measured here and now. With --json the last line of stdout is the result as one JSON object; what is
+/// said meanwhile goes to stderr.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Gen(generate::GenArgs),
+    /// Clean up after the bench of that process id, when stdin ends
+    #[command(hide = true)]
+    Janitor {
+        /// The process id
+        pid: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Gen(args) => generate::run(&args),
+        Command::Janitor { pid } => {
+            stage::clean_up_after(Maker::new(TOOL, pid));
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
