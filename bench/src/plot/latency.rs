@@ -53,7 +53,10 @@ fn look_into(value: &Value, name: &str, found: &mut Vec<Series>) {
         }
         Value::Array(rows) => {
             for row in rows {
-                let of = ["name", "system", "transport"].iter().find_map(|key| row[key].as_str());
+                let of = ["name", "system", "transport"]
+                    .iter()
+                    .find_map(|key| row[key].as_str().map(str::to_owned));
+                let of = of.or_else(|| row["peers"].as_u64().map(|peers| format!("{peers} peers")));
                 look_into(row, &of.map_or(name.to_owned(), |of| format!("{name} {of}")), found);
             }
         }
