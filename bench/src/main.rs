@@ -4,6 +4,8 @@
 
 mod generate;
 mod output;
+#[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
+mod statistics;
 
 use std::process::ExitCode;
 
