@@ -2,9 +2,12 @@
 //!
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
+mod broadcast;
 mod generate;
 mod output;
 mod plot;
+#[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
+mod statistics;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Broadcast(broadcast::BroadcastArgs),
     Gen(generate::GenArgs),
     Plot(plot::PlotArgs),
     /// Clean up after the bench of that process id, when stdin ends
@@ -41,6 +45,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Broadcast(args) => broadcast::run(args),
         Command::Gen(args) => generate::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Janitor { pid } => {

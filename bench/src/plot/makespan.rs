@@ -9,6 +9,7 @@ use super::{
     canvas::{GREY, Look, Place, colour, picture},
     input::{Broadcast, bytes},
 };
+use crate::statistics::median;
 
 /// The lines of a system: number of peers to what was measured with it.
 pub(crate) struct Series {
@@ -47,17 +48,14 @@ fn has_faults(result: &Value) -> bool {
     })
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+fn middle(values: &[f64]) -> f64 {
+    median(values).unwrap_or(f64::NAN)
 }
 
 /// Draws it, both axes logarithmic: a fleet that reads one by one is a straight line upwards.
 pub(crate) fn draw(series: &[Series]) -> anyhow::Result<String> {
     let numbers: Vec<u32> = series.iter().flat_map(|one| one.points.keys().copied()).collect();
-    let ratios = || series.iter().flat_map(|one| one.points.values()).map(|values| median(values));
+    let ratios = || series.iter().flat_map(|one| one.points.values()).map(|values| middle(values));
     let least = f64::from(numbers.iter().copied().min().unwrap_or(1).max(1));
     let most = f64::from(numbers.iter().copied().max().unwrap_or(2)).max(least * 2.0);
     let highest = ratios().fold(2.0, f64::max) * 1.15;
@@ -88,13 +86,13 @@ pub(crate) fn draw(series: &[Series]) -> anyhow::Result<String> {
         for (index, one) in series.iter().enumerate() {
             let colour = colour(&one.name, index);
             let points: Vec<_> =
-                one.points.iter().map(|(n, all)| (f64::from(*n).log2(), median(all).log2())).collect();
+                one.points.iter().map(|(n, all)| (f64::from(*n).log2(), middle(all).log2())).collect();
             frame.line(points.clone(), colour.into(), 25)?;
             for point in &points {
                 frame.dot(*point, colour)?;
             }
             if let Some((n, all)) = one.points.last_key_value() {
-                let end = median(all);
+                let end = middle(all);
                 ends.push(((f64::from(*n).log2(), end.log2()), format!("{}  {end:.2} ×", one.name), colour));
             }
         }
