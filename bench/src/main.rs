@@ -3,6 +3,7 @@
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
 mod broadcast;
+mod compare;
 mod generate;
 mod output;
 mod plot;
@@ -33,6 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Broadcast(broadcast::BroadcastArgs),
+    Compare(compare::CompareArgs),
     Gen(generate::GenArgs),
     Plot(plot::PlotArgs),
     /// Clean up after the bench of that process id, when stdin ends
@@ -46,6 +48,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Broadcast(args) => broadcast::run(args),
+        Command::Compare(args) => compare::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Janitor { pid } => {

@@ -2,7 +2,7 @@
 //! are read (`input`), what a picture looks like (`makespan`, `progress`, `utilisation`, `latency`, and `canvas` for all).
 
 mod canvas;
-mod input;
+pub(crate) mod input;
 mod latency;
 mod makespan;
 mod progress;
