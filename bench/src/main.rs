@@ -4,6 +4,7 @@
 
 mod generate;
 mod output;
+mod plan;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
@@ -31,6 +32,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Gen(generate::GenArgs),
+    Plan(plan::PlanArgs),
+    #[command(hide = true)]
+    PlanRun(plan::PlanRunArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -42,6 +46,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Gen(args) => generate::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::PlanRun(args) => plan::run_one(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())
