@@ -2,6 +2,7 @@
 //!
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
+mod broadcast;
 mod generate;
 mod output;
 mod plan;
@@ -31,6 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Broadcast(broadcast::BroadcastArgs),
     Gen(generate::GenArgs),
     Plan(plan::PlanArgs),
     #[command(hide = true)]
@@ -45,6 +47,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Broadcast(args) => broadcast::run(args),
         Command::Gen(args) => generate::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::PlanRun(args) => plan::run_one(&args),
