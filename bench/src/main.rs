@@ -4,6 +4,7 @@
 
 mod broadcast;
 mod generate;
+mod link;
 mod output;
 mod plan;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
@@ -34,6 +35,11 @@ struct Cli {
 enum Command {
     Broadcast(broadcast::BroadcastArgs),
     Gen(generate::GenArgs),
+    Link(link::LinkArgs),
+    #[command(hide = true)]
+    LinkSender(link::SenderArgs),
+    #[command(hide = true)]
+    LinkReceiver(link::ReceiverArgs),
     Plan(plan::PlanArgs),
     #[command(hide = true)]
     PlanRun(plan::PlanRunArgs),
@@ -49,6 +55,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Broadcast(args) => broadcast::run(args),
         Command::Gen(args) => generate::run(&args),
+        Command::Link(args) => link::run(&args),
+        Command::LinkSender(args) => link::send(&args),
+        Command::LinkReceiver(args) => link::receive(&args),
         Command::Plan(args) => plan::run(&args),
         Command::PlanRun(args) => plan::run_one(&args),
         Command::Janitor { pid } => {
