@@ -4,6 +4,7 @@
 
 mod broadcast;
 mod generate;
+mod hash;
 mod link;
 mod output;
 mod plan;
@@ -35,6 +36,7 @@ struct Cli {
 enum Command {
     Broadcast(broadcast::BroadcastArgs),
     Gen(generate::GenArgs),
+    Hash(hash::HashArgs),
     Link(link::LinkArgs),
     #[command(hide = true)]
     LinkSender(link::SenderArgs),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Broadcast(args) => broadcast::run(args),
         Command::Gen(args) => generate::run(&args),
+        Command::Hash(args) => hash::run(&args),
         Command::Link(args) => link::run(&args),
         Command::LinkSender(args) => link::send(&args),
         Command::LinkReceiver(args) => link::receive(&args),
