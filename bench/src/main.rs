@@ -5,8 +5,11 @@
 mod broadcast;
 mod compare;
 mod generate;
+mod hash;
+mod link;
 mod output;
 mod plot;
+mod plan;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
@@ -37,6 +40,15 @@ enum Command {
     Compare(compare::CompareArgs),
     Gen(generate::GenArgs),
     Plot(plot::PlotArgs),
+    Hash(hash::HashArgs),
+    Link(link::LinkArgs),
+    #[command(hide = true)]
+    LinkSender(link::SenderArgs),
+    #[command(hide = true)]
+    LinkReceiver(link::ReceiverArgs),
+    Plan(plan::PlanArgs),
+    #[command(hide = true)]
+    PlanRun(plan::PlanRunArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -51,6 +63,12 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Plot(args) => plot::run(&args),
+        Command::Hash(args) => hash::run(&args),
+        Command::Link(args) => link::run(&args),
+        Command::LinkSender(args) => link::send(&args),
+        Command::LinkReceiver(args) => link::receive(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::PlanRun(args) => plan::run_one(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())
