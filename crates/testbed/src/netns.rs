@@ -175,6 +175,11 @@ impl Host {
         shape(&self.switch, &self.port, rate)
     }
 
+    /// Kills whatever runs there.
+    pub fn kill_all(&self) {
+        kill_within(KILL_PATIENCE, &self.namespace);
+    }
+
     /// Pulls its cable out, or puts it back.
     pub fn cable(&self, cable: Cable) -> anyhow::Result<()> {
         let state = match cable {
@@ -182,11 +187,6 @@ impl Host {
             Cable::Out => "down",
         };
         ip(&["-n", &self.switch, "link", "set", &self.port, state])
-    }
-
-    /// Kills everything that runs there; it is gone when this returns, but for what cannot be killed.
-    pub fn kill_all(&self) {
-        kill_all_of(&self.namespace, Instant::now() + KILL_PATIENCE);
     }
 
     /// What its card has sent, headers and all.
@@ -283,9 +283,8 @@ pub(crate) fn makers(tool: &'static str) -> BTreeSet<Maker> {
 pub(crate) fn sweep(maker: Maker) {
     let own: Vec<String> =
         names().into_iter().filter(|name| Maker::of(maker.tool(), name) == Some(maker)).collect();
-    let deadline = Instant::now() + KILL_PATIENCE;
     for name in &own {
-        kill_all_of(name, deadline);
+        kill_within(KILL_PATIENCE, name);
     }
     for name in own {
         // What cannot be removed now is found by the next run.
@@ -293,15 +292,17 @@ pub(crate) fn sweep(maker: Maker) {
     }
 }
 
-fn kill_all_of(namespace: &str, deadline: Instant) {
-    while kill_all_in(namespace) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 fn names() -> Vec<String> {
     let names = run("ip", &["netns", "list"]).unwrap_or_default();
     names.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Kills what runs there until nothing does, for so long at most.
+fn kill_within(patience: Duration, namespace: &str) {
+    let deadline = Instant::now() + patience;
+    while kill_all_in(namespace) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Kills what runs there; says whether anything did.
