@@ -31,7 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Broadcast(broadcast::BroadcastArgs),
+    Broadcast(Box<broadcast::BroadcastArgs>),
     Gen(generate::GenArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
@@ -43,7 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Broadcast(args) => broadcast::run(args),
+        Command::Broadcast(args) => broadcast::run(*args),
         Command::Gen(args) => generate::run(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));

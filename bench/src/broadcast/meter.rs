@@ -81,11 +81,11 @@ impl<'a> Meter<'a> {
         Ok(())
     }
 
-    /// Bytes that all peers' cards have received, of so many that they are to.
-    #[expect(dead_code, reason = "faults begin by it")]
-    pub(crate) fn share(&self, bytes: u64) -> f64 {
-        let received: u64 = self.samples.last().map_or(0, |last| last.received.iter().skip(1).sum());
-        to_f64(received) / to_f64(bytes)
+    /// What these peers' cards have received, of `bytes` for each of them.
+    pub(crate) fn share(&self, bytes: u64, peers: &[usize]) -> f64 {
+        let of = |peer: &usize| self.samples.last().map_or(0, |last| last.received[1 + peer]);
+        let received: u64 = peers.iter().map(of).sum();
+        to_f64(received) / (to_f64(bytes) * to_f64(peers.len() as u64))
     }
 
     /// The clock stops: a last look, and how busy the processors were meanwhile.
