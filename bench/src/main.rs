@@ -3,8 +3,10 @@
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
 mod broadcast;
+mod compare;
 mod generate;
 mod output;
+mod plot;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
@@ -32,7 +34,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Broadcast(Box<broadcast::BroadcastArgs>),
+    Compare(compare::CompareArgs),
     Gen(generate::GenArgs),
+    Plot(plot::PlotArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -44,7 +48,9 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Broadcast(args) => broadcast::run(*args),
+        Command::Compare(args) => compare::run(&args),
         Command::Gen(args) => generate::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())

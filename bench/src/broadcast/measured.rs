@@ -80,6 +80,8 @@ pub(crate) struct Measured {
     /// The peers that no fault hit; none where there was no fault.
     pub(crate) healthy: Option<Healthy>,
     pub(crate) affected: Vec<Affected>,
+    /// What came over the uplinks of all racks, of which each needs one copy.
+    pub(crate) uplink_bytes: Option<u64>,
 }
 
 /// Peers that no fault hit, against the least time in which they alone can be done.
@@ -99,6 +101,8 @@ pub(crate) struct Affected {
     pub(crate) what: String,
     /// None where it is not to be done.
     pub(crate) done_s: Option<f64>,
+    /// What its card sent: to nobody, and it harmed nobody.
+    pub(crate) sent_bytes: u64,
 }
 
 impl Measured {
@@ -108,11 +112,7 @@ impl Measured {
         // There is at least one run.
         let over =
             |of: &dyn Fn(&Run) -> f64| median(&runs.iter().map(of).collect::<Vec<_>>()).unwrap_or(f64::NAN);
-        let bytes = |of: &dyn Fn(&Run) -> u64| {
-            let mut all: Vec<u64> = runs.iter().map(of).collect();
-            all.sort_unstable();
-            all[all.len() / 2]
-        };
+        let bytes = |of: &dyn Fn(&Run) -> u64| middle(runs.iter().map(of));
         let (bound_s, last_s) = (conditions.bound_s(), over(&|run| done_by(run, 100)));
         let ends = || runs.iter().map(|run| done_by(run, 100));
         let cpu_pct = over(&|run| run.busy.percent);
@@ -144,6 +144,7 @@ impl Measured {
             faults: cast.faults.clone(),
             healthy: (!cast.faults.is_empty()).then(|| Healthy::of(conditions, runs)),
             affected: affected(cast, runs),
+            uplink_bytes: cast.racks.map(|_| bytes(&|run| run.uplink_bytes.unwrap_or_default())),
         }
     }
 }
@@ -177,9 +178,21 @@ impl Healthy {
 fn affected(cast: &Cast, runs: &[Run]) -> Vec<Affected> {
     let of = |(peer, role): (&usize, &Role)| {
         let done: Vec<f64> = runs.iter().filter_map(|run| run.done_s.get(*peer).copied().flatten()).collect();
-        Affected { peer: format!("p{}", peer + 1), what: role.to_string(), done_s: median(&done) }
+        Affected {
+            peer: format!("p{}", peer + 1),
+            what: role.to_string(),
+            done_s: median(&done),
+            sent_bytes: middle(runs.iter().map(|run| run.sent_by(*peer))),
+        }
     };
     cast.roles.iter().map(of).collect()
+}
+
+/// The upper median.
+fn middle(bytes: impl Iterator<Item = u64>) -> u64 {
+    let mut all: Vec<u64> = bytes.collect();
+    all.sort_unstable();
+    all.get(all.len() / 2).copied().unwrap_or_default()
 }
 
 /// The heading of the table whose rows are results.
@@ -215,11 +228,12 @@ impl fmt::Display for Measured {
                 self.faults.join(", "),
             )?;
         }
-        for Affected { peer, what, done_s } in &self.affected {
-            match done_s {
-                Some(done_s) => write!(out, "\n  {peer} ({what}): {done_s:.2} s")?,
-                None => write!(out, "\n  {peer} ({what}): not to be done")?,
-            }
+        if let Some(bytes) = self.uplink_bytes {
+            write!(out, "\n  over the racks' uplinks: {:.2} ×", to_f64(bytes) / to_f64(self.size))?;
+        }
+        for Affected { peer, what, done_s, sent_bytes } in &self.affected {
+            let done = done_s.map_or("not to be done".to_owned(), |done_s| format!("{done_s:.2} s"));
+            write!(out, "\n  {peer} ({what}): {done}, its card sent {} MiB", sent_bytes >> 20)?;
         }
         Ok(())
     }
@@ -243,13 +257,20 @@ mod tests {
     };
 
     fn cast(flags: &str, peers: usize) -> Cast {
-        Cast::choose(&parse(flags).unwrap(), peers, Rate(1_000_000)).unwrap()
+        Cast::choose(&parse(flags).unwrap(), peers, Rate(2_000_000)).unwrap()
     }
 
     fn run(last_s: f64, moved: Option<Moved>) -> Run {
         let sample = Sample { at_s: last_s, received: vec![0, 110], sent: vec![105, 5] };
         let busy = Busy { seconds: 1.0, percent: 80.0 };
-        Run { done_s: vec![Some(1.0), Some(last_s)], busy, rss_anon_max: 7, moved, samples: vec![sample] }
+        Run {
+            done_s: vec![Some(1.0), Some(last_s)],
+            busy,
+            rss_anon_max: 7,
+            moved,
+            samples: vec![sample],
+            uplink_bytes: None,
+        }
     }
 
     #[test]

@@ -31,12 +31,19 @@ pub(crate) struct Run {
     pub(crate) moved: Option<Moved>,
     /// What the cards moved, the origin's first.
     pub(crate) samples: Vec<Sample>,
+    /// What came over the uplinks of all racks, where there are racks.
+    pub(crate) uplink_bytes: Option<u64>,
 }
 
 impl Run {
     /// What the origin's card has sent, headers and all.
     pub(crate) fn origin_card_bytes(&self) -> u64 {
         self.samples.last().and_then(|last| last.sent.first().copied()).unwrap_or_default()
+    }
+
+    /// What the card of that peer has sent.
+    pub(crate) fn sent_by(&self, peer: usize) -> u64 {
+        self.samples.last().and_then(|last| last.sent.get(1 + peer).copied()).unwrap_or_default()
     }
 
     /// What all peers' cards have sent.
@@ -66,6 +73,7 @@ fn clock(lab: &Lab, standing: &mut dyn Standing, patience: Duration) -> anyhow::
     let mut begun: Vec<usize> = all.clone().filter(|peer| cast.begins(*peer)).collect();
     let mut done: Vec<Option<f64>> = vec![None; lab.peers.len()];
     let mut acts = Acts::begin(lab)?;
+    let uplinks_before = over_uplinks(lab)?;
     let mut meter = Meter::begin(lab)?;
     for peer in &begun {
         standing.start(*peer)?;
@@ -83,6 +91,7 @@ fn clock(lab: &Lab, standing: &mut dyn Standing, patience: Duration) -> anyhow::
         meter.tick(&standing.peer_pids())?;
         thread::sleep(LOOK_INTERVAL);
     }
+    let uplink_bytes = lab.cast.racks.is_some().then_some(over_uplinks(lab)? - uplinks_before);
     acts.end()?;
     let busy = meter.end()?;
     Ok(Run {
@@ -91,7 +100,13 @@ fn clock(lab: &Lab, standing: &mut dyn Standing, patience: Duration) -> anyhow::
         rss_anon_max: meter.rss_anon_max,
         moved: standing.moved(),
         samples: std::mem::take(&mut meter.samples),
+        uplink_bytes,
     })
+}
+
+/// What all racks have received so far.
+fn over_uplinks(lab: &Lab) -> anyhow::Result<u64> {
+    Ok(lab.network.uplinks()?.iter().map(|uplink| uplink.received).sum())
 }
 
 /// Compares every output that there is to be with the source, byte for byte.

@@ -11,6 +11,9 @@ use planner::bound::{Bound, Rates};
 use super::{Factor, FaultArgs, Moment, Whom};
 use crate::broadcast::meter::to_f64;
 
+/// The least that a card can be shaped to, in bytes per second.
+const RATE_MIN: f64 = 125_000.0;
+
 /// What a peer plays that is not well.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Role {
@@ -90,8 +93,12 @@ impl Cast {
         }
         ensure!(roles.len() < peers, "somebody has to be well");
         for role in roles.values() {
-            if let Role::Busy(busy) = role {
-                ensure!(busy.0 < rate.0, "foreign traffic is below what a card does");
+            match role {
+                Role::Busy(busy) => ensure!(busy.0 < rate.0, "foreign traffic is below what a card does"),
+                Role::Slow(factor) => {
+                    ensure!(to_f64(rate.0) * factor.0 >= RATE_MIN, "a slow card still does 1 mbit");
+                }
+                _ => {}
             }
         }
         let racks = args.racks.map(|count| Racks { count, oversubscription: args.oversubscription });
@@ -240,6 +247,7 @@ mod tests {
             "--slow p9@0.5",
             "--slow p1@0.5 --kill p1@50%",
             "--slow 100%@0.5",
+            "--slow p1@0.001",
             "--slow 60%@0.5 --join 60%@10%",
             "--busy p1@200mbit",
             "--racks 0",
