@@ -36,7 +36,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Broadcast(broadcast::BroadcastArgs),
+    Broadcast(Box<broadcast::BroadcastArgs>),
     Compare(compare::CompareArgs),
     Gen(generate::GenArgs),
     Plot(plot::PlotArgs),
@@ -59,7 +59,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Broadcast(args) => broadcast::run(args),
+        Command::Broadcast(args) => broadcast::run(*args),
         Command::Compare(args) => compare::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Plot(args) => plot::run(&args),
