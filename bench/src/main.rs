@@ -2,8 +2,11 @@
 //!
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
+mod broadcast;
 mod generate;
 mod output;
+#[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
+mod statistics;
 
 use std::process::ExitCode;
 
@@ -28,6 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Broadcast(broadcast::BroadcastArgs),
     Gen(generate::GenArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
@@ -39,6 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Broadcast(args) => broadcast::run(args),
         Command::Gen(args) => generate::run(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));

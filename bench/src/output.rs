@@ -24,6 +24,19 @@ impl OutputArgs {
         }
         Ok(())
     }
+
+    /// Prints a line that people were told already: as JSON only.
+    pub(crate) fn add<T: Serialize>(self, line: &T) -> anyhow::Result<()> {
+        if self.json {
+            writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(line)?)?;
+        }
+        Ok(())
+    }
+
+    /// Whether results are printed for people.
+    pub(crate) fn is_for_people(self) -> bool {
+        !self.json
+    }
 }
 
 /// Says something to whoever looks on.

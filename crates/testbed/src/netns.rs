@@ -125,6 +125,11 @@ impl Host {
         command_in(&self.namespace, program)
     }
 
+    /// The bridge's end of its cable, by the name of its interface.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
     /// Gives its card another rate, in both directions.
     pub fn shape(&self, rate: Mbit) -> anyhow::Result<()> {
         let (rate, burst, queue) =
@@ -139,6 +144,11 @@ impl Host {
             )?;
         }
         Ok(())
+    }
+
+    /// Kills whatever runs there.
+    pub fn kill_all(&self) {
+        kill_within(KILL_PATIENCE, &self.namespace);
     }
 
     /// Pulls its cable out, or puts it back.
@@ -204,11 +214,8 @@ pub(crate) fn makers(tool: &'static str) -> BTreeSet<Maker> {
 pub(crate) fn sweep(maker: Maker) {
     let own: Vec<String> =
         names().into_iter().filter(|name| Maker::of(maker.tool(), name) == Some(maker)).collect();
-    let deadline = Instant::now() + KILL_PATIENCE;
     for name in &own {
-        while kill_all_in(name) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(10));
-        }
+        kill_within(KILL_PATIENCE, name);
     }
     for name in own {
         // What cannot be removed now is found by the next run.
@@ -219,6 +226,14 @@ pub(crate) fn sweep(maker: Maker) {
 fn names() -> Vec<String> {
     let names = run("ip", &["netns", "list"]).unwrap_or_default();
     names.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Kills what runs there until nothing does, for so long at most.
+fn kill_within(patience: Duration, namespace: &str) {
+    let deadline = Instant::now() + patience;
+    while kill_all_in(namespace) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Kills what runs there; says whether anything did.

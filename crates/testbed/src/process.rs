@@ -4,6 +4,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -38,11 +39,38 @@ pub struct Process {
 impl Process {
     /// Starts it; its output goes to `logs/NAME.out` and `.err`.
     pub fn start(mut command: Command, logs: &Path, name: &str) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null());
+        Self::spawn(command, logs, name)
+    }
+
+    /// The same, for one that is told more when it runs.
+    pub fn start_listening(mut command: Command, logs: &Path, name: &str) -> anyhow::Result<Self> {
+        command.stdin(Stdio::piped());
+        Self::spawn(command, logs, name)
+    }
+
+    fn spawn(mut command: Command, logs: &Path, name: &str) -> anyhow::Result<Self> {
         let (out, err) = (logs.join(format!("{name}.out")), logs.join(format!("{name}.err")));
-        command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+        command.stdout(File::create(&out)?).stderr(File::create(&err)?);
         stage::goes_on()?;
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), child, out, err, begin: Instant::now(), end: None })
+    }
+
+    /// Says a line to one that was started listening.
+    pub fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        let input = self.child.stdin.as_mut().with_context(|| format!("{} does not listen", self.name))?;
+        writeln!(input, "{line}").with_context(|| format!("{} has stopped listening", self.name))
+    }
+
+    /// Waits until it has said this line.
+    pub fn said(&mut self, line: &str) -> anyhow::Result<()> {
+        self.wait_for(line, |process| process.has_said(line).then_some(()))
+    }
+
+    /// Whether it has said this line.
+    pub fn has_said(&self, line: &str) -> bool {
+        self.output().lines().any(|said| said == line)
     }
 
     /// Waits for its first line of stdout, which is JSON.
@@ -53,6 +81,11 @@ impl Process {
     /// Waits until it has logged something with these words.
     pub fn logged(&mut self, words: &str) -> anyhow::Result<()> {
         self.wait_for(words, |process| process.log().contains(words).then_some(()))
+    }
+
+    /// Waits until it has printed something with these words.
+    pub fn printed(&mut self, words: &str) -> anyhow::Result<()> {
+        self.wait_for(words, |process| process.output().contains(words).then_some(()))
     }
 
     fn wait_for<T>(&mut self, what: &str, found: impl Fn(&Self) -> Option<T>) -> anyhow::Result<T> {

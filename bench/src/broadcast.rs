@@ -1,0 +1,214 @@
+//! `bench broadcast`: how long until every peer has the model, against the least time in which that can be.
+//!
+//! Owns: its flags, the order of things. Does not own: the network (`lab`), the systems, one run (`race`), the sums
+//! (`measured`).
+
+mod goodput;
+mod lab;
+mod measured;
+mod meter;
+mod modelctl;
+mod race;
+mod script;
+mod system;
+mod trace;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use clap::{Args, ValueEnum};
+use modelpack::quantity::{Rate, Size};
+use serde::Serialize;
+use testbed::{
+    maker::Maker,
+    netns::{self, Mbit},
+    program::are_installed,
+    scratch::Medium,
+    stage,
+};
+
+use self::{
+    lab::{Lab, Order},
+    measured::{Conditions, HEAD, Measured},
+    modelctl::{Data, Modelctl, Origin, Via},
+    script::Script,
+    system::System,
+};
+use crate::{
+    TOOL,
+    output::{OutputArgs, tell},
+    statistics::median,
+};
+
+/// Where adapters of other systems are in the source tree.
+const ADAPTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systems");
+
+/// How many times the time that the origin would need for all peers alone a run may take, and what is added.
+const PATIENCE_X: f64 = 3.0;
+const PATIENCE_EXTRA_S: f64 = 60.0;
+
+/// Move a model from one host to N others over shaped links, all at once
+///
+/// Makes N + 1 network namespaces on a bridge, shapes both directions of every card, measures what they carry with all
+/// links loaded both ways, and lets each system bring the same model to all peers, in turns. Needs root.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BroadcastArgs {
+    /// How many receive
+    #[arg(long, default_value_t = 8)]
+    peers: usize,
+    /// What every card does in each direction
+    #[arg(long, default_value = "200mbit")]
+    rate: Rate,
+    /// About how many bytes the model has
+    #[arg(long, default_value = "256MiB")]
+    size: Size,
+    /// What moves it: modelctl, or the name of an adapter such as registry, bittorrent, aria2, chain; repeatable
+    #[arg(long = "system", value_name = "NAME", default_value = "modelctl")]
+    systems: Vec<String>,
+    /// How often each of them runs
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Where stores and outputs lie
+    #[arg(long, value_enum, default_value = "tmpfs")]
+    dest: Dest,
+    /// modelctl: where the bytes first come from
+    #[arg(long, value_enum, default_value = "registry")]
+    origin: Origin,
+    /// modelctl: which process lands them [default: the pull on tmpfs, the peer on disk]
+    #[arg(long, value_enum)]
+    via: Option<Via>,
+    /// modelctl: do not encrypt model bytes between peers
+    #[arg(long)]
+    plain: bool,
+    /// The program to measure
+    #[arg(long, default_value = "modelctl")]
+    modelctl: PathBuf,
+    /// Adapters of other systems
+    #[arg(long, value_name = "DIR", default_value = ADAPTERS)]
+    adapters: PathBuf,
+    /// Write what the cards moved in the last run of the last system, ten times a second
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Where the bytes land.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dest {
+    Tmpfs,
+    Disk,
+}
+
+/// A system that was not measured.
+#[derive(Clone, Debug, Serialize)]
+struct Absent {
+    bench: &'static str,
+    system: String,
+    skipped: String,
+}
+
+/// Measures what is asked for.
+pub(crate) fn run(args: BroadcastArgs) -> anyhow::Result<()> {
+    ensure!(args.peers > 0 && args.peers < 200, "there can be 1 to 199 peers");
+    ensure!(args.runs > 0, "at least one run is needed");
+    let maker = Maker::this(TOOL);
+    are_installed(&["ip", "tc", "setpriv", "iperf3"])?;
+    netns::probe(maker)?;
+    stage::run(maker, move || measure(&args))
+}
+
+fn measure(args: &BroadcastArgs) -> anyhow::Result<()> {
+    let systems = systems(args)?;
+    tell("making the network and the model");
+    let medium = if args.dest == Dest::Tmpfs { Medium::Memory } else { Medium::Disk };
+    let rate = mbit(args.rate)?;
+    let order =
+        Order { modelctl: args.modelctl.clone(), peers: args.peers, rate, bytes: args.size.0, medium };
+    let lab = Lab::new(&order)?;
+    tell("measuring what the cards carry, all links loaded both ways");
+    let goodput = median(&goodput::probe(&lab)?).context("there are links")?;
+    let conditions = Conditions { n: args.peers, rate_mbit: rate.0, goodput, size: lab.size() };
+    tell(&format!("a card carries {:.0} mbit of payload each way", goodput * 8.0 / 1e6));
+    let mut present: Vec<(&dyn System, Vec<race::Run>)> = Vec::new();
+    for system in &systems {
+        if let Some(why) = system.missing(&lab) {
+            tell(&format!("skipped: {}: {why}", system.name()));
+            args.output.add(&Absent {
+                bench: "broadcast",
+                system: system.name().to_owned(),
+                skipped: why,
+            })?;
+        } else {
+            system.prepare(&lab)?;
+            present.push((system.as_ref(), Vec::new()));
+        }
+    }
+    run_in_turns(args, &lab, &conditions, &mut present)?;
+    if args.output.is_for_people() {
+        tell(HEAD);
+    }
+    for (system, runs) in &present {
+        args.output.print(&Measured::of(system.name(), system.is_encrypted(), &conditions, runs))?;
+    }
+    Ok(())
+}
+
+/// One run of each system after another, then the next of each, so that whatever else the machine does hits all.
+fn run_in_turns(
+    args: &BroadcastArgs,
+    lab: &Lab,
+    conditions: &Conditions,
+    systems: &mut [(&dyn System, Vec<race::Run>)],
+) -> anyhow::Result<()> {
+    let alone_s = meter::to_f64(args.peers as u64) * conditions.bound_s();
+    let patience = Duration::from_secs_f64(PATIENCE_X * alone_s + PATIENCE_EXTRA_S);
+    for number in 1..=args.runs {
+        for (system, runs) in systems.iter_mut() {
+            let run = race::run(lab, *system, patience)
+                .map_err(|error| error.context(format!("run {number} of {}", system.name())))?;
+            let last_s = measured::done_by(&run, 100);
+            let ratio = last_s / conditions.bound_s();
+            tell(&format!("{} run {number}: {last_s:.2} s, {ratio:.3} × the bound", system.name()));
+            if let Some(file) = &args.trace {
+                trace::write(file, system.name(), conditions, &run.samples)?;
+            }
+            runs.push(run);
+        }
+    }
+    Ok(())
+}
+
+/// The systems of these names.
+fn systems(args: &BroadcastArgs) -> anyhow::Result<Vec<Box<dyn System>>> {
+    let on_tmpfs = if args.dest == Dest::Tmpfs { Via::Pull } else { Via::Peer };
+    let data = if args.plain { Data::Plain } else { Data::Encrypted };
+    let modelctl = Modelctl { origin: args.origin, via: args.via.unwrap_or(on_tmpfs), data };
+    let mut systems: Vec<Box<dyn System>> = Vec::new();
+    for name in &args.systems {
+        if name == "modelctl" {
+            systems.push(Box::new(modelctl));
+            continue;
+        }
+        let path = args.adapters.join(name);
+        if !path.is_file() || name.contains(['/', '.']) {
+            bail!(
+                "there is no system `{name}`: it is modelctl, or a script in `{}`",
+                args.adapters.display()
+            );
+        }
+        systems.push(Box::new(Script::new(&path)));
+    }
+    Ok(systems)
+}
+
+/// Cards are shaped in whole megabits.
+fn mbit(rate: Rate) -> anyhow::Result<Mbit> {
+    let mbit = rate.0 * 8 / 1_000_000;
+    Ok(Mbit(
+        u32::try_from(mbit)
+            .ok()
+            .filter(|mbit| *mbit > 0)
+            .ok_or_else(|| anyhow!("a card does at least 1 mbit and at most {} mbit", u32::MAX))?,
+    ))
+}
