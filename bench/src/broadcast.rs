@@ -13,7 +13,7 @@ mod script;
 mod system;
 mod trace;
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -94,10 +94,20 @@ pub(crate) struct BroadcastArgs {
 }
 
 /// Where the bytes land.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Dest {
     Tmpfs,
     Disk,
+}
+
+impl fmt::Display for Dest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Disk => "disk",
+        })
+    }
 }
 
 /// A system that was not measured.

@@ -4,6 +4,7 @@
 
 mod broadcast;
 mod generate;
+mod local;
 mod output;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
@@ -33,6 +34,7 @@ struct Cli {
 enum Command {
     Broadcast(broadcast::BroadcastArgs),
     Gen(generate::GenArgs),
+    Pull(local::pull::PullArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Broadcast(args) => broadcast::run(args),
         Command::Gen(args) => generate::run(&args),
+        Command::Pull(args) => local::pull::run(args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())

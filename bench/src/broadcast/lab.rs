@@ -2,17 +2,14 @@
 //!
 //! Owns: making it once for all systems and runs. Does not own: what runs there.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 use testbed::{
     maker::Maker,
     model::Model,
     netns::{Host, Mbit, Network},
-    program::{call, path},
+    program::{call, find, path},
     scratch::{self, Medium},
     stage,
 };
@@ -94,15 +91,4 @@ impl Lab {
     pub(crate) fn size(&self) -> u64 {
         self.model.artifact.bytes()
     }
-}
-
-/// The program of that name or path.
-fn find(program: &Path) -> anyhow::Result<PathBuf> {
-    let is_name = program.components().count() == 1 && !program.exists();
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| path.is_file());
-    let path = found.filter(|_| is_name).unwrap_or_else(|| program.to_path_buf());
-    fs::canonicalize(&path).with_context(|| {
-        format!("there is no program `{}`: build it, or name another with --modelctl", program.display())
-    })
 }
