@@ -14,13 +14,19 @@ mod script;
 mod system;
 mod trace;
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum, error::ErrorKind};
 use modelpack::quantity::{Rate, Size};
 use serde::Serialize;
-use testbed::{maker::Maker, netns, program::are_installed, scratch::Medium, stage};
+use testbed::{
+    maker::Maker,
+    netns,
+    program::{self, are_installed},
+    scratch::Medium,
+    stage,
+};
 
 use self::{
     faults::{Cast, FaultArgs},
@@ -92,10 +98,20 @@ pub(crate) struct BroadcastArgs {
 }
 
 /// Where the bytes land.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Dest {
     Tmpfs,
     Disk,
+}
+
+impl fmt::Display for Dest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Disk => "disk",
+        })
+    }
 }
 
 /// A system that was not measured.
@@ -130,7 +146,7 @@ fn cast(args: &BroadcastArgs) -> anyhow::Result<(Cast, Option<PathBuf>)> {
         others.join(", "),
     );
     let is_lying = (0..args.peers).any(|peer| cast.is_corrupt(peer));
-    let double = is_lying.then(|| lab::find(&args.faults.double, "--double")).transpose()?;
+    let double = is_lying.then(|| program::find(&args.faults.double, "--double")).transpose()?;
     Ok((cast, double))
 }
 

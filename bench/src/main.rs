@@ -7,9 +7,10 @@ mod compare;
 mod generate;
 mod hash;
 mod link;
+mod local;
 mod output;
-mod plot;
 mod plan;
+mod plot;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
@@ -49,6 +50,7 @@ enum Command {
     Plan(plan::PlanArgs),
     #[command(hide = true)]
     PlanRun(plan::PlanRunArgs),
+    Pull(local::pull::PullArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::LinkReceiver(args) => link::receive(&args),
         Command::Plan(args) => plan::run(&args),
         Command::PlanRun(args) => plan::run_one(&args),
+        Command::Pull(args) => local::pull::run(args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())

@@ -2,10 +2,7 @@
 //!
 //! Owns: making it once for all systems and runs. Does not own: what runs there.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 use modelpack::quantity::Rate;
@@ -13,7 +10,7 @@ use testbed::{
     maker::Maker,
     model::Model,
     netns::{Host, Mbit, Network, Rack},
-    program::{call, path},
+    program::{call, find, path},
     scratch::{self, Medium},
     stage,
 };
@@ -171,15 +168,4 @@ fn part(rate: Mbit, times: f64) -> anyhow::Result<Mbit> {
     )]
     let bytes = (f64::from(rate.0) * 125_000.0 * times) as u64;
     mbit(Rate(bytes))
-}
-
-/// The program of that name or path; `flag` names another.
-pub(crate) fn find(program: &Path, flag: &str) -> anyhow::Result<PathBuf> {
-    let is_name = program.components().count() == 1 && !program.exists();
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| path.is_file());
-    let path = found.filter(|_| is_name).unwrap_or_else(|| program.to_path_buf());
-    fs::canonicalize(&path).with_context(|| {
-        format!("there is no program `{}`: build it, or name another with {flag}", program.display())
-    })
 }

@@ -204,21 +204,11 @@ impl Cable {
         let receiver = network.add("receiver", rate.unwrap_or(MADE_WITH))?;
         if rate.is_none() {
             for host in [&sender, &receiver] {
-                let (on_the_bridge, _) = network.on_the_bridge(Path::new("tc"));
-                unshape(on_the_bridge, host.port())?;
-                unshape(host.command(Path::new("tc")), "eth0")?;
+                host.unshape()?;
             }
         }
         Ok(Self { sender, receiver, _network: network })
     }
-}
-
-/// Lets a card do what it can.
-fn unshape(mut tc: Command, card: &str) -> anyhow::Result<()> {
-    let output = tc.args(["qdisc", "delete", "dev", card, "root"]).output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cannot take the rate of `{card}` away: {}", stderr.trim());
-    Ok(())
 }
 
 /// Counts the system calls of a process and its threads, by `perf`.

@@ -180,6 +180,14 @@ impl Host {
         kill_within(KILL_PATIENCE, &self.namespace);
     }
 
+    /// Lets its card do what it can, in both directions.
+    pub fn unshape(&self) -> anyhow::Result<()> {
+        for (namespace, card) in [(self.namespace.as_str(), CARD), (&self.switch, &self.port)] {
+            run("tc", &["-n", namespace, "qdisc", "delete", "dev", card, "root"])?;
+        }
+        Ok(())
+    }
+
     /// Pulls its cable out, or puts it back.
     pub fn cable(&self, cable: Cable) -> anyhow::Result<()> {
         let state = match cable {

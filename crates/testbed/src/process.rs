@@ -13,7 +13,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 use serde_json::Value;
 
 use crate::stage;
@@ -152,17 +156,25 @@ impl Process {
         self.end
     }
 
-    /// Waits for its end.
+    /// Waits for its end, of which this thread is told at once.
     pub fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         let deadline = Instant::now() + limit;
+        let handle = match self.end() {
+            Some((_, status)) => return Ok(status),
+            None => pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?,
+        };
         loop {
             if let Some((_, status)) = self.end() {
                 return Ok(status);
             }
-            if Instant::now() > deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 bail!("{} did not end within {} s", self.name, limit.as_secs());
             }
-            thread::sleep(LOOK_INTERVAL);
+            match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&left.try_into()?)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

@@ -1,11 +1,12 @@
 //! The programs that are run: whether they are there, and running them to their end. Does not own what they do.
 
 use std::{
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 /// Whether all of these programs are installed, and if not, which is missing.
 pub fn are_installed(tools: &[&str]) -> anyhow::Result<()> {
@@ -18,6 +19,20 @@ pub fn are_installed(tools: &[&str]) -> anyhow::Result<()> {
         ensure!(found, "`{tool}` is not installed: run scripts/setup");
     }
     Ok(())
+}
+
+/// The program of that name or path.
+///
+/// # Errors
+/// If there is none.
+pub fn find(program: &Path, flag: &str) -> anyhow::Result<PathBuf> {
+    let is_name = program.components().count() == 1 && !program.exists();
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| path.is_file());
+    let path = found.filter(|_| is_name).unwrap_or_else(|| program.to_path_buf());
+    fs::canonicalize(&path).with_context(|| {
+        format!("there is no program `{}`: build it, or name another with {flag}", program.display())
+    })
 }
 
 /// Runs modelctl to its end, with nobody's settings.

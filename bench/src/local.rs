@@ -1,0 +1,9 @@
+//! Benchmarks of single commands on one machine over loopback, beside what people use today.
+//!
+//! Owns: which there are. Does not own: what a command costs (`meter`), taking turns (`contest`), a registry and a model
+//! to move (`site`).
+
+mod contest;
+mod meter;
+pub(crate) mod pull;
+mod site;
