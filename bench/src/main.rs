@@ -3,8 +3,13 @@
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
 mod broadcast;
+mod compare;
 mod generate;
+mod hash;
+mod link;
 mod output;
+mod plot;
+mod plan;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
@@ -31,8 +36,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Broadcast(broadcast::BroadcastArgs),
+    Broadcast(Box<broadcast::BroadcastArgs>),
+    Compare(compare::CompareArgs),
     Gen(generate::GenArgs),
+    Plot(plot::PlotArgs),
+    Hash(hash::HashArgs),
+    Link(link::LinkArgs),
+    #[command(hide = true)]
+    LinkSender(link::SenderArgs),
+    #[command(hide = true)]
+    LinkReceiver(link::ReceiverArgs),
+    Plan(plan::PlanArgs),
+    #[command(hide = true)]
+    PlanRun(plan::PlanRunArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -43,8 +59,16 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Broadcast(args) => broadcast::run(args),
+        Command::Broadcast(args) => broadcast::run(*args),
+        Command::Compare(args) => compare::run(&args),
         Command::Gen(args) => generate::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Hash(args) => hash::run(&args),
+        Command::Link(args) => link::run(&args),
+        Command::LinkSender(args) => link::send(&args),
+        Command::LinkReceiver(args) => link::receive(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::PlanRun(args) => plan::run_one(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())
