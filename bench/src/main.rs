@@ -35,6 +35,8 @@ enum Command {
     Broadcast(broadcast::BroadcastArgs),
     Gen(generate::GenArgs),
     Pull(local::pull::PullArgs),
+    Push(local::push::PushArgs),
+    Build(local::build::BuildArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         Command::Broadcast(args) => broadcast::run(args),
         Command::Gen(args) => generate::run(&args),
         Command::Pull(args) => local::pull::run(args),
+        Command::Push(args) => local::push::run(args),
+        Command::Build(args) => local::build::run(args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())
