@@ -3,7 +3,9 @@
 //! Owns: which there are. Does not own: what a command costs (`meter`), taking turns (`contest`), a registry and a model
 //! to move (`site`).
 
+pub(crate) mod build;
 mod contest;
 mod meter;
 pub(crate) mod pull;
+pub(crate) mod push;
 mod site;

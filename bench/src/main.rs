@@ -51,6 +51,8 @@ enum Command {
     #[command(hide = true)]
     PlanRun(plan::PlanRunArgs),
     Pull(local::pull::PullArgs),
+    Push(local::push::PushArgs),
+    Build(local::build::BuildArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::PlanRun(args) => plan::run_one(&args),
         Command::Pull(args) => local::pull::run(args),
+        Command::Push(args) => local::push::run(args),
+        Command::Build(args) => local::build::run(args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())

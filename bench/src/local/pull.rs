@@ -3,7 +3,6 @@
 //! Owns: its contenders and budgets. Does not own: the registry (`site`), taking turns (`contest`).
 
 use std::{
-    collections::BTreeSet,
     fmt, fs,
     path::{Path, PathBuf},
 };
@@ -21,8 +20,8 @@ use testbed::{
 };
 
 use super::{
-    contest::{self, Contender, Ground, Table},
-    site::{Site, holds},
+    contest::{self, Contender, Table},
+    site::{Landing, Site, hashes},
 };
 use crate::{
     TOOL,
@@ -104,10 +103,10 @@ fn measure(args: &PullArgs) -> anyhow::Result<()> {
     let urls = site.memory.join("urls");
     let (list, bytes) = curl_list(&model, &format!("http://{}/v2/{NAME}", registry.address))?;
     fs::write(&urls, list)?;
-    let hashes: BTreeSet<[u8; 32]> = model.source.files.values().map(|(_, hash)| *hash.as_bytes()).collect();
+    let hashes = hashes(&model.source);
     let contenders = contenders(&modelctl, &reference, &urls, site.flush());
     let mut table = contest::hold(&contenders, &["curl", "curl-b3sum"], args.runs, |_| {
-        Ok(Box::new(Landing { site: site.clone(), dir: site.landing.join("out"), hashes: hashes.clone() }))
+        Ok(Box::new(Landing::new(&site, hashes.clone())))
     })?;
     add_budgets(&mut table, bytes, args.dest);
     args.output.print(&Pulled { bench: "pull", size: bytes, dest: args.dest, runs: args.runs, table })
@@ -168,31 +167,4 @@ fn add_budgets(table: &mut Table, size: u64, dest: Dest) {
         table.budget("bytes written to those of the model", Some(written / size), 1.01);
     }
     table.budget("anonymous memory with buffers, MiB", Some(rss / MIB), RSS_ANON_BUDGET_MIB);
-}
-
-/// Where the bytes land.
-struct Landing {
-    site: Site,
-    dir: PathBuf,
-    hashes: BTreeSet<[u8; 32]>,
-}
-
-impl Ground for Landing {
-    fn reset(&mut self) -> anyhow::Result<()> {
-        self.dir = self.site.fresh("out")?;
-        self.site.settle();
-        Ok(())
-    }
-
-    fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    fn logs(&self) -> &Path {
-        &self.site.memory
-    }
-
-    fn check(&self) -> anyhow::Result<()> {
-        holds(&self.dir, &self.hashes)
-    }
 }

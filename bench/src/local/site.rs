@@ -12,13 +12,14 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use testbed::{
-    artifact,
+    artifact::{self, Source},
     maker::Maker,
     process::Process,
     registry,
     scratch::{self, Medium},
 };
 
+use super::contest::Ground;
 use crate::{TOOL, broadcast::Dest, output::tell};
 
 /// The type that the kernel gives to tmpfs.
@@ -55,11 +56,6 @@ impl Site {
             }
         };
         Ok(Self { memory, landing, dest })
-    }
-
-    /// A directory of that name where bytes land, made anew.
-    pub(crate) fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
-        fresh(&self.landing.join(name))
     }
 
     /// What ends each script: on disk everybody's bytes are on it when the time ends.
@@ -110,6 +106,45 @@ pub(crate) fn fresh(dir: &Path) -> anyhow::Result<PathBuf> {
     }
     fs::create_dir_all(dir)?;
     Ok(dir.to_path_buf())
+}
+
+/// What the files of a model are.
+pub(crate) fn hashes(source: &Source) -> BTreeSet<[u8; 32]> {
+    source.files.values().map(|(_, hash)| *hash.as_bytes()).collect()
+}
+
+/// An empty directory for each run, in which files of these hashes are to be in the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Landing {
+    site: Site,
+    dir: PathBuf,
+    hashes: BTreeSet<[u8; 32]>,
+}
+
+impl Landing {
+    pub(crate) fn new(site: &Site, hashes: BTreeSet<[u8; 32]>) -> Self {
+        Self { site: site.clone(), dir: site.landing.join("out"), hashes }
+    }
+}
+
+impl Ground for Landing {
+    fn reset(&mut self) -> anyhow::Result<()> {
+        fresh(&self.dir)?;
+        self.site.settle();
+        Ok(())
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn logs(&self) -> &Path {
+        &self.site.memory
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        holds(&self.dir, &self.hashes)
+    }
 }
 
 /// Fails unless the files below `dir` hold, under whatever names, what was asked for.
