@@ -3,11 +3,13 @@
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
 mod broadcast;
+mod compare;
 mod generate;
 mod hash;
 mod link;
 mod output;
 mod plan;
+mod plot;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
@@ -35,6 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Broadcast(broadcast::BroadcastArgs),
+    Compare(compare::CompareArgs),
     Gen(generate::GenArgs),
     Hash(hash::HashArgs),
     Link(link::LinkArgs),
@@ -45,6 +48,7 @@ enum Command {
     Plan(plan::PlanArgs),
     #[command(hide = true)]
     PlanRun(plan::PlanRunArgs),
+    Plot(plot::PlotArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -56,6 +60,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Broadcast(args) => broadcast::run(args),
+        Command::Compare(args) => compare::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Hash(args) => hash::run(&args),
         Command::Link(args) => link::run(&args),
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
         Command::LinkReceiver(args) => link::receive(&args),
         Command::Plan(args) => plan::run(&args),
         Command::PlanRun(args) => plan::run_one(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())
