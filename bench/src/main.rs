@@ -38,21 +38,21 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Broadcast(Box<broadcast::BroadcastArgs>),
-    Compare(compare::CompareArgs),
+    Link(link::LinkArgs),
+    Pull(local::pull::PullArgs),
+    Push(local::push::PushArgs),
+    Build(local::build::BuildArgs),
+    Hash(hash::HashArgs),
+    Plan(plan::PlanArgs),
     Gen(generate::GenArgs),
     Plot(plot::PlotArgs),
-    Hash(hash::HashArgs),
-    Link(link::LinkArgs),
+    Compare(compare::CompareArgs),
     #[command(hide = true)]
     LinkSender(link::SenderArgs),
     #[command(hide = true)]
     LinkReceiver(link::ReceiverArgs),
-    Plan(plan::PlanArgs),
     #[command(hide = true)]
     PlanRun(plan::PlanRunArgs),
-    Pull(local::pull::PullArgs),
-    Push(local::push::PushArgs),
-    Build(local::build::BuildArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -64,18 +64,18 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Broadcast(args) => broadcast::run(*args),
-        Command::Compare(args) => compare::run(&args),
-        Command::Gen(args) => generate::run(&args),
-        Command::Plot(args) => plot::run(&args),
-        Command::Hash(args) => hash::run(&args),
         Command::Link(args) => link::run(&args),
-        Command::LinkSender(args) => link::send(&args),
-        Command::LinkReceiver(args) => link::receive(&args),
-        Command::Plan(args) => plan::run(&args),
-        Command::PlanRun(args) => plan::run_one(&args),
         Command::Pull(args) => local::pull::run(args),
         Command::Push(args) => local::push::run(args),
         Command::Build(args) => local::build::run(args),
+        Command::Hash(args) => hash::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Gen(args) => generate::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::LinkSender(args) => link::send(&args),
+        Command::LinkReceiver(args) => link::receive(&args),
+        Command::PlanRun(args) => plan::run_one(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())
