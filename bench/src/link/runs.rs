@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Cards that are not shaped are made with this rate first, in megabits per second.
 const MADE_WITH: Mbit = Mbit(10_000);
 
+/// A host's card in its namespace.
+const CARD: &str = "eth0";
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
@@ -206,7 +209,7 @@ impl Cable {
             for host in [&sender, &receiver] {
                 let (on_the_bridge, _) = network.on_the_bridge(Path::new("tc"));
                 unshape(on_the_bridge, host.port())?;
-                unshape(host.command(Path::new("tc")), "eth0")?;
+                unshape(host.command(Path::new("tc")), CARD)?;
             }
         }
         Ok(Self { sender, receiver, _network: network })
@@ -232,7 +235,9 @@ impl Counter {
         are_installed(&["perf"])?;
         let output = Command::new("perf").args(["stat", "-x", ",", "-e", EVENT, "true"]).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success() && calls_of(&said).is_some(), "perf cannot count: {}", said.trim());
+        let can_count = output.status.success() && calls_of(&said).is_some();
+        // What follows the first line is how to use it.
+        ensure!(can_count, "perf cannot count: {}", said.trim().lines().next().unwrap_or_default());
         Ok(Self)
     }
 
