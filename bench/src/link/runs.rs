@@ -222,7 +222,9 @@ impl Counter {
         are_installed(&["perf"])?;
         let output = Command::new("perf").args(["stat", "-x", ",", "-e", EVENT, "true"]).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success() && calls_of(&said).is_some(), "perf cannot count: {}", said.trim());
+        let can_count = output.status.success() && calls_of(&said).is_some();
+        // What follows the first line is how to use it.
+        ensure!(can_count, "perf cannot count: {}", said.trim().lines().next().unwrap_or_default());
         Ok(Self)
     }
 
