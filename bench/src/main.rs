@@ -37,6 +37,7 @@ enum Command {
     Pull(local::pull::PullArgs),
     Push(local::push::PushArgs),
     Build(local::build::BuildArgs),
+    Small(local::small::SmallArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => local::pull::run(args),
         Command::Push(args) => local::push::run(args),
         Command::Build(args) => local::build::run(args),
+        Command::Small(args) => local::small::run(args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())
