@@ -9,3 +9,4 @@ mod meter;
 pub(crate) mod pull;
 pub(crate) mod push;
 mod site;
+pub(crate) mod small;

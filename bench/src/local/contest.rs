@@ -151,6 +151,14 @@ impl Table {
     }
 }
 
+impl fmt::Display for Budget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, is, at_most } = self;
+        let verdict = if is <= at_most { "within" } else { "over" };
+        write!(out, "{what}: {is:.3}, {verdict} its budget of {at_most:.3}")
+    }
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -173,9 +181,8 @@ impl fmt::Display for Table {
         for Skipped { name, why } in &self.skipped {
             writeln!(out, "skipped: {name}: {why}")?;
         }
-        for Budget { what, is, at_most } in &self.budgets {
-            let verdict = if is <= at_most { "within" } else { "over" };
-            writeln!(out, "{what}: {is:.3}, {verdict} its budget of {at_most:.3}")?;
+        for budget in &self.budgets {
+            writeln!(out, "{budget}")?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use modelpack::quantity::Size;
 use serde::Serialize;
 use serde_json::Value;
 use testbed::{
+    artifact::Artifact,
     maker::Maker,
     model::Model,
     program::{are_installed, call, find, path},
@@ -37,6 +38,9 @@ const COPIES: u64 = 4;
 
 /// Connections that curl has at once, as many as modelctl opens.
 const CURLS: usize = 4;
+
+/// Without it a registry gives a manifest of another kind, or none.
+const ACCEPT: &str = "Accept: application/vnd.oci.image.manifest.v1+json";
 
 /// Anonymous memory of a pull, its buffers apart, which cannot be told from the rest from outside.
 const RSS_ANON_BUDGET_MIB: f64 = 64.0;
@@ -101,7 +105,7 @@ fn measure(args: &PullArgs) -> anyhow::Result<()> {
     let reference = format!("{}/{NAME}:v1", registry.address);
     call(&modelctl, &["push", &model.reference(), &reference, "--plain-http"])?;
     let urls = site.memory.join("urls");
-    let (list, bytes) = curl_list(&model, &format!("http://{}/v2/{NAME}", registry.address))?;
+    let (list, bytes) = curl_list(&model.artifact, &format!("http://{}/v2/{NAME}", registry.address))?;
     fs::write(&urls, list)?;
     let hashes = hashes(&model.source);
     let contenders = contenders(&modelctl, &reference, &urls, site.flush());
@@ -113,23 +117,30 @@ fn measure(args: &PullArgs) -> anyhow::Result<()> {
 }
 
 /// What curl reads: the manifest and each blob, one a line; and how many bytes the blobs have.
-fn curl_list(model: &Model, base: &str) -> anyhow::Result<(String, u64)> {
-    let manifest: Value = serde_json::from_slice(&model.artifact.manifest)?;
-    let config = manifest["config"]["digest"].as_str().unwrap_or_default().to_owned();
-    let mut list =
-        vec![format!("{base}/manifests/{}", model.artifact.digest()), format!("{base}/blobs/{config}")];
-    list.extend(model.artifact.blobs.iter().map(|blob| {
+pub(super) fn curl_list(artifact: &Artifact, base: &str) -> anyhow::Result<(String, u64)> {
+    let manifest: Value = serde_json::from_slice(&artifact.manifest)?;
+    let config = manifest["config"]["digest"].as_str().unwrap_or_default();
+    let mut list = vec![format!("{base}/manifests/{}", artifact.digest()), format!("{base}/blobs/{config}")];
+    list.extend(artifact.blobs.iter().map(|blob| {
         let hex = blob.path.file_name().unwrap_or_default().display();
         format!("{base}/blobs/sha256:{hex}")
     }));
-    let config_bytes = u64::try_from(model.artifact.config.len())?;
-    Ok((list.join("\n"), model.artifact.bytes() + config_bytes))
+    Ok((list.join("\n"), artifact.bytes() + u64::try_from(artifact.config.len())?))
+}
+
+/// Reads them all into the directory where it runs.
+fn curl_script(urls: &Path) -> String {
+    format!("xargs -P {CURLS} -n 1 curl -sSf -H '{ACCEPT}' --remote-name < '{}'", path(urls))
+}
+
+/// The same by one process: where so little is read that starting more would be most of the time.
+pub(super) fn one_curl_script(urls: &Path) -> String {
+    let several = format!("--parallel --parallel-max {CURLS}");
+    format!("curl -sSf {several} -H '{ACCEPT}' --remote-name-all $(cat '{}')", path(urls))
 }
 
 fn contenders(modelctl: &Path, reference: &str, urls: &Path, flush: &str) -> Vec<Contender> {
-    let (modelctl, urls) = (path(modelctl), path(urls));
-    let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
-    let curl = format!("xargs -P {CURLS} -n 1 curl -sSf -H '{accept}' --remote-name < '{urls}'");
+    let (modelctl, curl) = (path(modelctl), curl_script(urls));
     let hashed = |sum: &str| format!("{curl}; {sum} > ../sums{flush}");
     vec![
         Contender {
