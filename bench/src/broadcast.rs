@@ -3,6 +3,7 @@
 //! Owns: its flags, the order of things. Does not own: the network (`lab`), the systems, one run (`race`), the sums
 //! (`measured`).
 
+mod faults;
 mod goodput;
 mod lab;
 mod measured;
@@ -15,19 +16,20 @@ mod trace;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
-use clap::{Args, ValueEnum};
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, ValueEnum, error::ErrorKind};
 use modelpack::quantity::{Rate, Size};
 use serde::Serialize;
 use testbed::{
     maker::Maker,
-    netns::{self, Mbit},
-    program::are_installed,
+    netns,
+    program::{self, are_installed},
     scratch::Medium,
     stage,
 };
 
 use self::{
+    faults::{Cast, FaultArgs},
     lab::{Lab, Order},
     measured::{Conditions, HEAD, Measured},
     modelctl::{Data, Modelctl, Origin, Via},
@@ -90,6 +92,8 @@ pub(crate) struct BroadcastArgs {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     #[command(flatten)]
+    faults: FaultArgs,
+    #[command(flatten)]
     output: OutputArgs,
 }
 
@@ -122,23 +126,50 @@ struct Absent {
 pub(crate) fn run(args: BroadcastArgs) -> anyhow::Result<()> {
     ensure!(args.peers > 0 && args.peers < 200, "there can be 1 to 199 peers");
     ensure!(args.runs > 0, "at least one run is needed");
+    let (cast, double) = cast(&args)
+        .unwrap_or_else(|error| clap::Error::raw(ErrorKind::ArgumentConflict, format!("{error:#}\n")).exit());
     let maker = Maker::this(TOOL);
     are_installed(&["ip", "tc", "setpriv", "iperf3"])?;
     netns::probe(maker)?;
-    stage::run(maker, move || measure(&args))
+    stage::run(maker, move || measure(&args, cast, double))
 }
 
-fn measure(args: &BroadcastArgs) -> anyhow::Result<()> {
+/// Who is not well, and what plays a peer that serves wrong bytes.
+fn cast(args: &BroadcastArgs) -> anyhow::Result<(Cast, Option<PathBuf>)> {
+    let cast = Cast::choose(&args.faults, args.peers, args.rate)?;
+    let only = args.faults.of_modelctl();
+    let others: Vec<_> = args.systems.iter().filter(|name| *name != "modelctl").cloned().collect();
+    ensure!(
+        only.is_empty() || others.is_empty(),
+        "{} cannot be used with `--system {}`: only of modelctl it is known what a peer runs, and what it does then",
+        only.join(" and "),
+        others.join(", "),
+    );
+    let is_lying = (0..args.peers).any(|peer| cast.is_corrupt(peer));
+    let double = is_lying.then(|| program::find(&args.faults.double, "--double")).transpose()?;
+    Ok((cast, double))
+}
+
+fn measure(args: &BroadcastArgs, cast: Cast, double: Option<PathBuf>) -> anyhow::Result<()> {
     let systems = systems(args)?;
     tell("making the network and the model");
     let medium = if args.dest == Dest::Tmpfs { Medium::Memory } else { Medium::Disk };
-    let rate = mbit(args.rate)?;
-    let order =
-        Order { modelctl: args.modelctl.clone(), peers: args.peers, rate, bytes: args.size.0, medium };
+    let rate = lab::mbit(args.rate)?;
+    let order = Order {
+        modelctl: args.modelctl.clone(),
+        peers: args.peers,
+        rate,
+        bytes: args.size.0,
+        medium,
+        cast,
+        double,
+    };
     let lab = Lab::new(&order)?;
     tell("measuring what the cards carry, all links loaded both ways");
     let goodput = median(&goodput::probe(&lab)?).context("there are links")?;
-    let conditions = Conditions { n: args.peers, rate_mbit: rate.0, goodput, size: lab.size() };
+    lab.shape()?;
+    let conditions =
+        Conditions { n: args.peers, rate_mbit: rate.0, goodput, size: lab.size(), cast: &lab.cast };
     tell(&format!("a card carries {:.0} mbit of payload each way", goodput * 8.0 / 1e6));
     let mut present: Vec<(&dyn System, Vec<race::Run>)> = Vec::new();
     for system in &systems {
@@ -168,7 +199,7 @@ fn measure(args: &BroadcastArgs) -> anyhow::Result<()> {
 fn run_in_turns(
     args: &BroadcastArgs,
     lab: &Lab,
-    conditions: &Conditions,
+    conditions: &Conditions<'_>,
     systems: &mut [(&dyn System, Vec<race::Run>)],
 ) -> anyhow::Result<()> {
     let alone_s = meter::to_f64(args.peers as u64) * conditions.bound_s();
@@ -210,15 +241,4 @@ fn systems(args: &BroadcastArgs) -> anyhow::Result<Vec<Box<dyn System>>> {
         systems.push(Box::new(Script::new(&path)));
     }
     Ok(systems)
-}
-
-/// Cards are shaped in whole megabits.
-fn mbit(rate: Rate) -> anyhow::Result<Mbit> {
-    let mbit = rate.0 * 8 / 1_000_000;
-    Ok(Mbit(
-        u32::try_from(mbit)
-            .ok()
-            .filter(|mbit| *mbit > 0)
-            .ok_or_else(|| anyhow!("a card does at least 1 mbit and at most {} mbit", u32::MAX))?,
-    ))
 }

@@ -3,9 +3,14 @@
 //! Owns: the command line. Does not own: the benchmarks, how results are printed (`output`).
 
 mod broadcast;
+mod compare;
 mod generate;
+mod hash;
+mod link;
 mod local;
 mod output;
+mod plan;
+mod plot;
 #[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
@@ -32,12 +37,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Broadcast(broadcast::BroadcastArgs),
-    Gen(generate::GenArgs),
+    Broadcast(Box<broadcast::BroadcastArgs>),
+    Link(link::LinkArgs),
     Pull(local::pull::PullArgs),
     Push(local::push::PushArgs),
     Build(local::build::BuildArgs),
     Small(local::small::SmallArgs),
+    Hash(hash::HashArgs),
+    Plan(plan::PlanArgs),
+    Gen(generate::GenArgs),
+    Plot(plot::PlotArgs),
+    Compare(compare::CompareArgs),
+    #[command(hide = true)]
+    LinkSender(link::SenderArgs),
+    #[command(hide = true)]
+    LinkReceiver(link::ReceiverArgs),
+    #[command(hide = true)]
+    PlanRun(plan::PlanRunArgs),
     /// Clean up after the bench of that process id, when stdin ends
     #[command(hide = true)]
     Janitor {
@@ -48,12 +64,20 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Broadcast(args) => broadcast::run(args),
-        Command::Gen(args) => generate::run(&args),
+        Command::Broadcast(args) => broadcast::run(*args),
+        Command::Link(args) => link::run(&args),
         Command::Pull(args) => local::pull::run(args),
         Command::Push(args) => local::push::run(args),
         Command::Build(args) => local::build::run(args),
         Command::Small(args) => local::small::run(args),
+        Command::Hash(args) => hash::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Gen(args) => generate::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::LinkSender(args) => link::send(&args),
+        Command::LinkReceiver(args) => link::receive(&args),
+        Command::PlanRun(args) => plan::run_one(&args),
         Command::Janitor { pid } => {
             stage::clean_up_after(Maker::new(TOOL, pid));
             Ok(())

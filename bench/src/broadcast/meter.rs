@@ -5,12 +5,11 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
-    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
+use testbed::netns::{Network, Traffic};
 
 use super::lab::Lab;
 
@@ -31,45 +30,26 @@ pub(crate) struct Sample {
 
 /// Reads while it is told that time passes.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub(crate) struct Meter<'a> {
+    network: &'a Network,
     begin: Instant,
     next: Instant,
-    switch: Child,
-    cards: Vec<String>,
-    /// What the counters said at the beginning.
-    zero: BTreeMap<String, (u64, u64)>,
+    /// What the counters of the origin and the peers said at the beginning.
+    zero: Vec<Traffic>,
     processors: Processors,
     pub(crate) samples: Vec<Sample>,
     pub(crate) rss_anon_max: u64,
 }
 
-impl Meter {
+impl<'a> Meter<'a> {
     /// The clock starts.
-    pub(crate) fn begin(lab: &Lab) -> anyhow::Result<Self> {
-        // It does nothing but to be in the bridge's namespace, whose counters can be read through it.
-        let (mut command, _) = lab.network.on_the_bridge(Path::new("cat"));
-        let switch = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        let cards = [&lab.origin].into_iter().chain(&lab.peers).map(|host| host.port().to_owned()).collect();
+    pub(crate) fn begin(lab: &'a Lab) -> anyhow::Result<Self> {
+        let network = &lab.network;
+        // The origin was the first to be added, the peers the next.
+        let zero = network.counters()?.into_iter().take(1 + lab.peers.len()).collect();
+        let processors = Processors::read()?;
         let now = Instant::now();
-        let mut meter = Self {
-            begin: now,
-            next: now,
-            switch,
-            cards,
-            zero: BTreeMap::new(),
-            processors: Processors::read()?,
-            samples: Vec::new(),
-            rss_anon_max: 0,
-        };
-        // It is there at once, but in its namespace only after a moment.
-        let deadline = now + Duration::from_secs(5);
-        while meter.cards.iter().any(|card| !meter.zero.contains_key(card)) {
-            meter.zero = meter.counters()?;
-            anyhow::ensure!(Instant::now() < deadline, "the bridge's counters cannot be read");
-        }
-        meter.begin = Instant::now();
-        meter.processors = Processors::read()?;
-        Ok(meter)
+        Ok(Self { network, begin: now, next: now, zero, processors, samples: Vec::new(), rss_anon_max: 0 })
     }
 
     /// Seconds since the clock started.
@@ -92,22 +72,20 @@ impl Meter {
 
     fn look(&mut self) -> anyhow::Result<()> {
         let at_s = self.elapsed_s();
-        let now = self.counters()?;
-        let moved = |of: fn(&(u64, u64)) -> u64| {
-            let since = |card: &String| of(&now[card]).saturating_sub(of(&self.zero[card]));
-            self.cards.iter().map(since).collect()
+        let now = self.network.counters()?;
+        let moved = |of: fn(&Traffic) -> u64| {
+            self.zero.iter().zip(&now).map(|(zero, now)| of(now).saturating_sub(of(zero))).collect()
         };
-        // A card's port sends what the card receives.
-        let sample = Sample { at_s, received: moved(|port| port.1), sent: moved(|port| port.0) };
+        let sample = Sample { at_s, received: moved(|card| card.received), sent: moved(|card| card.sent) };
         self.samples.push(sample);
         Ok(())
     }
 
-    /// Bytes that all peers' cards have received, of so many that they are to.
-    #[expect(dead_code, reason = "faults begin by it")]
-    pub(crate) fn share(&self, bytes: u64) -> f64 {
-        let received: u64 = self.samples.last().map_or(0, |last| last.received.iter().skip(1).sum());
-        to_f64(received) / to_f64(bytes)
+    /// What these peers' cards have received, of `bytes` for each of them.
+    pub(crate) fn share(&self, bytes: u64, peers: &[usize]) -> f64 {
+        let of = |peer: &usize| self.samples.last().map_or(0, |last| last.received[1 + peer]);
+        let received: u64 = peers.iter().map(of).sum();
+        to_f64(received) / (to_f64(bytes) * to_f64(peers.len() as u64))
     }
 
     /// The clock stops: a last look, and how busy the processors were meanwhile.
@@ -115,27 +93,6 @@ impl Meter {
         self.look()?;
         Ok(Processors::read()?.since(&self.processors))
     }
-
-    /// What each port of the bridge has received and sent.
-    fn counters(&self) -> anyhow::Result<BTreeMap<String, (u64, u64)>> {
-        let text = fs::read_to_string(format!("/proc/{}/net/dev", self.switch.id()))?;
-        Ok(text.lines().filter_map(counters_of).collect())
-    }
-}
-
-impl Drop for Meter {
-    fn drop(&mut self) {
-        // Both fail only if it has ended.
-        let _ = self.switch.kill();
-        let _ = self.switch.wait();
-    }
-}
-
-/// A line of `/proc/net/dev`: name, bytes received, seven other numbers, bytes sent.
-fn counters_of(line: &str) -> Option<(String, (u64, u64))> {
-    let (name, rest) = line.split_once(':')?;
-    let numbers: Vec<u64> = rest.split_whitespace().map_while(|number| number.parse().ok()).collect();
-    Some((name.trim().to_owned(), (*numbers.first()?, *numbers.get(8)?)))
 }
 
 /// How busy the machine was.
@@ -222,13 +179,6 @@ pub(crate) fn to_f64(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counters_are_those_of_bytes() {
-        let line = " port3: 1001 2 0 0 0 0 0 0 2002 5 0 0 0 0 0 0";
-        assert_eq!(counters_of(line), Some(("port3".to_owned(), (1001, 2002))));
-        assert_eq!(counters_of("Inter-|   Receive  |  Transmit"), None);
-    }
 
     #[test]
     fn waiting_is_not_busy() {

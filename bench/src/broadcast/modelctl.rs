@@ -101,14 +101,21 @@ impl System for Modelctl {
             Origin::Seed => starter.seed()?,
         };
         let mut peers = Vec::new();
-        if self.via == Via::Peer {
-            for peer in 0..lab.peers.len() {
-                peers.push(starter.peer(peer)?);
-            }
+        for peer in 0..lab.peers.len() {
+            peers.push(match self.via {
+                _ if lab.cast.is_corrupt(peer) => Some(starter.double(peer)?),
+                Via::Peer => Some(starter.peer(peer)?),
+                Via::Pull => None,
+            });
         }
-        for peer in &mut peers {
+        for (number, peer) in peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
             peer.ready()?;
-            peer.logged("connected to the scheduler")?;
+            if lab.cast.is_corrupt(number) {
+                scheduler.logged("name=\"double\"")?;
+            } else {
+                peer.logged("connected to the scheduler")?;
+            }
         }
         let pulls = lab.peers.iter().map(|_| None).collect();
         Ok(Box::new(Fleet { starter, scheduler, origin, peers, pulls }))
@@ -205,6 +212,21 @@ impl Starter<'_> {
         self.start(self.peer_command(&self.lab.peers[peer], &name)?, &name)
     }
 
+    /// A peer that claims to have everything and serves wrong bytes.
+    fn double(&self, peer: usize) -> anyhow::Result<Process> {
+        let Lab { double, peers, model, dir, aside, .. } = self.lab;
+        let mut command = peers[peer].command(double.as_deref().context("there is a double")?);
+        command.args(["double", "--behaviour", "wrong-bytes"]);
+        command.args(["--listen", &format!("{}:{PEER_PORT}", peers[peer].address)]);
+        command.args(["--scheduler", &format!("http://{}:{SCHEDULER_PORT}", aside.address)]);
+        command.args(["--layout", path(&model.layout), "--tag", model.tag]).env("TMPDIR", dir);
+        self.add_key(&mut command);
+        if self.system.data == Data::Plain {
+            command.arg("--data-plain");
+        }
+        self.start(command, &format!("double{}", peer + 1))
+    }
+
     /// What pulls name.
     fn reference(&self) -> String {
         match self.system.origin {
@@ -244,7 +266,8 @@ struct Fleet<'a> {
     scheduler: Process,
     #[expect(dead_code, reason = "it runs as long as the fleet")]
     origin: Process,
-    peers: Vec<Process>,
+    /// Those that have one besides their pulls.
+    peers: Vec<Option<Process>>,
     pulls: Vec<Option<Process>>,
 }
 
@@ -271,13 +294,13 @@ impl Standing for Fleet<'_> {
     }
 
     fn kill(&mut self, peer: usize) {
-        for process in self.peers.get_mut(peer).into_iter().chain(self.pulls[peer].as_mut()) {
+        for process in self.peers[peer].as_mut().into_iter().chain(self.pulls[peer].as_mut()) {
             process.kill();
         }
     }
 
     fn peer_pids(&self) -> Vec<u32> {
-        self.peers.iter().chain(self.pulls.iter().flatten()).map(Process::pid).collect()
+        self.peers.iter().chain(&self.pulls).flatten().map(Process::pid).collect()
     }
 
     fn moved(&self) -> Option<Moved> {

@@ -40,7 +40,6 @@ pub(crate) trait Standing: Debug {
     fn is_done(&mut self, peer: usize) -> anyhow::Result<bool>;
 
     /// `kill -9` of everything that the peer runs.
-    #[expect(dead_code, reason = "it is a fault")]
     fn kill(&mut self, peer: usize);
 
     /// The process ids of what peers run, without their children.

@@ -15,7 +15,7 @@ use super::{measured::Conditions, meter::Sample};
 pub(crate) fn write(
     file: &Path,
     system: &str,
-    conditions: &Conditions,
+    conditions: &Conditions<'_>,
     samples: &[Sample],
 ) -> anyhow::Result<()> {
     let context = || format!("cannot write `{}`", file.display());

@@ -82,7 +82,7 @@ pub(crate) fn run(args: BuildArgs) -> anyhow::Result<()> {
 }
 
 fn measure(args: &BuildArgs) -> anyhow::Result<()> {
-    let modelctl = find(&args.modelctl)?;
+    let modelctl = find(&args.modelctl, "--modelctl")?;
     let in_memory = if args.dest == Dest::Tmpfs { args.size.0 * COPIES } else { 0 };
     let site = Site::new(args.dest, in_memory)?;
     tell("making the files");

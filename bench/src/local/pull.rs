@@ -97,7 +97,7 @@ pub(crate) fn run(args: PullArgs) -> anyhow::Result<()> {
 }
 
 fn measure(args: &PullArgs) -> anyhow::Result<()> {
-    let modelctl = find(&args.modelctl)?;
+    let modelctl = find(&args.modelctl, "--modelctl")?;
     let site = Site::new(args.dest, args.size.0 * COPIES)?;
     tell("making the model and the registry");
     let model = Model::new(&modelctl, &site.memory, "model", args.size.0)?;

@@ -78,7 +78,7 @@ pub(crate) fn run(args: PushArgs) -> anyhow::Result<()> {
 }
 
 fn measure(args: &PushArgs) -> anyhow::Result<()> {
-    let modelctl = find(&args.modelctl)?;
+    let modelctl = find(&args.modelctl, "--modelctl")?;
     let site = Site::new(Dest::Tmpfs, args.size.0 * COPIES)?;
     tell("making the model");
     let model = Model::new(&modelctl, &site.memory, "model", args.size.0)?;

@@ -104,7 +104,7 @@ fn measure(args: &SmallArgs) -> anyhow::Result<()> {
     let rounds = args.runs + WARM_UP;
     let site = Site::new(Dest::Tmpfs, args.size.0 * COPIES * u64::try_from(rounds)?)?;
     tell("making the fleet");
-    let fleet = Fleet::new(&site, find(&args.modelctl)?)?;
+    let fleet = Fleet::new(&site, find(&args.modelctl, "--modelctl")?)?;
     let curl = are_installed(&["curl"]);
     let mut ways: Vec<(&'static str, Vec<Duration>)> = vec![("origin", Vec::new()), ("fleet", Vec::new())];
     if curl.is_ok() {

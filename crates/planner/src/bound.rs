@@ -43,10 +43,16 @@ pub struct Bound {
 impl Bound {
     /// The bound on giving `bytes` to everybody in `receivers`. An origin of unknown rate is `None` and binds nothing.
     pub fn new(bytes: u64, origin_up: Option<f64>, receivers: &[Rates]) -> Self {
+        Self::with_helpers(bytes, origin_up, receivers, &[])
+    }
+
+    /// The same when `helpers` send too, and whether or not they get everything does not matter: the others when only
+    /// some are to be done. Racks have a bound of their own, in which each is a member with its uplink as card.
+    pub fn with_helpers(bytes: u64, origin_up: Option<f64>, receivers: &[Rates], helpers: &[Rates]) -> Self {
         let bytes = to_f64(bytes);
         let count = to_f64(receivers.len() as u64);
         let origin_up = origin_up.unwrap_or(f64::INFINITY);
-        let peers_up: f64 = receivers.iter().map(|rates| rates.up).sum();
+        let peers_up: f64 = receivers.iter().chain(helpers).map(|rates| rates.up).sum();
         let slowest = receivers.iter().map(|rates| rates.down).fold(f64::INFINITY, f64::min);
         let beyond_origin = (count - ORIGIN_COPIES).max(0.0);
         Self {
@@ -102,6 +108,8 @@ fn to_f64(value: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MB: u64 = 1_000_000;
@@ -152,5 +160,38 @@ mod tests {
         assert_eq!(rounds(512, 8), 511 + 4);
         assert_eq!(rounds(512, 63), 511 + 6);
         assert_eq!(rounds(0, 63), 0);
+    }
+
+    /// Members with cards of 1 to 1000 MB/s.
+    fn members(max: usize) -> impl Strategy<Value = Vec<Rates>> {
+        let rates = (1.0_f64..1000.0, 1.0_f64..1000.0)
+            .prop_map(|(up, down)| Rates { up: up * 1e6, down: down * 1e6 });
+        proptest::collection::vec(rates, 0..max)
+    }
+
+    proptest! {
+        #[test]
+        fn help_is_never_worse_than_none(
+            receivers in members(8), helpers in members(8), more in members(3), origin in 1.0_f64..1000.0,
+        ) {
+            let bound = |helpers: &[Rates]| Bound::with_helpers(1000 * MB, Some(origin * 1e6), &receivers, helpers);
+            let both = [helpers.clone(), more].concat();
+            prop_assert!(bound(&both).time() <= bound(&helpers).time());
+            prop_assert!(bound(&helpers).time() <= bound(&[]).time());
+            prop_assert_eq!(bound(&[]), Bound::new(1000 * MB, Some(origin * 1e6), &receivers));
+        }
+
+        #[test]
+        fn who_only_helps_is_not_waited_for(
+            receivers in members(8), helper in 1.0_f64..1000.0, origin in 1.0_f64..1000.0,
+        ) {
+            // To receive as well is never faster than only to send.
+            let rates = Rates { up: helper * 1e6, down: helper * 1e6 };
+            let helping = Bound::with_helpers(1000 * MB, Some(origin * 1e6), &receivers, &[rates]);
+            let receiving = Bound::new(1000 * MB, Some(origin * 1e6), &[receivers.clone(), vec![rates]].concat());
+            prop_assert!(helping.time() <= receiving.time());
+            // And its own speed to receive binds nobody else.
+            prop_assert_eq!(helping.receiver, Bound::new(1000 * MB, None, &receivers).receiver);
+        }
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Cast<'a> {
     pub(crate) serving: Vec<PeerId>,
     /// Those who have everything: first members, else seeds if no member can read the origin.
     pub(crate) holders: Vec<PeerId>,
+    /// Those who announce a local artifact, ascending.
+    pub(crate) seeds: Vec<PeerId>,
     /// Those who may be entrants, ascending.
     pub(crate) eligible: BTreeSet<PeerId>,
 }

@@ -322,7 +322,8 @@ impl SwarmState {
         }
         let serving = self.not_straggling(trust.best(&wanting));
         let eligible = if holders.is_empty() { readers } else { serving.clone() };
-        Cast { trust, wanting, unaware, serving, holders, eligible: eligible.into_iter().collect() }
+        let seeds = of(&|member| member.is_seed);
+        Cast { trust, wanting, unaware, serving, holders, seeds, eligible: eligible.into_iter().collect() }
     }
 
     /// Begins a repair, or goes back to the last one that somebody is still in.
@@ -491,25 +492,31 @@ impl SwarmState {
         before.iter().copied().chain(holding).take(count).collect()
     }
 
-    fn backups_of(&self, peer: PeerId, stripe: usize, source: StripeSource, cast: &Cast<'_>) -> Vec<PeerId> {
-        let seeds = self.members.iter().filter(|(_, member)| member.is_seed).map(|(seed, _)| *seed);
-        let rotated = |all: &[PeerId]| {
-            let at = stripe % all.len().max(1);
-            [&all[at..], &all[..at]].concat()
+    fn backups_of<'a>(
+        &'a self,
+        peer: PeerId,
+        stripe: usize,
+        source: StripeSource,
+        cast: &'a Cast<'_>,
+    ) -> Vec<PeerId> {
+        let rotated = |all: &'a [PeerId]| {
+            let (head, tail) = all.split_at(stripe % all.len().max(1));
+            tail.iter().chain(head).copied()
         };
-        let candidates =
-            rotated(&cast.holders).into_iter().chain(self.trees[stripe].interiors()).chain(seeds);
-        let candidates: Vec<PeerId> = candidates.chain(rotated(&cast.wanting)).collect();
+        // Only as many are looked at as it takes: everybody asks this for every stripe.
+        let candidates = || {
+            let serving = rotated(&cast.holders).chain(self.trees[stripe].interiors());
+            serving.chain(cast.seeds.iter().copied()).chain(rotated(&cast.wanting))
+        };
         let mut backups = Vec::new();
         for standing in [Standing::Good, Standing::Suspect] {
-            for other in candidates.iter().copied().filter(|other| cast.trust.standing(*other) == standing) {
+            for other in candidates().filter(|other| cast.trust.standing(*other) == standing) {
                 let is_new = other != peer && source != StripeSource::Parent(other);
-                if backups.len() < BACKUPS
-                    && is_new
-                    && !backups.contains(&other)
-                    && cast.trust.may_serve(other, peer)
-                {
+                if is_new && !backups.contains(&other) && cast.trust.may_serve(other, peer) {
                     backups.push(other);
+                }
+                if backups.len() == BACKUPS {
+                    return backups;
                 }
             }
         }

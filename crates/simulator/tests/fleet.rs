@@ -28,11 +28,12 @@ fn copies(report: &Report, options: &Options) -> f64 {
 /// Runs, and requires that every node but `dead` is complete.
 fn check(name: &str, options: &Options, dead: &[usize]) -> (Report, f64) {
     let report = run(options);
-    let rates = vec![Rates { up: RATE as f64, down: RATE as f64 }; options.nodes];
-    let bound = Bound::new(u64::from(options.pieces) * PIECE_BYTES, Some(RATE as f64), &rates).time();
+    let rate = options.rate as f64;
+    let rates = vec![Rates { up: rate, down: rate }; options.nodes];
+    let bound = Bound::new(u64::from(options.pieces) * PIECE_BYTES, Some(rate), &rates).time();
     let last = report.done.iter().flatten().max().copied().unwrap_or_default();
     let ratio = last.as_secs_f64() / bound.as_secs_f64();
-    let discrete = discrete_optimum(options.pieces, options.nodes as u32, PIECE_BYTES, RATE as f64);
+    let discrete = discrete_optimum(options.pieces, options.nodes as u32, PIECE_BYTES, rate);
     println!(
         "{name}: N={} ratio {ratio:.3} (discrete {:.3}) origin {:.3} events {}",
         options.nodes,
@@ -61,6 +62,18 @@ fn clean_fleets_finish_near_the_bound_and_read_the_origin_once() {
             copies(&report, &options)
         );
         assert!(ratio <= 1.3, "N={nodes}: {ratio}");
+    }
+}
+
+#[test]
+fn a_small_artifact_on_slow_cards_is_near_the_bound_too() {
+    for seed in 1..=3 {
+        for nodes in [4, 8, 16] {
+            let options = Options { pieces: 256, rate: 24 << 20, seed, ..fleet(nodes, vec![]) };
+            let (report, ratio) = check("small and slow", &options, &[]);
+            assert!(copies(&report, &options) <= 1.02, "N={nodes}: {}", copies(&report, &options));
+            assert!(ratio <= 1.12, "N={nodes}: {ratio}");
+        }
     }
 }
 
@@ -100,7 +113,8 @@ fn after_a_take_over_in_the_middle_the_origin_is_still_read_once() {
                 let (report, ratio) = check("take-over", &options, &[]);
                 let copies = copies(&report, &options);
                 assert!(copies <= 1.05, "N={nodes} at {at:?}, {after:?} without: the origin sent {copies}");
-                assert!(ratio <= 1.5, "N={nodes} at {at:?}, {after:?} without: {ratio}");
+                // All of it takes half a second; the origin may rest for 300 ms of that while stripes change hands.
+                assert!(ratio <= 1.7, "N={nodes} at {at:?}, {after:?} without: {ratio}");
             }
         }
     }

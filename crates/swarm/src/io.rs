@@ -14,11 +14,11 @@ pub struct Config {
     pub standalone: bool,
     /// Reads outstanding at the origin, at most; fewer when many entrants share it.
     pub origin_reads_max: u32,
-    /// Pieces in one read from the origin, at most.
+    /// Pieces in one read from the origin, at most; fewer of a small artifact.
     pub origin_run_pieces: u32,
     /// Reads outstanding on one link, at most; a link's grant may allow fewer.
     pub link_reads_max: u32,
-    /// Pieces in one read from a peer, at most.
+    /// Pieces in one read from a peer, at most; fewer of a small artifact.
     pub peer_run_pieces: u32,
     /// How far ahead of the first missing piece of a source a piece may be picked, counted in missing pieces.
     pub window_pieces: u32,
@@ -81,6 +81,25 @@ pub enum ReadOutcome {
     NotHere,
     /// The source serves no more reads.
     SourceGone,
+}
+
+/// The least number of reads in which an artifact is moved between peers: each holds its source up for its length, and
+/// there are several hops.
+const READS_MIN: u32 = 512;
+
+impl Config {
+    /// The same for an artifact of so many pieces: the smaller it is, the smaller its reads.
+    pub(crate) fn for_pieces(self, count: u32) -> Self {
+        if self.standalone {
+            return self;
+        }
+        let run_max = (count / READS_MIN).max(1);
+        Self {
+            origin_run_pieces: self.origin_run_pieces.min(run_max),
+            peer_run_pieces: self.peer_run_pieces.min(run_max),
+            ..self
+        }
+    }
 }
 
 /// What a swarm is told.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use modelpack::layout::PieceIndex;
+use modelpack::layout::{PIECE_BYTES, PieceIndex};
 
 use crate::bits::Bits;
 use crate::io::ReadId;
@@ -18,8 +18,9 @@ const SAMPLE_WEIGHT: f64 = 0.3;
 /// short enough that pieces promised to a link are not held up by it.
 const DEPTH_TIME: f64 = 0.1;
 
-/// Bytes in flight before a rate is known, and on any link that carries less: one read of default size.
-const DEPTH_MIN: u64 = 4 << 20;
+/// Bytes in flight before a rate is known, and on any link that carries less: one piece. A slow source that many ask
+/// would else hold what the last of them asked for until it has sent several pieces to each.
+const DEPTH_MIN: u64 = PIECE_BYTES;
 
 /// The first wait before a lost link is opened again; it doubles up to `RECONNECT_DOUBLINGS` times.
 const RECONNECT: Duration = Duration::from_millis(500);

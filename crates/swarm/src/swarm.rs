@@ -99,7 +99,7 @@ impl Swarm {
         let outputs = have.runs().into_iter().map(|run| Output::Announce { run }).collect();
         let mut swarm = Self {
             random: mix(config.seed),
-            config,
+            config: config.for_pieces(layout.piece_count()),
             layout,
             now,
             started: now,

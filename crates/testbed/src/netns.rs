@@ -1,22 +1,29 @@
 //! Network namespaces on one bridge, with shaped network cards.
 //!
-//! Owns: making and removing them, their addresses, rates and counters. Does not own: what runs in them.
+//! Owns: making and removing them, their addresses, racks. Does not own: what runs in them, how a rate is kept (`shape`),
+//! counting (`counters`).
 //!
 //! The bridge has a namespace of its own, so that nothing appears in the machine's network and no rule of its firewall
 //! applies. A namespace's name says which process made it: what a killed run left is found by that and removed.
+
+mod counters;
+mod inside;
+mod shape;
 
 use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
     path::Path,
     process::{Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use self::{counters::Counters, shape::shape};
+pub use self::{counters::Traffic, shape::Mbit};
 use crate::maker::Maker;
 
 /// The bridge's own namespace, and the bridge in it.
@@ -26,27 +33,23 @@ const BRIDGE: &str = "br0";
 /// The network card within a host's namespace.
 const CARD: &str = "eth0";
 
-/// What a card may send at once: above the 64 KiB that the kernel hands over in one piece.
-const BURST_BYTES: u32 = 256 << 10;
-
-/// What waits in front of a card, as time at its rate.
-const QUEUE_MS: u32 = 50;
-
 /// How long processes may take to go away after SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A rate in megabits per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mbit(
-    /// How many.
-    pub u32,
-);
-
-/// The bridge, and how many hosts are on it.
+/// The bridges, and how many hosts and racks there are.
 #[derive(Debug)]
 pub struct Network {
     maker: Maker,
+    counters: Counters,
     hosts: u8,
+    racks: u8,
+}
+
+/// A bridge of its own below the bridge of all, over one cable.
+#[derive(Clone, Debug)]
+pub struct Rack {
+    switch: String,
+    number: u8,
 }
 
 /// One namespace with one network card.
@@ -75,31 +78,53 @@ impl Network {
     /// # Errors
     /// If this process may not make namespaces.
     pub fn new(maker: Maker) -> anyhow::Result<Self> {
-        let network = Self { maker, hosts: 0 };
-        let switch = network.name(SWITCH);
+        let switch = name_of(maker, SWITCH);
         ip(&["netns", "add", &switch])?;
-        ip(&["-n", &switch, "link", "add", BRIDGE, "type", "bridge"])?;
-        ip(&["-n", &switch, "link", "set", BRIDGE, "up"])?;
+        let opened = Counters::open(&switch).inspect_err(|_| sweep(maker))?;
+        let network = Self { maker, counters: opened, hosts: 0, racks: 0 };
+        bridge(&switch, BRIDGE)?;
         Ok(network)
     }
 
     fn name(&self, host: &str) -> String {
-        format!("{}-{host}", self.maker)
+        name_of(self.maker, host)
     }
 
     /// A host of that name, whose card does `rate` in each direction.
     pub fn add(&mut self, name: &str, rate: Mbit) -> anyhow::Result<Host> {
+        self.plug(name, rate, BRIDGE)
+    }
+
+    /// A rack, whose cable to the bridge of all does `uplink` in each direction.
+    pub fn add_rack(&mut self, uplink: Mbit) -> anyhow::Result<Rack> {
+        self.racks = self.racks.checked_add(1).context("too many racks")?;
+        let rack = Rack { switch: self.name(SWITCH), number: self.racks };
+        let (switch, above, below) = (rack.switch.as_str(), rack.above(), rack.below());
+        bridge(switch, &rack.bridge())?;
+        ip(&["-n", switch, "link", "add", &above, "type", "veth", "peer", "name", &below])?;
+        ip(&["-n", switch, "link", "set", &above, "master", BRIDGE, "up"])?;
+        ip(&["-n", switch, "link", "set", &below, "master", &rack.bridge(), "up"])?;
+        rack.shape(uplink)?;
+        Ok(rack)
+    }
+
+    /// A host in that rack.
+    pub fn add_in_rack(&mut self, rack: &Rack, name: &str, rate: Mbit) -> anyhow::Result<Host> {
+        self.plug(name, rate, &rack.bridge())
+    }
+
+    fn plug(&mut self, name: &str, rate: Mbit, bridge: &str) -> anyhow::Result<Host> {
         self.hosts = self.hosts.checked_add(1).filter(|count| *count < u8::MAX).context("too many hosts")?;
         let host = Host {
             namespace: self.name(name),
             switch: self.name(SWITCH),
-            port: format!("port{}", self.hosts),
+            port: port(self.hosts),
             address: Ipv4Addr::new(10, 99, 0, self.hosts),
         };
         let Host { namespace, switch, port, .. } = &host;
         ip(&["netns", "add", namespace])?;
         ip(&["-n", switch, "link", "add", port, "type", "veth", "peer", "name", CARD, "netns", namespace])?;
-        ip(&["-n", switch, "link", "set", port, "master", BRIDGE, "up"])?;
+        ip(&["-n", switch, "link", "set", port, "master", bridge, "up"])?;
         ip(&["-n", namespace, "address", "add", &format!("{}/24", host.address), "dev", CARD])?;
         ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         ip(&["-n", namespace, "link", "set", CARD, "up"])?;
@@ -107,7 +132,17 @@ impl Network {
         Ok(host)
     }
 
-    /// A command that runs where all packets pass, and the interface to look at.
+    /// What every host's card has moved, in the order in which hosts were added. Cheap: no process is started.
+    pub fn counters(&self) -> anyhow::Result<Vec<Traffic>> {
+        self.counters.across((1..=self.hosts).map(port))
+    }
+
+    /// What every rack's cable has moved, as the rack sees it.
+    pub fn uplinks(&self) -> anyhow::Result<Vec<Traffic>> {
+        self.counters.across((1..=self.racks).map(above))
+    }
+
+    /// A command that runs where all packets pass that leave a rack, and the interface to look at.
     pub fn on_the_bridge(&self, program: &Path) -> (Command, &'static str) {
         (command_in(&self.name(SWITCH), program), BRIDGE)
     }
@@ -125,30 +160,32 @@ impl Host {
         command_in(&self.namespace, program)
     }
 
-    /// The bridge's end of its cable, by the name of its interface.
-    pub fn port(&self) -> &str {
-        &self.port
+    /// Does `work` in a thread of this process that is there: its sockets are that host's. It dies with this process, but
+    /// [`Host::kill_all`] does not know of it.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<anyhow::Result<T>> {
+        inside::spawn(self.namespace.clone(), work)
     }
 
     /// Gives its card another rate, in both directions.
     pub fn shape(&self, rate: Mbit) -> anyhow::Result<()> {
-        let (rate, burst, queue) =
-            (format!("{}mbit", rate.0), BURST_BYTES.to_string(), format!("{QUEUE_MS}ms"));
-        for (namespace, card) in [(self.namespace.as_str(), CARD), (&self.switch, &self.port)] {
-            run(
-                "tc",
-                &[
-                    "-n", namespace, "qdisc", "replace", "dev", card, "root", "tbf", "rate", &rate, "burst",
-                    &burst, "latency", &queue,
-                ],
-            )?;
-        }
-        Ok(())
+        shape(&self.namespace, CARD, rate)?;
+        shape(&self.switch, &self.port, rate)
     }
 
     /// Kills whatever runs there.
     pub fn kill_all(&self) {
         kill_within(KILL_PATIENCE, &self.namespace);
+    }
+
+    /// Lets its card do what it can, in both directions.
+    pub fn unshape(&self) -> anyhow::Result<()> {
+        for (namespace, card) in [(self.namespace.as_str(), CARD), (&self.switch, &self.port)] {
+            run("tc", &["-n", namespace, "qdisc", "delete", "dev", card, "root"])?;
+        }
+        Ok(())
     }
 
     /// Pulls its cable out, or puts it back.
@@ -166,6 +203,46 @@ impl Host {
         let text = run("ip", &["netns", "exec", &self.namespace, "cat", &path])?;
         text.trim().parse().context("the kernel counts in numbers")
     }
+}
+
+impl Rack {
+    /// Gives its cable another rate, in both directions.
+    pub fn shape(&self, uplink: Mbit) -> anyhow::Result<()> {
+        shape(&self.switch, &self.above(), uplink)?;
+        shape(&self.switch, &self.below(), uplink)
+    }
+
+    fn bridge(&self) -> String {
+        format!("rack{}", self.number)
+    }
+
+    fn above(&self) -> String {
+        above(self.number)
+    }
+
+    /// The rack's end of its cable.
+    fn below(&self) -> String {
+        format!("below{}", self.number)
+    }
+}
+
+/// A host's port.
+fn port(number: u8) -> String {
+    format!("port{number}")
+}
+
+/// The end of a rack's cable that is in the bridge of all.
+fn above(number: u8) -> String {
+    format!("above{number}")
+}
+
+fn name_of(maker: Maker, host: &str) -> String {
+    format!("{maker}-{host}")
+}
+
+fn bridge(switch: &str, name: &str) -> anyhow::Result<()> {
+    ip(&["-n", switch, "link", "add", name, "type", "bridge"])?;
+    ip(&["-n", switch, "link", "set", name, "up"])
 }
 
 fn command_in(namespace: &str, program: &Path) -> Command {

@@ -25,13 +25,13 @@ pub fn are_installed(tools: &[&str]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If there is none.
-pub fn find(program: &Path) -> anyhow::Result<PathBuf> {
+pub fn find(program: &Path, flag: &str) -> anyhow::Result<PathBuf> {
     let is_name = program.components().count() == 1 && !program.exists();
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| path.is_file());
     let path = found.filter(|_| is_name).unwrap_or_else(|| program.to_path_buf());
     fs::canonicalize(&path).with_context(|| {
-        format!("there is no program `{}`: build it, or name another with --modelctl", program.display())
+        format!("there is no program `{}`: build it, or name another with {flag}", program.display())
     })
 }
 

@@ -1,0 +1,5 @@
+//! What `bench` measures beside modelctl, tried alone. Does not own: the unit tests of `bench`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod systems;
