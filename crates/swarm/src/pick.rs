@@ -16,6 +16,13 @@ use crate::swarm::Swarm;
 /// would only make all entrants' last pieces arrive together, at the very end.
 const ORIGIN_READS_TOTAL: u32 = 8;
 
+/// Whoever reads alone from the origin asks for so many pieces at once, at most: a read that fails late costs no more
+/// than what had not come, but its connection is not used by others meanwhile.
+const ALONE_RUN_PIECES_MAX: u32 = 16;
+
+/// In how many rounds of all its reads what is left would come, if they stayed as long as the next.
+const ALONE_ROUNDS: u32 = 2;
+
 /// Pieces looked at for one read, at most.
 const SCAN_MAX: usize = 256;
 
@@ -144,6 +151,17 @@ impl Swarm {
         (ORIGIN_READS_TOTAL / entrants).clamp(1, self.config.origin_reads_max.max(1))
     }
 
+    /// Pieces in the next read from the origin, at most. Whoever reads alone asks for much at once, because a request
+    /// costs a registry more than its bytes do; and for less towards the end, so that all reads end together.
+    fn origin_run_pieces(&self) -> u32 {
+        if !self.config.standalone {
+            return self.config.origin_run_pieces;
+        }
+        let left: u32 = self.stripes.all().iter().map(|stripe| stripe.wanted).sum();
+        let share = left / (self.origin_reads_max().max(1) * ALONE_ROUNDS);
+        share.min(ALONE_RUN_PIECES_MAX).max(self.config.origin_run_pieces)
+    }
+
     fn post_to_origin(&mut self) -> bool {
         let OriginState::Up { ranges } = self.origin.state else { return false };
         let reads = u32::try_from(self.origin.reads.len()).unwrap_or(u32::MAX);
@@ -162,10 +180,8 @@ impl Swarm {
         let blob = self.layout.pieces_of(self.layout.span(first).blob);
         let mut run = Run::one(first);
         if ranges {
-            while run.len() < self.config.origin_run_pieces
-                && run.end < blob.end
-                && self.is_for_origin(run.end)
-            {
+            let pieces_max = self.origin_run_pieces();
+            while run.len() < pieces_max && run.end < blob.end && self.is_for_origin(run.end) {
                 run.end.0 += 1;
             }
         } else {
