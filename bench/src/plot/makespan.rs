@@ -24,10 +24,12 @@ pub(crate) fn series(results: &[Value]) -> Vec<Series> {
     let broadcasts: Vec<Broadcast> =
         healthy.filter_map(|result| Broadcast::deserialize(result).ok()).collect();
     let setting = |one: &Broadcast| format!("{} at {:.0} mbit", bytes(one.size), one.rate_mbit);
-    let several = broadcasts.iter().any(|one| setting(one) != setting(&broadcasts[0]));
+    // The title says this one.
+    let usual = broadcasts.first().map(setting);
     let mut series: Vec<Series> = Vec::new();
     for one in broadcasts {
-        let name = if several { format!("{} {}", one.system, setting(&one)) } else { one.system.clone() };
+        let is_usual = usual == Some(setting(&one));
+        let name = if is_usual { one.system.clone() } else { format!("{}, {}", one.system, setting(&one)) };
         let (n, ratio) = (one.n, one.last_s / one.bound_s);
         let index = series.iter().position(|series| series.name == name).unwrap_or_else(|| {
             series.push(Series { name, points: BTreeMap::new(), of: one });
