@@ -11,7 +11,6 @@ mod local;
 mod output;
 mod plan;
 mod plot;
-#[cfg_attr(not(test), allow(dead_code, reason = "what no benchmark needs yet"))]
 mod statistics;
 
 use std::process::ExitCode;
@@ -21,7 +20,7 @@ use testbed::{maker::Maker, stage};
 
 use crate::output::tell;
 
-/// What the kernel calls this program.
+/// What this program is called in names of what it makes.
 const TOOL: &str = "bench";
 
 /// Measure modelctl beside what people use today

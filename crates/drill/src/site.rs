@@ -17,7 +17,7 @@ use testbed::{
     stage,
 };
 
-/// What the kernel calls this program.
+/// What this program is called in names of what it makes.
 pub(crate) const TOOL: &str = "fleet-drill";
 
 /// Copies of the model on disk at a time: the source, its layout and its registry; a store and an output a peer, with

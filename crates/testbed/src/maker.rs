@@ -1,6 +1,6 @@
 //! Who made something on this machine that outlives a killed process. Does not own what was made.
 
-use std::{fmt, fs};
+use std::{fmt, path::Path};
 
 /// What every name begins with.
 const PREFIX: &str = "modelcast";
@@ -13,7 +13,7 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// This process, which runs that program; `tool` is what the kernel calls it.
+    /// This process, which runs that program.
     pub fn this(tool: &'static str) -> Self {
         Self { tool, pid: std::process::id() }
     }
@@ -38,9 +38,9 @@ impl Maker {
         self.pid
     }
 
-    /// Whether it still runs.
+    /// Whether there is a process of that id. If it is another by now, what the first left stays until that has ended.
     pub(crate) fn is_running(self) -> bool {
-        fs::read_to_string(format!("/proc/{}/comm", self.pid)).is_ok_and(|name| name.trim() == self.tool)
+        Path::new(&format!("/proc/{}", self.pid)).exists()
     }
 }
 
