@@ -109,7 +109,8 @@ pub(crate) fn run(args: &ReceiverArgs) -> anyhow::Result<()> {
             (link, args.window.context("a file has a handle")?)
         }
     };
-    let pull = Pull { link, window, bytes, pool: Pool::new(BUFFERS, piece_bytes()), place, events, heard };
+    let pool = Pool::new(BUFFERS, piece_bytes())?;
+    let pull = Pull { link, window, bytes, pool, place, events, heard };
     let received = pull.run();
     over.store(true, Ordering::Relaxed);
     say(&received?)

@@ -39,7 +39,8 @@ impl AsRef<[u8]> for Piece {
 impl Buffers {
     pub(crate) fn new() -> Self {
         let slot = usize::try_from(PIECE_BYTES).expect("a piece fits the address space");
-        Self { pool: Pool::new(BUFFERS, slot), permits: Arc::new(Semaphore::new(BUFFERS)) }
+        let pool = Pool::new(BUFFERS, slot).expect("a process has address space for 64 MiB");
+        Self { pool, permits: Arc::new(Semaphore::new(BUFFERS)) }
     }
 
     /// A buffer for `len` bytes, as soon as one is free.

@@ -144,7 +144,7 @@ impl<'a> Bench<'a> {
         let exports = Exports::new();
         let handle = exports.register(Arc::clone(&export) as Arc<dyn Export>);
         let link = Some(harness.connect(exports.clone(), in_flight_max, sink));
-        let pool = Pool::new(SLOTS, FILE_BYTES);
+        let pool = Pool::new(SLOTS, FILE_BYTES).expect("there is memory");
         Self { harness, link, completions, pool, exports, export, handle, content }
     }
 

@@ -168,7 +168,7 @@ impl Child {
         let link = in_time(tcp::connect(target, 1, sink)).await.unwrap();
         let window = grant.windows.iter().max_by_key(|window| window.bytes).unwrap().handle;
         let len = usize::try_from(PIECE_BYTES).unwrap();
-        let lease = Pool::new(1, len).try_lease(len).unwrap();
+        let lease = Pool::new(1, len).unwrap().try_lease(len).unwrap();
         let deadline = std::time::Instant::now() + PATIENCE;
         assert!(link.post(ReadRequest { id: 1, window, offset: 0, lease, deadline }).is_ok());
         Reading { link, completions, way }

@@ -252,7 +252,7 @@ impl ChildLink {
 
 /// Posts a read of the first bytes of a blob.
 fn post(grant: &GrantedLink, blob: BlobIndex) {
-    let lease = Pool::new(1, 7).try_lease(7).expect("free");
+    let lease = Pool::new(1, 7).unwrap().try_lease(7).expect("free");
     let (window, deadline) = (grant.windows[&blob].handle, std::time::Instant::now() + LONG);
     let request = ReadRequest { id: blob.0.into(), window, offset: 0, lease, deadline };
     grant.link.post(request).expect("room");
@@ -284,7 +284,7 @@ async fn what_is_granted_and_announced_can_be_read() {
     parent.have.coming(coming.clone());
     assert_eq!(child.coming().await, coming);
 
-    let pool = Pool::new(1, 4096);
+    let pool = Pool::new(1, 4096).unwrap();
     for (blob, window) in &grant.windows {
         let len = window.bytes.min(4096);
         let offset = window.bytes - len;

@@ -11,7 +11,9 @@ const LAYERS: &[&[&str]] = &[
     &["modelctl", "drill", "bench"], // the binary, and those that try and measure it from outside
     &["peer", "scheduler"],          // one event loop each
     &["registry", "store", "wire"],  // the edges: network, disk, messages
+    &["transport-rdma"],             // the data plane through network cards
     &["transport"],                  // the data plane and its seam
+    &["verbs"],                      // a wall around libibverbs
     &["testbed"],                    // namespaces and processes, for those that try
     &["telemetry"],                  // metrics and health over HTTP
     &["identity", "memory", "simulator"], // the fleet key; a wall around buffers; the pure crates under a virtual clock

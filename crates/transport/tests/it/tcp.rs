@@ -188,7 +188,7 @@ fn only_the_issued_secret_connects_and_only_until_it_is_revoked() {
     let address = server.local_addr().to_string();
     let live = tcp.receiver.block_on(in_time(connect(&address, link, secret, 1, sink))).expect("issued");
     assert_eq!(live.level(), Level::Tcp);
-    let pool = Pool::new(1, 10);
+    let pool = Pool::new(1, 10).expect("memory");
     live.post(read(&pool, 1, 10)).expect("room");
     completions.recv_timeout(LONG).expect("ends").result.expect("good");
 
@@ -227,7 +227,7 @@ fn a_server_that_shuts_down_ends_its_links() {
     let (sink, completions) = channel();
     let address = server.local_addr().to_string();
     let live = tcp.receiver.block_on(in_time(connect(&address, link, secret, 1, sink))).expect("issued");
-    let pool = Pool::new(1, 10);
+    let pool = Pool::new(1, 10).expect("memory");
     live.post(read(&pool, 1, 10)).expect("room");
     completions.recv_timeout(LONG).expect("ends").result.expect("good");
     stop.send(()).expect("running");
@@ -269,7 +269,7 @@ fn a_torn_down_runtime_ends_every_read() {
     let (sink, completions) = channel();
     let live = receiver.block_on(in_time(connect(&address, 5, SECRET, 3, sink))).expect("it proves itself");
     let _socket = sender.block_on(in_time(fake)).expect("no panic");
-    let pool = Pool::new(3, 10);
+    let pool = Pool::new(3, 10).expect("memory");
     for id in 0..3 {
         live.post(read(&pool, id, 10)).expect("room");
     }
@@ -319,7 +319,7 @@ fn check_answer(bytes: Vec<u8>) -> Vec<Completion> {
     });
     let (sink, completions) = channel();
     let live = tcp.receiver.block_on(in_time(connect(&address, 5, SECRET, 2, sink))).expect("proved");
-    let pool = Pool::new(2, 1000);
+    let pool = Pool::new(2, 1000).expect("memory");
     for id in 1..3 {
         live.post(read(&pool, id, 1000)).expect("room");
     }
