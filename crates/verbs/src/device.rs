@@ -30,7 +30,7 @@ fn list() -> Result<DeviceList, Unavailable> {
     Ok(list)
 }
 
-/// The handle of a device, for [`crate::Context::open`].
+/// Opens a device, for [`crate::Context::open`].
 ///
 /// # Errors
 /// EACCES or EPERM without the right to, ENODEV if it has gone.
@@ -49,4 +49,21 @@ pub(crate) fn open(
         };
         VerbsError::verb("ibv_open_device", name, source)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_devices_or_says_what_is_missing() {
+        match devices() {
+            Ok(devices) => assert!(!devices.is_empty(), "an empty list is an error"),
+            Err(missing) => {
+                assert!(!missing.hint().is_empty(), "{missing}");
+                let error = open("rxe0").expect_err("there is none");
+                assert_eq!(error.hint(), Some(missing.hint()), "{error}");
+            }
+        }
+    }
 }
