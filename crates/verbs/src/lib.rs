@@ -11,8 +11,8 @@
 //! holds the lease of the range by value. [`CompletionQueue`] keeps the sink and the [`MemoryRegion`] of every posted
 //! read until its completion was polled, or until the queue pair was destroyed, after which a device writes nothing.
 //! Whatever a thing stands on it holds by `Arc`, so that queue pairs go before registrations, those before mappings, and
-//! the protection domain and the context last. Registrations never let a peer write. docs/adr says more, under *late
-//! DMA*, and names the test.
+//! the protection domain and the context last. Registrations never let a peer write. docs/adr/0015-late-dma.md
+//! says more, and names the test.
 //!
 //! The lease is gone once its read is posted:
 //!

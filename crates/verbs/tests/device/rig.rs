@@ -151,16 +151,13 @@ pub(crate) fn statuses(done: &[ReadDone]) -> Vec<Option<Status>> {
     done.iter().map(|done| done.status.err().map(|error| error.status)).collect()
 }
 
-/// Bytes that nothing else holds by chance.
-pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(word).flatten().take(bytes).collect()
+/// Bytes that nothing else holds by chance: a counter in each eight, so that none is like another.
+pub(crate) fn noise(bytes: usize, seed: u8) -> Vec<u8> {
+    let mut noise = vec![seed; bytes];
+    for (index, word) in noise.chunks_exact_mut(8).enumerate() {
+        word[..7].copy_from_slice(&index.to_le_bytes()[..7]);
+    }
+    noise
 }
 
 /// A file in memory that holds these bytes, mapped so that this kernel can register it for peers to read.
