@@ -83,6 +83,7 @@ impl Handle {
             mailbox,
             bell: bell.clone(),
             is_up: Arc::clone(&is_up),
+            is_gone: false,
             links: BTreeMap::new(),
             by_qp: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -121,6 +122,8 @@ struct Engine {
     mailbox: Receiver<Command>,
     bell: Bell,
     is_up: Arc<AtomicBool>,
+    /// Nothing comes from the device any more; its descriptors are not looked at again.
+    is_gone: bool,
     links: BTreeMap<u64, Attached>,
     /// The link and lane of each QP.
     by_qp: BTreeMap<u32, (u64, usize)>,
@@ -181,8 +184,11 @@ impl Engine {
 
     fn take_completions(&mut self) {
         let mut done = std::mem::take(&mut self.done);
-        if let Err(error) = self.rail.poll(&mut done) {
+        if !self.is_gone
+            && let Err(error) = self.rail.poll(&mut done)
+        {
             // A queue that cannot be read carries nothing any more.
+            self.is_gone = true;
             self.go_down(&format!("its completions cannot be read: {error}"));
         }
         for Done { id, qp, sink, result } in done.drain(..) {
@@ -202,10 +208,16 @@ impl Engine {
             let name = &self.rail.info().name;
             match event {
                 RailEvent::Down => self.go_down("the port went down"),
-                RailEvent::Up => {
+                RailEvent::Gone => {
+                    self.is_gone = true;
+                    self.go_down("the device is gone");
+                    return;
+                }
+                RailEvent::Up if !self.is_gone => {
                     tracing::info!(rail = %name, "the port is up again");
                     self.is_up.store(true, Ordering::Relaxed);
                 }
+                RailEvent::Up => {}
                 RailEvent::QueuePairFailed(qp) => {
                     let Some((link, lane)) = self.by_qp.get(&qp) else { continue };
                     let Some(attached) = self.links.get(link) else { continue };
@@ -285,7 +297,10 @@ impl Engine {
 
     /// Sleeps until there is a command, a completion, an event or a deadline.
     fn sleep(&mut self) {
-        if let Err(error) = self.rail.arm() {
+        if !self.is_gone
+            && let Err(error) = self.rail.arm()
+        {
+            self.is_gone = true;
             self.go_down(&format!("its completions cannot be waited for: {error}"));
         }
         // What ended before the queue was armed raises no event.
@@ -320,7 +335,9 @@ impl Engine {
             PollFd::from_borrowed_fd(self.rail.completions(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.rail.events(), PollFlags::IN),
         ];
-        match poll(&mut fds, timeout.as_ref()) {
+        // A device that is gone keeps its descriptors readable for ever.
+        let watched = if self.is_gone { &mut fds[..1] } else { &mut fds[..] };
+        match poll(watched, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => tracing::error!(%errno, "poll(2) in the engine"),
         }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use verbs::VerbsError;
+
 /// Something with RDMA did not work. TCP does in every case.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,7 +19,7 @@ pub enum RdmaError {
         max: u64,
     },
     /// The system does not pin the memory.
-    #[error("registering {bytes} bytes with `{rail}` failed")]
+    #[error("`{rail}` cannot have {bytes} bytes of memory")]
     Register {
         /// The device.
         rail: String,
@@ -25,7 +27,7 @@ pub enum RdmaError {
         bytes: usize,
         /// What the system said.
         #[source]
-        source: io::Error,
+        source: VerbsError,
     },
     /// The file cannot be served from memory.
     #[error("window {index} cannot be mapped")]
@@ -49,7 +51,7 @@ pub enum RdmaError {
         rail: String,
         /// What the system said.
         #[source]
-        source: io::Error,
+        source: VerbsError,
     },
     /// The rail has as many links as its completion queue holds.
     #[error("`{rail}` carries as many links as it can")]
@@ -82,40 +84,41 @@ pub enum RdmaError {
 
 impl RdmaError {
     /// What the user may do, if anything.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::PinnedMax { .. } => Some("allow more pinned memory, or leave the rest to TCP"),
-            Self::Register { source, .. } if source.raw_os_error() == Some(ENOMEM) => {
-                Some("raise the limit of locked memory: LimitMEMLOCK=infinity, or `ulimit -l unlimited`")
-            }
-            Self::NoCommonRail => {
-                Some("both ends need RoCE v2 addresses of the same family, or one InfiniBand subnet")
-            }
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Register { source, .. } | Self::QueuePair { source, .. } => return source.hint(),
+            Self::PinnedMax { .. } => "allow more pinned memory, or leave the rest to TCP",
+            Self::NoCommonRail => "both ends need RoCE v2 addresses of one family, or one InfiniBand subnet",
             Self::Probe(_) => {
-                Some("see whether UDP port 4791 passes between the two, and both MTUs fit the path")
+                "see whether UDP port 4791 passes between the two hosts (RoCE), and whether the path carries packets of \
+                 both ports' MTU; `ibv_rc_pingpong` tries the same"
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 }
-
-const ENOMEM: i32 = rustix::io::Errno::NOMEM.raw_os_error();
 
 /// This process cannot use RDMA at all.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
+    /// The machine has no RDMA.
+    #[error(transparent)]
+    Verbs(#[from] verbs::Unavailable),
     /// There are devices, but none can be used now.
-    #[error("no RDMA device can be used: {reasons}")]
+    #[error("no RDMA device can be used: {}", reasons.join("; "))]
     NoRail {
         /// Device by device.
-        reasons: String,
+        reasons: Vec<String>,
     },
-    /// A device that was asked for by name is not there.
-    #[error("there is no RDMA device `{name}`")]
-    NoSuchDevice {
-        /// Its name.
+    /// What was asked for is no device and no network interface of one, or cannot be used.
+    #[error("`{name}` is no RDMA device that can be used, nor the interface of one: {}", reasons.join("; "))]
+    NotUsable {
+        /// What was asked for.
         name: String,
+        /// What there is instead, and what is wrong with it.
+        reasons: Vec<String>,
     },
     /// The engine of a rail cannot be started.
     #[error("the engine of a rail cannot be started")]
@@ -125,13 +128,14 @@ pub enum Unavailable {
 impl Unavailable {
     /// What the user may do, if anything.
     pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::NoRail { .. } => {
-                "`rdma link` must show a port that is ACTIVE; on RoCE its interface needs an IP address"
-            }
-            Self::NoSuchDevice { .. } => "`rdma link` lists the devices",
-            Self::Engine(_) => return None,
-        };
-        Some(hint.to_owned())
+        match self {
+            Self::Verbs(source) => Some(source.hint()),
+            Self::NoRail { .. } | Self::NotUsable { .. } => Some(
+                "`rdma link` shows devices and their ports: one must be ACTIVE, and over Ethernet its interface needs an \
+                 IP address (RoCE v2)"
+                    .to_owned(),
+            ),
+            Self::Engine(_) => None,
+        }
     }
 }

@@ -13,9 +13,22 @@ use std::sync::Arc;
 pub(crate) use card::Pin;
 pub use script::Script;
 
-use crate::{Rdma, rail::Rail};
+use crate::{
+    Options, Rdma, Unavailable,
+    rail::{self, Rail},
+};
 use card::{Net, Port};
 use script::Scripted;
+
+/// Real devices with a script in front of them, for tests of what a real device does when something goes wrong.
+///
+/// # Errors
+/// As [`Rdma::open`].
+pub fn scripted(options: &Options, script: &Script) -> Result<Rdma, Unavailable> {
+    let rails = rail::verbs::open(&options.devices)?;
+    let scripted = |rail| Arc::new(Scripted::new(rail, script)) as Arc<dyn Rail>;
+    Rdma::start(rails.into_iter().map(scripted).collect(), options.pinned_bytes_max)
+}
 
 /// Enough for any test that is not about running out of it.
 const PINNED_BYTES_MAX: u64 = 64 << 30;
@@ -55,7 +68,7 @@ impl Fabric {
         Rdma::start(rails, pinned_bytes_max).expect("the system has threads")
     }
 
-    /// The faults of every card of the fabric.
+    /// The faults of every card of the fabric, but for the network itself.
     pub fn script(&self) -> &Script {
         &self.script
     }
@@ -73,6 +86,16 @@ impl Fabric {
     /// The named card's port goes down, and says so.
     pub fn port_down(&self, rail: &str) {
         self.net.port_down(rail);
+    }
+
+    /// The named card is taken out, and says so.
+    pub fn device_gone(&self, rail: &str) {
+        self.net.device_gone(rail);
+    }
+
+    /// The named card says that this queue pair of its is broken.
+    pub fn queue_pair_failed(&self, rail: &str, qpn: u32) {
+        self.net.queue_pair_failed(rail, qpn);
     }
 
     /// The named card's port comes up again, and says so.

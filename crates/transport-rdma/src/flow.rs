@@ -408,4 +408,3 @@ impl Lane {
         std::mem::take(&mut self.queue)
     }
 }
-

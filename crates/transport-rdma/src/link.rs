@@ -14,12 +14,13 @@ use std::{
 };
 
 use transport::{Completion, CompletionSink, Level, Link, READ_BYTES_MAX, ReadFault, ReadRequest};
+use verbs::Sink;
 
 use crate::{
     RdmaError, RemoteWindow, WINDOW_BYTES, WORK_BYTES_MAX,
     engine::{Bell, Command},
     flow::{Ending, Flow, Part},
-    rail::{Failure, FailureKind, Sink, Work},
+    rail::{Failure, FailureKind, Work},
     rdma::{Inner, Registered},
 };
 

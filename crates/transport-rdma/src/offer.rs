@@ -15,6 +15,7 @@ use std::{
 use crossbeam_channel::{Receiver, unbounded};
 use memory::Region;
 use transport::{Completion, CompletionSink};
+use verbs::VerbsError;
 
 use crate::{
     Endpoint, Probe, QPS_A_RAIL, RailInfo, Rdma, RdmaError, RdmaLink, WORKS_A_QP_MAX, choose,
@@ -65,7 +66,7 @@ impl QueuePair for Counted {
         self.qp.number()
     }
 
-    fn connect(&mut self, peer: &Endpoint, own: &Endpoint) -> io::Result<()> {
+    fn connect(&mut self, peer: &Endpoint, own: &Endpoint) -> Result<(), VerbsError> {
         self.qp.connect(peer, own)
     }
 

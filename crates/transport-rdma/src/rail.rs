@@ -3,26 +3,14 @@
 //! Owns no decision. An implementation keeps one promise on which everything rests: a [`Work`]'s sink is held until the
 //! completion is handed out or [`QueuePair::destroy`] has returned it, and nothing is written afterwards.
 
-use std::{io, ops::Range, os::fd::BorrowedFd, sync::Arc};
+use std::{ops::Range, os::fd::BorrowedFd, sync::Arc};
 
-use memory::{Lease, Region};
+use ::verbs::{MemoryRegion, Sink, VerbsError};
+use memory::Region;
 
 use crate::{Endpoint, RailInfo};
 
-/// A lease that several works write parts of; it comes back when the last of them has ended.
-#[derive(Clone)]
-pub(crate) struct Sink(Arc<Lease>);
-
-impl Sink {
-    pub(crate) fn new(lease: Lease) -> Self {
-        Self(Arc::new(lease))
-    }
-
-    /// The lease, for the last holder.
-    pub(crate) fn into_lease(self) -> Option<Lease> {
-        Arc::into_inner(self.0)
-    }
-}
+pub(crate) mod verbs;
 
 /// What a registration is for. The two are in protection domains of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +24,8 @@ pub(crate) enum Purpose {
 /// A registration of some memory with a rail. Dropped, with its last clone, it is no more; the region stays until then.
 #[derive(Clone)]
 pub(crate) enum Memory {
+    /// With a device.
+    Verbs(Arc<MemoryRegion>),
     /// With the fake fabric.
     Fake(Arc<crate::fake::Pin>),
 }
@@ -44,6 +34,7 @@ impl Memory {
     /// The key by which others name it.
     pub(crate) fn rkey(&self) -> u32 {
         match self {
+            Self::Verbs(region) => region.rkey(),
             Self::Fake(pin) => pin.rkey(),
         }
     }
@@ -105,7 +96,7 @@ pub(crate) trait QueuePair: Send {
     fn number(&self) -> u32;
 
     /// Makes it ready to read or to be read, as it was made for.
-    fn connect(&mut self, peer: &Endpoint, own: &Endpoint) -> io::Result<()>;
+    fn connect(&mut self, peer: &Endpoint, own: &Endpoint) -> Result<(), VerbsError>;
 
     /// Starts reads. On an error the others of `works` are on their way.
     fn post(&mut self, works: Vec<Work>) -> Result<(), Unposted>;
@@ -117,8 +108,10 @@ pub(crate) trait QueuePair: Send {
 /// What a device says by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RailEvent {
-    /// The port carries nothing any more, or the device is gone.
+    /// The port carries nothing any more.
     Down,
+    /// The device is gone, or of no use any more.
+    Gone,
     /// The port carries again.
     Up,
     /// This QP is broken.
@@ -133,15 +126,20 @@ pub(crate) trait Rail: Send + Sync {
     fn works_max(&self) -> usize;
 
     /// Pins memory. EFAULT where the system does not pin such memory for that.
-    fn register(&self, region: &Arc<Region>, range: Range<usize>, purpose: Purpose) -> io::Result<Memory>;
+    fn register(
+        &self,
+        region: &Arc<Region>,
+        range: Range<usize>,
+        purpose: Purpose,
+    ) -> Result<Memory, VerbsError>;
 
-    fn queue_pair(&self, purpose: Purpose) -> io::Result<Box<dyn QueuePair>>;
+    fn queue_pair(&self, purpose: Purpose) -> Result<Box<dyn QueuePair>, VerbsError>;
 
     /// Appends what has ended.
-    fn poll(&self, done: &mut Vec<Done>) -> io::Result<()>;
+    fn poll(&self, done: &mut Vec<Done>) -> Result<(), VerbsError>;
 
     /// From now on the next completion makes [`Self::completions`] readable.
-    fn arm(&self) -> io::Result<()>;
+    fn arm(&self) -> Result<(), VerbsError>;
 
     /// Makes [`Self::completions`] unreadable again.
     fn clear(&self);

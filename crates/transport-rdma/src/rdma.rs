@@ -19,13 +19,13 @@ use crate::{
     RailInfo, RdmaError, Unavailable,
     engine::Handle,
     pinned::{Charge, Windows},
-    rail::{Memory, Purpose, Rail},
+    rail::{self, Memory, Purpose, Rail},
 };
 
 /// What [`Rdma::open`] opens.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The devices by name; all that are active if empty.
+    /// Devices, or network interfaces of devices, by name; every device that can be used if empty.
     pub devices: Vec<String>,
     /// How many bytes of memory may be pinned at once, for reading and serving together. What several rails pin counts
     /// for each of them, as it does for the kernel's limit of locked memory.
@@ -84,20 +84,18 @@ impl Rdma {
     ///
     /// # Errors
     /// If there is none, or what is needed to use it is missing: [`Unavailable::hint`] says what to do.
-    pub fn open(options: Options) -> Result<Self, Unavailable> {
-        let reasons = "verbs are not linked in".to_owned();
-        drop(options);
-        Err(Unavailable::NoRail { reasons })
+    pub fn open(options: &Options) -> Result<Self, Unavailable> {
+        Self::start(rail::verbs::open(&options.devices)?, options.pinned_bytes_max)
     }
 
     /// An engine for each of these rails, which are sorted by name here.
     pub(crate) fn start(mut rails: Vec<Arc<dyn Rail>>, pinned_bytes_max: u64) -> Result<Self, Unavailable> {
         rails.sort_by(|a, b| (&a.info().name, a.info().port).cmp(&(&b.info().name, b.info().port)));
-        let start = |(index, rail): (usize, Arc<dyn Rail>)| {
+        let start = |(index, rail): (usize, Arc<dyn Rail>)| -> Result<RailUnit, Unavailable> {
             let engine = Handle::start(Arc::clone(&rail), index).map_err(Unavailable::Engine)?;
             Ok(RailUnit { rail, engine, lanes: Arc::default() })
         };
-        let rails = rails.into_iter().enumerate().map(start).collect::<Result<_, _>>()?;
+        let rails = rails.into_iter().enumerate().map(start).collect::<Result<_, Unavailable>>()?;
         Ok(Self(Arc::new(Inner {
             rails,
             windows: Windows::new(pinned_bytes_max),

@@ -167,7 +167,7 @@ impl Source {
                     return Ok(Some((region, memories)));
                 }
                 Err(RdmaError::Register { source, .. })
-                    if source.raw_os_error() == Some(Errno::FAULT.raw_os_error()) => {}
+                    if source.errno() == Some(Errno::FAULT.raw_os_error()) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -20,6 +20,7 @@ use rustix::{
     event::{EventfdFlags, eventfd},
     io::{Errno, read, write},
 };
+use verbs::{Rights, VerbsError};
 
 use crate::{
     Endpoint, Network, RailInfo,
@@ -94,6 +95,18 @@ impl Net {
     pub(crate) fn port_down(&self, rail: &str) {
         self.set_cut(rail);
         self.port(rail).say(RailEvent::Down);
+    }
+
+    pub(crate) fn device_gone(&self, rail: &str) {
+        self.set_cut(rail);
+        self.port(rail).say(RailEvent::Gone);
+    }
+
+    pub(crate) fn queue_pair_failed(&self, rail: &str, qpn: u32) {
+        if let Some(qp) = self.lock().qps.get_mut(&qpn) {
+            qp.is_broken = true;
+        }
+        self.port(rail).say(RailEvent::QueuePairFailed(qpn));
     }
 
     pub(crate) fn port_up(&self, rail: &str) {
@@ -220,7 +233,7 @@ impl PortInner {
 
     /// Moves the bytes of a work.
     fn fetch(&self, work: &Work, source: &Region, from: usize) -> io::Result<()> {
-        let Memory::Fake(local) = &work.local;
+        let Memory::Fake(local) = &work.local else { return Err(Errno::INVAL.into()) };
         let start = work.start + work.range.start;
         let target = start..start + work.range.len();
         if local.pinned.purpose != Purpose::Fetch
@@ -292,14 +305,21 @@ impl Rail for Port {
         WORKS_MAX
     }
 
-    fn register(&self, region: &Arc<Region>, range: Range<usize>, purpose: Purpose) -> io::Result<Memory> {
+    fn register(
+        &self,
+        region: &Arc<Region>,
+        range: Range<usize>,
+        purpose: Purpose,
+    ) -> Result<Memory, VerbsError> {
         if range.is_empty() || range.end > region.len() {
-            return Err(Errno::INVAL.into());
+            return Err(VerbsError::Refused("a registration is a range of its region"));
         }
         let mut state = self.net.lock();
         let writes = purpose == Purpose::Fetch || state.pins_for_writing_only;
         if writes && region.access() == Access::Read {
-            return Err(Errno::FAULT.into());
+            let rights = if purpose == Purpose::Fetch { Rights::LocalWrite } else { Rights::RemoteRead };
+            let (device, bytes) = (self.info.name.clone(), range.len());
+            return Err(VerbsError::Register { device, bytes, rights, source: Errno::FAULT.into() });
         }
         let key = state.next();
         let bytes = range.len() as u64;
@@ -309,7 +329,7 @@ impl Rail for Port {
         Ok(Memory::Fake(Arc::new(Pin { net: Arc::clone(&self.net), key, pinned })))
     }
 
-    fn queue_pair(&self, purpose: Purpose) -> io::Result<Box<dyn QueuePair>> {
+    fn queue_pair(&self, purpose: Purpose) -> Result<Box<dyn QueuePair>, VerbsError> {
         let mut state = self.net.lock();
         let number = state.next();
         let port = self.info.name.clone();
@@ -317,12 +337,12 @@ impl Rail for Port {
         Ok(Box::new(Qp { net: Arc::clone(&self.net), port: Arc::clone(&self.inner), number }))
     }
 
-    fn poll(&self, done: &mut Vec<Done>) -> io::Result<()> {
+    fn poll(&self, done: &mut Vec<Done>) -> Result<(), VerbsError> {
         done.append(&mut self.inner.queue().done);
         Ok(())
     }
 
-    fn arm(&self) -> io::Result<()> {
+    fn arm(&self) -> Result<(), VerbsError> {
         self.inner.queue().is_armed = true;
         Ok(())
     }
@@ -360,9 +380,9 @@ impl QueuePair for Qp {
         self.number
     }
 
-    fn connect(&mut self, peer: &Endpoint, _: &Endpoint) -> io::Result<()> {
+    fn connect(&mut self, peer: &Endpoint, _: &Endpoint) -> Result<(), VerbsError> {
         let mut state = self.net.lock();
-        let own = state.qps.get_mut(&self.number).ok_or(Errno::INVAL)?;
+        let own = state.qps.get_mut(&self.number).ok_or(VerbsError::Refused("a queue pair is there"))?;
         own.peer = Some(peer.qpn);
         Ok(())
     }

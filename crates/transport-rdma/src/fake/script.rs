@@ -4,13 +4,13 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     ops::Range,
     os::fd::BorrowedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use memory::Region;
+use verbs::VerbsError;
 
 use crate::{
     Endpoint, RailInfo,
@@ -99,11 +99,16 @@ impl Rail for Scripted {
         self.rail.works_max()
     }
 
-    fn register(&self, region: &Arc<Region>, range: Range<usize>, purpose: Purpose) -> io::Result<Memory> {
+    fn register(
+        &self,
+        region: &Arc<Region>,
+        range: Range<usize>,
+        purpose: Purpose,
+    ) -> Result<Memory, VerbsError> {
         self.rail.register(region, range, purpose)
     }
 
-    fn queue_pair(&self, purpose: Purpose) -> io::Result<Box<dyn QueuePair>> {
+    fn queue_pair(&self, purpose: Purpose) -> Result<Box<dyn QueuePair>, VerbsError> {
         let qp = self.rail.queue_pair(purpose)?;
         let number = qp.number();
         let held = Arc::new(Mutex::new(Held { qp: Some(qp), works: Vec::new() }));
@@ -115,7 +120,7 @@ impl Rail for Scripted {
         Ok(Box::new(ScriptedQp { number, held, script, withheld }))
     }
 
-    fn poll(&self, done: &mut Vec<Done>) -> io::Result<()> {
+    fn poll(&self, done: &mut Vec<Done>) -> Result<(), VerbsError> {
         let start = done.len();
         self.rail.poll(done)?;
         if self.script.lock().withholds_completions {
@@ -127,7 +132,7 @@ impl Rail for Scripted {
         Ok(())
     }
 
-    fn arm(&self) -> io::Result<()> {
+    fn arm(&self) -> Result<(), VerbsError> {
         self.rail.arm()
     }
 
@@ -166,7 +171,7 @@ impl QueuePair for ScriptedQp {
         self.number
     }
 
-    fn connect(&mut self, peer: &Endpoint, own: &Endpoint) -> io::Result<()> {
+    fn connect(&mut self, peer: &Endpoint, own: &Endpoint) -> Result<(), VerbsError> {
         self.held().qp.as_mut().map_or(Ok(()), |qp| qp.connect(peer, own))
     }
 
