@@ -142,7 +142,8 @@ impl<P> Flow<P> {
     }
 
     /// Whether nothing will happen any more.
-    pub(crate) fn is_over(&self) -> bool {
+    #[cfg(test)]
+    fn is_over(&self) -> bool {
         self.is_ended() && self.reads.is_empty() && self.lanes.iter().all(|lane| lane.state == State::Gone)
     }
 
@@ -203,7 +204,7 @@ impl<P> Flow<P> {
 
     /// Whether neither [`Self::take`] nor [`Self::take_doomed`] has anything for the rail.
     pub(crate) fn has_nothing_for(&self, rail: usize) -> bool {
-        let anything = self.lanes.iter().any(|lane| lane.queue.iter().any(|item| !item.is_probe));
+        let anything = self.lanes.iter().any(|lane| lane.has_spare(self.works_max));
         !self.lanes.iter().filter(|lane| lane.rail == rail).any(|lane| match lane.state {
             State::Up => lane.posted.len() < self.works_max && (anything || !lane.queue.is_empty()),
             State::Doomed => true,
@@ -337,10 +338,14 @@ impl<P> Flow<P> {
         }
     }
 
-    /// The lane with the fewest bytes to carry; of equals the one with the fewest parts, so that small reads spread, too.
+    /// The lane with the fewest bytes to carry, of the rail with the fewest; of equals the one with the fewest parts, so
+    /// that small reads spread, too.
     fn assign(&mut self, item: Item) {
-        let up = self.lanes.iter().enumerate().filter(|(_, lane)| lane.state == State::Up);
-        let least = up.min_by_key(|(_, lane)| (lane.bytes, lane.queue.len() + lane.posted.len()));
+        let up = || self.lanes.iter().enumerate().filter(|(_, lane)| lane.state == State::Up);
+        let of_rail =
+            |rail| up().filter(|(_, lane)| lane.rail == rail).map(|(_, lane)| lane.bytes).sum::<u64>();
+        let parts = |lane: &Lane| lane.queue.len() + lane.posted.len();
+        let least = up().min_by_key(|(_, lane)| (of_rail(lane.rail), lane.bytes, parts(lane)));
         match least.map(|(number, _)| number) {
             Some(lane) => self.queue_on(lane, item),
             None => self.give_up(item.read),
@@ -362,13 +367,12 @@ impl<P> Flow<P> {
         }
     }
 
-    /// The last part that waits for the lane with most bytes.
+    /// The last part that waits for the lane with most bytes, of those that carry all they can: what waits for another
+    /// goes out as soon as its engine looks, and would not be spread if the first to look took it.
     fn steal(&mut self, thief: usize) -> Option<Item> {
-        let rich = |(number, lane): &(usize, &mut Lane)| {
-            *number != thief && lane.queue.back().is_some_and(|item| !item.is_probe)
-        };
-        let victim = self.lanes.iter_mut().enumerate().filter(rich).max_by_key(|(_, lane)| lane.bytes);
-        let (_, victim) = victim?;
+        let works_max = self.works_max;
+        let is_behind = |lane: &&mut Lane| lane.has_spare(works_max);
+        let victim = self.lanes.iter_mut().filter(is_behind).max_by_key(|lane| lane.bytes)?;
         let item = victim.queue.pop_back()?;
         victim.bytes -= item.bytes();
         self.lanes[thief].bytes += item.bytes();
@@ -403,8 +407,17 @@ impl<P> Flow<P> {
 }
 
 impl Lane {
+    /// Whether something waits that others may take.
+    fn has_spare(&self, works_max: usize) -> bool {
+        self.posted.len() >= works_max && self.queue.back().is_some_and(|item| !item.is_probe)
+    }
+
     fn take_queue(&mut self) -> VecDeque<Item> {
         self.bytes -= self.queue.iter().map(Item::bytes).sum::<u64>();
         std::mem::take(&mut self.queue)
     }
 }
+
+#[cfg(test)]
+#[path = "flow_tests.rs"]
+mod tests;

@@ -34,11 +34,12 @@ impl Script {
         self.lock().holds_works = true;
     }
 
-    /// Lets go what was held.
+    /// Lets go what was held, and completions come out from now on; those that were withheld stay so.
     pub fn release(&self) {
         let qps = {
             let mut rules = self.lock();
             rules.holds_works = false;
+            rules.withholds_completions = false;
             std::mem::take(&mut rules.qps)
         };
         for qp in &qps {

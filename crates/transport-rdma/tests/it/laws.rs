@@ -1,19 +1,19 @@
-//! Links over the fake fabric keep the laws.
+//! Links keep the laws of every transport. Owns the harness; the device's test is in `device`.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use memory::Region;
 use transport::{
     CompletionSink, Exports, Link,
     conformance::{Harness, OneSided, laws},
 };
-use transport_rdma::{Rdma, RdmaLink, Registration, Serving, Source, fake::Fabric};
+use transport_rdma::{RdmaLink, Registration, Serving, Source};
 
-/// A child and a parent, and what the laws made of them.
-struct Fake {
-    fabric: Fabric,
-    child: Rdma,
-    parent: Rdma,
+use crate::site::Site;
+
+/// A site, and what the laws made of it.
+struct Lawful {
+    site: Site,
     kept: Mutex<Kept>,
 }
 
@@ -21,25 +21,18 @@ struct Fake {
 struct Kept {
     servings: Vec<(Serving, Arc<Source>)>,
     registrations: Vec<Registration>,
-    link: std::sync::Weak<RdmaLink>,
+    link: Weak<RdmaLink>,
 }
 
-impl Fake {
-    fn new(rails: usize) -> Self {
-        let fabric = Fabric::new();
-        Self { child: fabric.adapter(rails), parent: fabric.adapter(rails), fabric, kept: Mutex::default() }
-    }
-}
-
-impl Harness for Fake {
+impl Harness for Lawful {
     fn connect(&self, exports: Exports, in_flight_max: usize, sink: CompletionSink) -> Arc<dyn Link> {
-        let offer = self.child.offer(in_flight_max, sink).expect("queue pairs");
-        let serving = self.parent.serve(&offer.endpoints()).expect("one network");
+        let offer = self.site.child.offer(in_flight_max, sink).expect("queue pairs");
+        let serving = self.site.parent.serve(&offer.endpoints()).expect("one network");
         let link = offer.connect(&serving.endpoints(), serving.probe()).expect("a path");
         // The handle that laws use.
         let export = exports.get(1).expect("exported");
         let file = export.file().try_clone().expect("a descriptor");
-        let source = Source::new(&self.parent, Arc::new(file), export.bytes(), 1);
+        let source = Source::new(&self.site.parent, Arc::new(file), export.bytes(), 1);
         link.grant(1, serving.window(&source, 0).expect("pinned")).expect("a good grant");
         let mut kept = self.kept.lock().expect("one thread");
         kept.servings.push((serving, source));
@@ -52,9 +45,9 @@ impl Harness for Fake {
     }
 }
 
-impl OneSided for Fake {
+impl OneSided for Lawful {
     fn register(&self, region: &Arc<Region>) {
-        let registration = self.child.register(region, 0..region.len()).expect("pinned");
+        let registration = self.site.child.register(region, 0..region.len()).expect("pinned");
         self.kept.lock().expect("one thread").registrations.push(registration);
     }
 
@@ -65,27 +58,29 @@ impl OneSided for Fake {
     }
 
     fn hold(&self) {
-        self.fabric.script().hold();
+        self.site.script.hold();
     }
 
     fn release(&self) {
-        self.fabric.script().release();
+        self.site.script.release();
     }
 }
 
-fn check(rails: usize) {
-    for (name, law) in laws(&Fake::new(rails)) {
-        println!("law over {rails} rails: {name}");
-        law(&Fake::new(rails));
+/// Each law on a site of its own.
+pub(crate) fn check(site: impl Fn() -> Site) {
+    let lawful = || Lawful { site: site(), kept: Mutex::default() };
+    for (name, law) in laws(&lawful()) {
+        println!("law: {name}");
+        law(&lawful());
     }
 }
 
 #[test]
 fn a_link_over_one_rail_keeps_every_law() {
-    check(1);
+    check(|| Site::fake(1));
 }
 
 #[test]
 fn a_link_over_three_rails_keeps_every_law() {
-    check(3);
+    check(|| Site::fake(3));
 }
