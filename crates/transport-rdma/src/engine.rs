@@ -30,10 +30,13 @@ use crate::{
 /// How long the engine looks for completions before it sleeps: about what a sleep and a wake-up cost.
 const SPIN: Duration = Duration::from_micros(50);
 
+/// A QP and which lane of its link it is.
+pub(crate) type Lane = (usize, Box<dyn QueuePair>);
+
 /// What the engine is told. Bounded: one `Attach` a link, one `Kick` a link that was not answered yet, one `Stop`.
 pub(crate) enum Command {
     /// QPs of a link, which are connected.
-    Attach(Arc<Shared>, Vec<(usize, Box<dyn QueuePair>)>),
+    Attach(Arc<Shared>, Vec<Lane>),
     /// The link has something to do.
     Kick(u64),
     /// Nobody needs the rail any more.
@@ -87,6 +90,7 @@ impl Handle {
             links: BTreeMap::new(),
             by_qp: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            next_deadline: None,
             posted: 0,
             done: Vec::new(),
         };
@@ -129,6 +133,8 @@ struct Engine {
     by_qp: BTreeMap<u32, (u64, usize)>,
     /// Links to look at.
     dirty: BTreeSet<u64>,
+    /// No link's deadline is before this.
+    next_deadline: Option<Instant>,
     /// Works that are out.
     posted: usize,
     done: Vec<Done>,
@@ -143,9 +149,7 @@ impl Engine {
             }
             self.take_completions();
             let now = Instant::now();
-            let late =
-                self.links.iter().filter(|(_, link)| link.deadline.is_some_and(|deadline| deadline <= now));
-            self.dirty.extend(late.map(|(id, _)| *id));
+            self.find_late(now);
             if !self.dirty.is_empty() {
                 for id in std::mem::take(&mut self.dirty) {
                     self.serve(id, now);
@@ -157,6 +161,22 @@ impl Engine {
                 self.sleep();
             }
         }
+    }
+
+    /// Marks the links whose deadline has come.
+    fn find_late(&mut self, now: Instant) {
+        if self.next_deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        let (mut late, mut next) = (Vec::new(), None);
+        for (id, link) in &self.links {
+            match link.deadline {
+                Some(deadline) if deadline <= now => late.push(*id),
+                deadline => next = earlier(next, deadline),
+            }
+        }
+        self.dirty.extend(late);
+        self.next_deadline = next;
     }
 
     fn take_commands(&mut self) -> std::ops::ControlFlow<()> {
@@ -172,7 +192,7 @@ impl Engine {
         std::ops::ControlFlow::Continue(())
     }
 
-    fn attach(&mut self, shared: Arc<Shared>, lanes: Vec<(usize, Box<dyn QueuePair>)>) {
+    fn attach(&mut self, shared: Arc<Shared>, lanes: Vec<Lane>) {
         let id = shared.id();
         self.by_qp.extend(lanes.iter().map(|(lane, qp)| (qp.number(), (id, *lane))));
         if !self.is_up.load(Ordering::Relaxed) {
@@ -197,7 +217,7 @@ impl Engine {
             self.posted = self.posted.saturating_sub(1);
             let Some((link, lane)) = self.by_qp.get(&qp) else { continue };
             let Some(attached) = self.links.get(link) else { continue };
-            attached.shared.returned(*lane, id, result);
+            attached.shared.returned(*lane, id, &result);
             self.dirty.insert(*link);
         }
         self.done = done;
@@ -269,6 +289,7 @@ impl Engine {
             shared.kick_others(self.index);
         }
         link.deadline = shared.flow().next_deadline();
+        self.next_deadline = earlier(self.next_deadline, link.deadline);
         if !link.lanes.is_empty() {
             self.links.insert(id, link);
         }
@@ -279,7 +300,7 @@ impl Engine {
         for Work { id, sink, .. } in unposted.works {
             drop(sink);
             self.posted = self.posted.saturating_sub(1);
-            shared.returned(lane, id, Err(unposted.error.clone()));
+            shared.returned(lane, id, &Err(unposted.error.clone()));
         }
         // Also where every work was taken.
         shared.flow().lane_failed(lane, &unposted.error);
@@ -290,7 +311,7 @@ impl Engine {
         for Done { id, sink, result, .. } in qp.destroy() {
             drop(sink);
             self.posted = self.posted.saturating_sub(1);
-            shared.returned(lane, id, result);
+            shared.returned(lane, id, &result);
         }
         shared.flow().lane_gone(lane);
     }
@@ -324,8 +345,7 @@ impl Engine {
     }
 
     fn wait(&self) -> (bool, bool) {
-        let deadline = self.links.values().filter_map(|link| link.deadline).min();
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = self.next_deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
@@ -343,6 +363,10 @@ impl Engine {
         }
         (!fds[1].revents().is_empty(), !fds[2].revents().is_empty())
     }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 impl Drop for Engine {

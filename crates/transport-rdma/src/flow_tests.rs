@@ -21,7 +21,7 @@ fn access() -> Failure {
 }
 
 fn later() -> Instant {
-    Instant::now() + Duration::from_secs(60)
+    Instant::now() + Duration::from_mins(1)
 }
 
 /// Everything that a lane would post now.

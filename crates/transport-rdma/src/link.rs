@@ -174,7 +174,7 @@ impl Shared {
     }
 
     /// A work of the lane came back; its sink was dropped.
-    pub(crate) fn returned(&self, lane: usize, work: u64, result: Result<(), Failure>) {
+    pub(crate) fn returned(&self, lane: usize, work: u64, result: &Result<(), Failure>) {
         let bytes = self.flow().returned(lane, work, result.as_ref().copied());
         self.received.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -3,7 +3,7 @@
 //! Owns: the order of that. Does not own: what travels between the two messages, or the link afterwards.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt, io,
     sync::{
         Arc,
@@ -20,7 +20,7 @@ use verbs::VerbsError;
 use crate::{
     Endpoint, Probe, QPS_A_RAIL, RailInfo, Rdma, RdmaError, RdmaLink, WORKS_A_QP_MAX, choose,
     endpoint::PROBE_BYTES,
-    engine::Command,
+    engine::{Command, Lane},
     flow::Part,
     link::{self, LinkRail, Pending, Shared},
     rail::{Done, Failure, FailureKind, Purpose, QueuePair, Unposted, Work},
@@ -161,7 +161,7 @@ impl Offer {
         // From here on the link ends when this is dropped.
         let link = Arc::new(RdmaLink::new(Arc::clone(&shared), Arc::clone(&inner)));
         let answers = post_probes(&inner, &shared, slots.len(), probe)?;
-        let mut by_slot: BTreeMap<usize, Vec<(usize, Box<dyn QueuePair>)>> = BTreeMap::new();
+        let mut by_slot: BTreeMap<usize, Vec<Lane>> = BTreeMap::new();
         for (lane, (slot, qp)) in qps.into_iter().enumerate() {
             by_slot.entry(slot).or_default().push((lane, qp));
         }
@@ -188,7 +188,7 @@ fn connect_lanes(
     answer: &[Endpoint],
 ) -> Result<Connected, RdmaError> {
     let mut rails: Vec<usize> = Vec::new();
-    let mut answers: BTreeMap<usize, std::collections::VecDeque<&Endpoint>> = BTreeMap::new();
+    let mut answers: BTreeMap<usize, VecDeque<&Endpoint>> = BTreeMap::new();
     for endpoint in answer {
         let is_offered = |lane: &&OfferedLane| lane.endpoint.rail == endpoint.rail;
         let Some(lane) = lanes.iter().find(is_offered) else {
@@ -199,23 +199,33 @@ fn connect_lanes(
         }
         answers.entry(lane.rail).or_default().push_back(endpoint);
     }
-    let mut qps = Vec::new();
+    let mut qps: Vec<(usize, Box<dyn QueuePair>)> = Vec::new();
     let mut works_max = WORKS_A_QP_MAX;
+    let mut reason = RdmaError::NoCommonRail;
+    let mut lost = None;
     for OfferedLane { rail, endpoint, mut qp } in lanes {
-        let Some(peer) = answers.get_mut(&rail).and_then(std::collections::VecDeque::pop_front) else {
+        let Some(peer) = answers.get_mut(&rail).and_then(VecDeque::pop_front) else { continue };
+        if lost == Some(rail) {
             continue;
-        };
+        }
         if peer.network != endpoint.network {
             return Err(RdmaError::BadPeer { what: "an endpoint of another network" });
         }
-        let name = || inner.rails()[rail].rail.info().name.clone();
-        qp.connect(peer, &endpoint).map_err(|source| RdmaError::QueuePair { rail: name(), source })?;
-        works_max = works_max.min(choose::reads_in_flight(&endpoint, peer, WORKS_A_QP_MAX));
         let slot = rails.iter().position(|known| *known == rail).unwrap_or_default();
+        if let Err(source) = qp.connect(peer, &endpoint) {
+            let name = inner.rails()[rail].rail.info().name.clone();
+            reason = RdmaError::QueuePair { rail: name, source };
+            tracing::warn!(error = %reason, "a rail is left out");
+            // The others may lead there.
+            qps.retain(|(other, _)| *other != slot);
+            lost = Some(rail);
+            continue;
+        }
+        works_max = works_max.min(choose::reads_in_flight(&endpoint, peer, WORKS_A_QP_MAX));
         qps.push((slot, qp));
     }
     if qps.is_empty() {
-        return Err(RdmaError::NoCommonRail);
+        return Err(reason);
     }
     qps.sort_by_key(|(slot, _)| *slot);
     Ok(Connected { rails, qps, works_max: works_max.into() })
@@ -235,8 +245,9 @@ fn post_probes(
         // Nobody listens after the time is up.
         let _ = answers.send(completion);
     });
-    // The works hold what they need of it.
-    let registration = Rdma::of(inner).register(&region, range)?;
+    // The works hold what they need of it. A page for a moment counts as nothing, or a process that serves all it may
+    // could not read.
+    let registration = Rdma::of(inner).register_at_cost(&region, range, 0)?;
     let rkeys: Arc<[u32]> = probe.rkeys.as_slice().into();
     let deadline = Instant::now() + 2 * PROBE_TIMEOUT;
     for lane in 0..lanes {

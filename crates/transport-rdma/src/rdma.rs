@@ -120,8 +120,18 @@ impl Rdma {
     /// If no more may be pinned, or the system does not pin it: EFAULT in the source where the memory is a file's that
     /// cannot be written by a device.
     pub fn register(&self, region: &Arc<Region>, range: Range<usize>) -> Result<Registration, RdmaError> {
+        self.register_at_cost(region, range.clone(), self.0.cost(range.len() as u64))
+    }
+
+    /// As [`Self::register`], counted as `cost` bytes.
+    pub(crate) fn register_at_cost(
+        &self,
+        region: &Arc<Region>,
+        range: Range<usize>,
+        cost: u64,
+    ) -> Result<Registration, RdmaError> {
         let inner = &self.0;
-        let charge = inner.windows.charge(inner.cost(range.len() as u64))?;
+        let charge = inner.windows.charge(cost)?;
         let memories = inner.register_with_rails(region, &range, Purpose::Fetch)?;
         let registered =
             Arc::new(Registered { memories, region: Arc::clone(region), range, _charge: charge });

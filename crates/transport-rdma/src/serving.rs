@@ -59,17 +59,25 @@ impl Rdma {
         let mut qps = Vec::new();
         let mut endpoints = Vec::new();
         let mut rails = Vec::new();
+        let mut reason = RdmaError::NoCommonRail;
         for (of_rail, place) in by_rail.values().zip(choose::match_rails(&theirs, &ours)) {
             let Some(rail) = place.map(|place| up[place]) else { continue };
-            for peer in of_rail {
-                let (endpoint, qp) = serve_lane(&inner, rail, peer)?;
-                endpoints.push(endpoint);
-                qps.push(qp);
+            match of_rail.iter().map(|peer| serve_lane(&inner, rail, peer)).collect::<Result<Vec<_>, _>>() {
+                Ok(lanes) => {
+                    rails.push(rail);
+                    for (endpoint, qp) in lanes {
+                        endpoints.push(endpoint);
+                        qps.push(qp);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a rail is left out");
+                    reason = error;
+                }
             }
-            rails.push(rail);
         }
         if qps.is_empty() {
-            return Err(RdmaError::NoCommonRail);
+            return Err(reason);
         }
         let (probe, memory) = make_probe(&inner, &rails)?;
         let qps = Mutex::new(qps);

@@ -105,7 +105,9 @@ impl Source {
             .try_for_each(|((index, mirror), range)| self.copy(*index, mirror, range));
         if copied.is_err() {
             let mut state = self.lock();
-            fresh.iter().for_each(|range| state.readable.remove(range));
+            for range in &fresh {
+                state.readable.remove(range);
+            }
         }
         copied
     }
@@ -135,12 +137,11 @@ impl Source {
             }
             Mapping::Mirrored => None,
         };
-        let (region, memories, start) = match mapped {
-            Some((region, memories)) => (region, memories, range.start),
-            None => {
-                let (region, memories) = self.make_mirror(inner, index, &range)?;
-                (region, memories, 0)
-            }
+        let (region, memories, start) = if let Some((region, memories)) = mapped {
+            (region, memories, range.start)
+        } else {
+            let (region, memories) = self.make_mirror(inner, index, &range)?;
+            (region, memories, 0)
         };
         Ok(Window::new(memories, region, start, range.end - range.start, charge))
     }

@@ -243,7 +243,7 @@ impl QueuePair for VerbsPair {
                     reads.push(Read { id, sink, range, local, address, rkey });
                 }
                 local @ Memory::Fake(_) => {
-                    strange.push(Work { id, sink, start, range, local, address, rkey })
+                    strange.push(Work { id, sink, start, range, local, address, rkey });
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Write as _,
     sync::{
-        Arc,
+        Arc, OnceLock,
         mpsc::{self, Receiver},
     },
     time::{Duration, Instant},
@@ -43,7 +43,7 @@ impl Site {
         Self { child, parent, script: fabric.script().clone(), fabric: Some(fabric) }
     }
 
-    /// On the device that MODELCAST_RDMA_DEVICE names.
+    /// On the device that `MODELCAST_RDMA_DEVICE` names.
     pub(crate) fn device() -> Self {
         let device = std::env::var("MODELCAST_RDMA_DEVICE").expect("MODELCAST_RDMA_DEVICE names a device");
         let options = Options { devices: vec![device], pinned_bytes_max: 1 << 30 };
@@ -65,9 +65,23 @@ impl Site {
     }
 }
 
-/// What the files of these tests hold at a place.
+/// How long what is in the files is before it comes again: a prime, so that no two places of a read's length look alike.
+const PERIOD: usize = 1_048_583;
+
+/// What the files of these tests hold at a place. Made once and copied: unoptimised loops over every byte would be most
+/// of what a test does.
 pub(crate) fn content(offset: u64, len: usize) -> Vec<u8> {
-    (offset..).take(len).map(|at| (at * 7 + at / 251 + at / 65_537).to_le_bytes()[0]).collect()
+    static ONCE: OnceLock<Vec<u8>> = OnceLock::new();
+    let once = ONCE
+        .get_or_init(|| (0..PERIOD).map(|at| (at * 7 + at / 251 + at / 65_537).to_le_bytes()[0]).collect());
+    let start = usize::try_from(offset % PERIOD as u64).expect("small");
+    let mut content: Vec<u8> = Vec::with_capacity(len + PERIOD);
+    content.extend_from_slice(&once[start..]);
+    while content.len() < len {
+        content.extend_from_slice(once);
+    }
+    content.truncate(len);
+    content
 }
 
 pub(crate) fn channel() -> (CompletionSink, Receiver<Completion>) {
@@ -185,7 +199,9 @@ impl Ends {
         until("every lease comes back", || self.pool.free() == SLOTS);
         let mut leases: Vec<Lease> =
             (0..SLOTS).map(|_| self.pool.try_lease(SLOT_BYTES).expect("free")).collect();
-        leases.iter_mut().for_each(|lease| lease.as_mut_slice().fill(POISON));
+        for lease in &mut leases {
+            lease.as_mut_slice().fill(POISON);
+        }
         leases
     }
 }
@@ -198,8 +214,9 @@ pub(crate) fn expect_poison(site: &Site, mut leases: Vec<Lease>) {
     let ends = Ends::new(site, SLOT_BYTES);
     ends.fill();
     assert_eq!(ends.count_down(SLOTS), 0, "another link is well");
+    let poison = vec![POISON; SLOT_BYTES];
     for lease in &mut leases {
-        assert!(lease.as_mut_slice().iter().all(|byte| *byte == POISON), "written after the lease came back");
+        assert!(*lease.as_mut_slice() == poison[..], "written after the lease came back");
     }
 }
 
