@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use memory::{Filled, Lease, Pool};
+use memory::{Filled, Lease, Pool, Region};
 use modelpack::layout::PIECE_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -41,6 +41,11 @@ impl Buffers {
         let slot = usize::try_from(PIECE_BYTES).expect("a piece fits the address space");
         let pool = Pool::new(BUFFERS, slot).expect("a process has address space for 64 MiB");
         Self { pool, permits: Arc::new(Semaphore::new(BUFFERS)) }
+    }
+
+    /// The memory of all of them.
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        self.pool.region()
     }
 
     /// A buffer for `len` bytes, as soon as one is free.

@@ -38,7 +38,7 @@ use crate::{
     lookup::{self, lookup},
     node::Node,
     origin::Origin,
-    progress::Stage,
+    progress::{Stage, transport_of},
     transfer::{Brought, Transfer},
 };
 
@@ -316,14 +316,16 @@ fn access_of(pull: Pull) -> Access {
 }
 
 fn done(transfer: &Transfer, brought: &Brought) -> Done {
-    let tcp_bytes = transfer.counters.tcp_bytes();
+    let (tcp_bytes, rdma_bytes) = (transfer.counters.tcp_bytes(), transfer.counters.rdma_bytes());
     let first = transfer.counters.first_piece();
     Done {
         totals: Some(transfer.counters.progress().into()),
         seconds: brought.elapsed.as_secs_f64(),
         first_piece_seconds: first.map_or(0.0, |time| time.as_secs_f64()),
-        transport: if tcp_bytes > 0 { "tcp".to_owned() } else { "none".to_owned() },
+        transport: transport_of(tcp_bytes, rdma_bytes).to_owned(),
         tcp_bytes,
+        rdma_bytes,
+        fallback_reason: transfer.counters.fallback().unwrap_or_default().to_owned(),
         landing: "staged".to_owned(),
         bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
         blamed: transfer.counters.blames.all().into_iter().map(Into::into).collect(),

@@ -29,6 +29,7 @@ use crate::{
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed::{self, Seed},
+    transports::{Means, Transports},
 };
 
 /// Clients that wait to be accepted.
@@ -60,6 +61,8 @@ pub struct PeerOptions {
     pub seeds: Vec<Seed>,
     /// How its connections to other processes are secured.
     pub security: PeerSecurity,
+    /// By what bytes move between it and others.
+    pub transports: Transports,
 }
 
 /// A peer that is ready: its sockets are open.
@@ -89,7 +92,8 @@ impl Peer {
         let collector = Arc::clone(&store);
         blocking(move || collector.collect(&NoReaders)).await?;
         let address = Address { listen: options.listen, advertise: options.advertise.clone() };
-        let presence = Presence::open(address, options.security.clone()).await?;
+        let means = Means { security: options.security.clone(), transports: options.transports.clone() };
+        let presence = Presence::open(address, means).await?;
         let clients = listen_locally(&options)?;
         let node = presence.node();
         kept::offer(&store, node).await?;

@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinError, JoinSet},
 };
-use transport::{Completion, FaultClass, ReadRequest};
+use transport::{Completion, Level, ReadRequest};
 
 use crate::{
     blame::Members,
@@ -168,6 +168,8 @@ struct Transfer {
     permit: Option<Permit>,
     /// That it was announced with: the link may be gone when the bytes are here.
     voucher: Option<Arc<Voucher>>,
+    /// Over which link it was posted, and how that one carries bytes.
+    carrier: Option<(u64, Level)>,
 }
 
 struct OpenLink {
@@ -177,7 +179,7 @@ struct OpenLink {
     /// Of the pieces that it announced and that are not here yet.
     vouchers: BTreeMap<PieceIndex, Arc<Voucher>>,
     /// Dropped to close the link.
-    _handle: LinkHandle,
+    handle: LinkHandle,
 }
 
 impl<H: Herald> Download<H> {
@@ -314,7 +316,12 @@ impl<H: Herald> Download<H> {
                     open.cancel = None;
                 }
             }
-            Output::Announce { run } => self.herald.announce(run),
+            Output::Announce { run } => {
+                for link in self.links.values() {
+                    link.handle.landed(run);
+                }
+                self.herald.announce(run);
+            }
             Output::Coming { epoch, runs } => self.herald.coming(Coming { epoch, runs }),
             Output::OriginLost => self.herald.origin_lost(),
             Output::Blame { peer, piece } => self.blame(peer, piece),
@@ -464,7 +471,8 @@ impl<H: Herald> Download<H> {
             self.last_transfer += 1;
             let id = self.last_transfer;
             let voucher = self.links.get(&peer).and_then(|link| link.vouchers.get(&piece)).cloned();
-            self.transfers.insert(id, Transfer { read, piece, peer, deadline, permit: None, voucher });
+            self.transfers
+                .insert(id, Transfer { read, piece, peer, deadline, permit: None, voucher, carrier: None });
             let len = self.ground.artifact.layout().span(piece).len;
             if let Some((lease, permit)) = self.ground.buffers.try_lease(len) {
                 self.leased(id, lease, permit);
@@ -483,7 +491,9 @@ impl<H: Herald> Download<H> {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
         transfer.permit = Some(permit);
         let span = self.ground.artifact.layout().span(transfer.piece);
-        let granted = self.links.get(&transfer.peer).and_then(|link| link.granted.as_ref());
+        let link = self.links.get(&transfer.peer);
+        let granted = link.and_then(|link| link.granted.as_ref());
+        transfer.carrier = link.zip(granted).map(|(link, granted)| (link.generation, granted.link.level()));
         let window =
             granted.and_then(|granted| granted.windows.get(&span.blob).map(|at| (granted, at.handle)));
         let posted = window.map(|(granted, window)| {
@@ -504,23 +514,16 @@ impl<H: Herald> Download<H> {
         }
     }
 
-    fn transferred(&mut self, completion: Completion) {
-        let result = completion.result.map_err(|fault| match fault.class() {
-            FaultClass::Retry => ReadOutcome::NotHere,
-            FaultClass::Reroute => ReadOutcome::SourceGone,
-        });
-        self.transfer_ended(completion.id, result);
-    }
-
     fn transfer_ended(&mut self, id: u64, result: Result<memory::Filled, ReadOutcome>) {
         let Some(transfer) = self.transfers.remove(&id) else { return };
-        let Transfer { read, piece, peer, permit, voucher, .. } = transfer;
+        let Transfer { read, piece, peer, permit, voucher, carrier, .. } = transfer;
         let Some(open) = self.reads.get_mut(&read) else { return };
         open.left -= 1;
         match (result, permit) {
             (Ok(bytes), Some(permit)) => {
                 let counters = &self.ground.counters;
-                counters.came_from_peer(bytes.len() as u64, self.seeds.contains(&peer));
+                let level = carrier.map_or(Level::Tcp, |(_, level)| level);
+                counters.came_from_peer(bytes.len() as u64, self.seeds.contains(&peer), level);
                 self.inputs.push_back(Input::Arrived { peer });
                 open.sent += 1;
                 let events = self.events.clone();
@@ -538,6 +541,7 @@ impl<H: Herald> Download<H> {
 }
 
 mod blamed;
+mod carried;
 mod linked;
 mod vouched;
 

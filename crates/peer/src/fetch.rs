@@ -26,7 +26,7 @@ use crate::{
     error::PeerError,
     origin::{Origin, OriginStream, is_transient},
     progress::Counters,
-    security::PeerSecurity,
+    transports::Means,
     vouching::{Provenance, Vouching},
     workers::Workers,
 };
@@ -43,8 +43,8 @@ pub(crate) struct Ground {
     pub(crate) workers: Workers,
     pub(crate) buffers: Buffers,
     pub(crate) counters: Arc<Counters>,
-    /// How links to other peers are secured.
-    pub(crate) security: PeerSecurity,
+    /// How links to other peers are made.
+    pub(crate) means: Means,
     /// Who vouches for pieces, if they are exchanged with peers and the manifest does not prove each.
     pub(crate) vouching: Option<Arc<Vouching>>,
     checks: AtomicUsize,
@@ -64,7 +64,7 @@ impl Ground {
         landing: Arc<Landing>,
         (workers, buffers): (Workers, Buffers),
         counters: Arc<Counters>,
-        (security, vouching): (PeerSecurity, Option<Arc<Vouching>>),
+        (means, vouching): (Means, Option<Arc<Vouching>>),
     ) -> Arc<Self> {
         Arc::new(Self {
             artifact,
@@ -72,7 +72,7 @@ impl Ground {
             workers,
             buffers,
             counters,
-            security,
+            means,
             vouching,
             checks: AtomicUsize::new(0),
         })

@@ -187,7 +187,7 @@ mod tests {
     use std::sync::mpsc as std_mpsc;
 
     use super::*;
-    use crate::security::PeerSecurity;
+    use crate::transports::Means;
     use crate::{buffers::Buffers, progress::Counters, testing::Landed, workers::Workers};
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
         let total = artifact.layout().total_bytes();
         let threads = (Workers::start(), Buffers::new());
         let counters = Counters::new(total, Arc::default());
-        let ground = Ground::new(artifact, landing, threads, counters, (PeerSecurity::default(), None));
+        let ground = Ground::new(artifact, landing, threads, counters, (Means::default(), None));
         let begun = 2 * ground.workers.count();
         {
             let resume = resume(&ground);

@@ -39,15 +39,18 @@ mod prefix;
 mod presence;
 mod progress;
 mod pull;
+mod rdma_words;
 mod repair;
 mod security;
 mod seed;
 mod service;
 mod session;
 mod shared;
+mod sources;
 #[cfg(test)]
 mod testing;
 mod transfer;
+mod transports;
 mod vouching;
 mod workers;
 
@@ -63,3 +66,4 @@ pub use progress::Progress;
 pub use pull::{PullPlan, PullReport, PullRequest, PullWatch, plan_pull, pull};
 pub use security::PeerSecurity;
 pub use seed::{Seed, SeedFile, SeedFiles};
+pub use transports::{TransportMode, TransportOptions, Transports};

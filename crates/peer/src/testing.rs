@@ -15,8 +15,8 @@ use crate::{
     buffers::Buffers,
     fetch::Ground,
     progress::Counters,
-    security::PeerSecurity,
     seed::{Prepared, SeedBlob},
+    transports::Means,
     vouching::Vouching,
     workers::Workers,
 };
@@ -64,7 +64,7 @@ pub(crate) fn ground(
     let landing = Arc::new(open(&dir, &artifact));
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     let threads = (Workers::start(), Buffers::new());
-    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, (PeerSecurity::default(), vouching)))
+    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, (Means::default(), vouching)))
 }
 
 fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {

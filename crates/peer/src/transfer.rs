@@ -141,7 +141,7 @@ impl Bring {
             Arc::clone(&landing),
             self.node.threads(),
             Arc::clone(&self.counters),
-            (self.node.security().clone(), vouching),
+            (self.node.means().clone(), vouching),
         );
         let filled = fill(&self.node, &ground, self.origin.clone()).await?;
         let Filled { proofs, bounded_by, bound } = filled;

@@ -156,6 +156,12 @@ impl Serving {
         drop(released);
     }
 
+    /// Destroys its QPs, though others still hold it: the reader reads nothing from now on.
+    pub fn cut(&self) {
+        let qps = std::mem::take(&mut *self.qps.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(qps);
+    }
+
     /// How many windows the reader holds.
     pub fn windows_held(&self) -> usize {
         self.lock().len()

@@ -129,6 +129,7 @@ fn scene_of(
         windows,
         in_flight_max: IN_FLIGHT_MAX,
         expires,
+        fallback: None,
     };
     download.link_event(LinkEvent::Up { peer: PARENT, generation, grant });
     let runs = vec![Run::new(0, pieces)];
@@ -223,4 +224,100 @@ async fn a_task_that_panics_takes_its_download_along() {
     let mut scene = scene(|_| {}, LONG);
     scene.download.tasks.spawn(async { panic!("a bug") });
     let _ = tokio::time::timeout(LONG, scene.download.run()).await.expect("in time");
+}
+
+/// A link that says it is one over RDMA.
+struct AsCard(Arc<MemoryLink>);
+
+impl Link for AsCard {
+    fn level(&self) -> Level {
+        Level::Nic
+    }
+
+    fn post(&self, read: ReadRequest) -> Result<(), ReadRequest> {
+        self.0.post(read)
+    }
+
+    fn in_flight_max(&self) -> usize {
+        self.0.in_flight_max()
+    }
+
+    fn bytes_received(&self) -> u64 {
+        self.0.bytes_received()
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl Scene {
+    /// The same parent over a card, from its next link on: what was out comes first.
+    async fn over_card(&mut self) {
+        let generation = self.download.links[&PARENT].generation;
+        let granted = self.download.links.get_mut(&PARENT).unwrap().granted.as_mut().unwrap();
+        granted.link = Arc::new(AsCard(Arc::clone(&self.link)));
+        assert_eq!(generation, 1);
+        for _ in 0..IN_FLIGHT_MAX {
+            self.step().await;
+        }
+        assert!(
+            self.download
+                .transfers
+                .values()
+                .all(|transfer| { transfer.carrier == Some((generation, Level::Nic)) })
+        );
+    }
+
+    fn fail(&mut self, fault: &transport::ReadFault) {
+        let id = *self.download.transfers.keys().next().expect("a read is out");
+        let completion = Completion { id, result: Err(fault.clone()) };
+        self.download.handle(Event::Transferred(completion)).unwrap();
+        self.download.settle();
+    }
+}
+
+fn link_down(kind: std::io::ErrorKind) -> transport::ReadFault {
+    transport::ReadFault::LinkDown(Arc::new(kind.into()))
+}
+
+#[tokio::test]
+async fn a_read_that_fails_over_rdma_has_its_link_opened_anew_at_once() {
+    for fault in [link_down(std::io::ErrorKind::Other), transport::ReadFault::Deadline] {
+        let mut scene = scene(|_| {}, LONG);
+        scene.over_card().await;
+        scene.fail(&fault);
+        let link = &scene.download.links[&PARENT];
+        assert!(link.generation == 2 && link.granted.is_none(), "another one is being opened");
+        let counters = &scene.download.ground.counters;
+        assert!(counters.fallback().is_some_and(|reason| reason.contains("over RDMA")));
+        // The other reads of the old link, and its end, say nothing of the new one.
+        while !scene.download.transfers.is_empty() {
+            scene.fail(&fault);
+        }
+        let reason = String::new();
+        scene.download.link_event(LinkEvent::Down { peer: PARENT, generation: 1, reason });
+        scene.download.settle();
+        assert_eq!(scene.download.links[&PARENT].generation, 2);
+        let transports = &scene.download.ground.means.transports;
+        assert!(transports.is_demoted(PARENT));
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_is_closed_here_or_whose_window_was_given_back_is_no_failure_of_rdma() {
+    for (fault, is_there) in
+        [(link_down(std::io::ErrorKind::ConnectionAborted), false), (transport::ReadFault::Refused, true)]
+    {
+        let mut scene = scene(|_| {}, LONG);
+        scene.over_card().await;
+        scene.fail(&fault);
+        assert_eq!(scene.download.links.contains_key(&PARENT), is_there, "{fault}");
+        let Ground { means, counters, .. } = &*scene.download.ground;
+        assert!(!means.transports.is_demoted(PARENT) && counters.fallback().is_none(), "{fault}");
+    }
 }

@@ -52,6 +52,7 @@ impl Alone {
             socket_group: None,
             advertise: None,
             security: peer::PeerSecurity::default(),
+            transports: peer::Transports::tcp(),
         };
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -128,6 +129,7 @@ async fn only_the_owner_may_speak_to_a_peer() {
         socket_group: None,
         advertise: None,
         security: peer::PeerSecurity::default(),
+        transports: peer::Transports::tcp(),
     };
     let error = Peer::start(second.clone()).await.err().unwrap();
     assert!(matches!(error, PeerError::Listen { .. }), "{error:?}");
