@@ -5,6 +5,7 @@
 
 mod fleet;
 mod status;
+mod transport;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -17,6 +18,7 @@ pub(crate) use self::fleet::{
     EmbeddedArgs, FleetKeyAction, FleetKeyArgs, PeerArgs, PeerChoice, PullArgs, SchedulerArgs, TrustArgs,
 };
 pub(crate) use self::status::StatusArgs;
+pub(crate) use self::transport::{Transport, TransportArgs};
 use crate::report::Refusal;
 
 const REFERENCES: &str = "\

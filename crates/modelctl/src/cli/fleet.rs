@@ -12,7 +12,7 @@ use modelpack::{
 
 use wire::schedulers::scheduler_address;
 
-use super::{RegistryArgs, reference};
+use super::{RegistryArgs, TransportArgs, reference};
 
 /// Pull an artifact into a directory
 #[derive(Debug, Args)]
@@ -27,6 +27,7 @@ serves what it has proved, also for a while after it has said that it is done. E
 the registry alone. With --direct it lands the bytes itself in any case, and asks the local peer
 only for the scheduler. Without -o the local peer brings the artifact into its own store, from
 where it serves others, and a later pull on this machine finds it.
+How a local peer reads from others is its own --transport.
 
 Example:
   $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
@@ -64,6 +65,9 @@ pub(crate) struct PullArgs {
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+
+    #[command(flatten)]
+    pub(crate) transport: TransportArgs,
 }
 
 /// How a pull takes part in a fleet by itself.
@@ -267,6 +271,9 @@ pub(crate) struct PeerArgs {
     /// With a fleet key: do not encrypt model bytes between peers, which is faster
     #[arg(long, requires = "fleet_key")]
     pub(crate) data_plain: bool,
+
+    #[command(flatten)]
+    pub(crate) transport: TransportArgs,
 }
 
 /// Who may speak to a process.

@@ -3,7 +3,7 @@
 //! Owns: the report and its wording. Does not own: reading `/proc` and `/sys` (`probe`), or deciding where bytes
 //! land, which the store does when it opens a directory.
 
-mod probe;
+pub(super) mod probe;
 
 use std::{
     fmt,

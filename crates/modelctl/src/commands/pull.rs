@@ -12,7 +12,7 @@ use registry::Access;
 use serde::Serialize;
 
 use self::way::{Found, Way};
-use super::serve::end_signal;
+use super::{serve::end_signal, transports};
 use crate::{
     access,
     cli::PullArgs,
@@ -55,7 +55,7 @@ struct Blame {
     reason: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 struct BytesByTransport {
     tcp: u64,
     rdma: u64,
@@ -88,6 +88,7 @@ struct Plan {
 
 /// Pulls, or says what a pull would do.
 pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
+    transports::check(&args.transport)?;
     access::runtime()?.block_on(async {
         let access = match &args.reference {
             Reference::Registry(at) => access::access(&args.registry, &at.registry)?,
@@ -119,6 +120,7 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
             return Err(Refusal::usage(message).hint(hint).into());
         }
     };
+    way::warn_of_transport(args, printer);
     let watch = PullWatch::new();
     let report = tokio::select! {
         result = local.store(&args.reference, access, &watch) => result?,
@@ -204,8 +206,8 @@ impl Report {
             local_bytes: pull.local_bytes,
             seconds: pull.elapsed.as_secs_f64(),
             first_piece_seconds: pull.first_piece.map(|time| time.as_secs_f64()),
-            transport: if pull.tcp_bytes > 0 { "tcp" } else { "none" },
-            bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: 0 },
+            transport: pull.transport(),
+            bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: pull.rdma_bytes },
             landing: if moved { "staged" } else { "none" },
             fallback_reason: pull.fallback_reason,
             bound_seconds: pull.bound.map(|bound| bound.as_secs_f64()),
@@ -231,6 +233,14 @@ impl fmt::Display for Report {
             named.map(|(name, bytes)| format!("{} from {name}", text::bytes(*bytes))).collect();
         if !sources.is_empty() {
             say("sources", sources.join(", "));
+        }
+        let BytesByTransport { tcp, rdma } = self.bytes_by_transport;
+        if rdma > 0 {
+            let rest = if tcp > 0 { format!(", {} over TCP", text::bytes(tcp)) } else { String::new() };
+            say("transport", format!("{} over RDMA{rest}", text::bytes(rdma)));
+        }
+        if let Some(reason) = self.fallback_reason.as_ref().filter(|_| rdma > 0) {
+            say("", reason.clone());
         }
         say("time", self.time());
         match &self.output {

@@ -36,12 +36,12 @@ pub(super) fn kernel() -> String {
 
 /// Reads facts below a root, which tests replace.
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(in crate::commands) struct Probe {
     root: PathBuf,
 }
 
 impl Probe {
-    pub(super) fn new(root: impl Into<PathBuf>) -> Self {
+    pub(in crate::commands) fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
@@ -77,7 +77,7 @@ impl Probe {
     }
 
     /// The machine's memory.
-    pub(super) fn memory_bytes(&self) -> Option<u64> {
+    pub(in crate::commands) fn memory_bytes(&self) -> Option<u64> {
         let text = read(&self.root.join("proc/meminfo"))?;
         let kilobytes: u64 = text
             .lines()
@@ -91,7 +91,7 @@ impl Probe {
     }
 
     /// The smallest memory limit among this process's control groups and those above; `None` if there is none.
-    pub(super) fn cgroup_memory_bytes_max(&self) -> Option<u64> {
+    pub(in crate::commands) fn cgroup_memory_bytes_max(&self) -> Option<u64> {
         let text = read(&self.root.join("proc/self/cgroup"))?;
         text.lines()
             .filter_map(|line| {
