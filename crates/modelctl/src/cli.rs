@@ -158,15 +158,18 @@ pub(crate) struct VerifyArgs {
 /// Say what this machine can do, and why not more
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Looks at RDMA devices, the limit of locked memory, control groups, the file system of a
-destination and how bytes would land there, and whether a local peer answers. Changes nothing.
+Looks at RDMA devices, limits, control groups, how bytes would land in each directory, and whether a
+local peer answers. Changes nothing. Every finding is `ok`, a `note`, or a `PROBLEM` with what mends
+it. Exits with 1 if nothing can be pulled into a directory. What RDMA lacks is no failure: over TCP
+every model moves, too.
 
 Example:
-  $ modelctl doctor /models")]
+  $ modelctl doctor
+  $ modelctl doctor /models /dev/shm")]
 pub(crate) struct DoctorArgs {
-    /// A directory that models would be pulled into
-    #[arg(default_value = ".")]
-    pub(crate) path: PathBuf,
+    /// Directories that models would be pulled into [default: the current one]
+    #[arg(value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
 }
 
 /// How registries are reached.

@@ -2,8 +2,6 @@
 //!
 //! Owns: how much memory may be pinned where nobody says it. Does not own: opening devices (crate `peer`).
 
-use std::fs;
-
 use peer::{TransportMode, TransportOptions, Transports};
 
 use super::doctor::probe::Probe;
@@ -14,9 +12,6 @@ use crate::{
 
 /// What may be pinned where the system tells neither its memory nor a limit.
 const PINNED_UNKNOWN: u64 = 4 << 30;
-
-/// The capability that frees from the limit of locked memory (capabilities(7)).
-const CAP_IPC_LOCK: u32 = 14;
 
 /// Opens what the flags allow.
 pub(super) fn open(args: &TransportArgs) -> anyhow::Result<Transports> {
@@ -43,10 +38,9 @@ pub(super) fn check(args: &TransportArgs) -> anyhow::Result<()> {
 }
 
 fn pinned_default() -> u64 {
-    let probe = Probe::new("/");
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
-    let limit = limit.filter(|_| !is_free_of_limit());
-    let memory = [probe.memory_bytes(), probe.cgroup_memory_bytes_max()];
+    let found = verbs::findings();
+    let limit = found.memlock.effective();
+    let memory = [Probe::new("/").memory_bytes(), found.cgroup_bytes_max];
     let pinned = pinned_max(memory, limit);
     tracing::debug!(pinned, ?memory, memlock = ?limit, "RDMA may pin so many bytes");
     pinned
@@ -56,13 +50,6 @@ fn pinned_default() -> u64 {
 fn pinned_max(memory: [Option<u64>; 2], memlock: Option<u64>) -> u64 {
     let half = memory.into_iter().flatten().min().map_or(PINNED_UNKNOWN, |memory| memory / 2);
     memlock.map_or(half, |memlock| half.min(memlock - memlock / 8))
-}
-
-fn is_free_of_limit() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    effective.is_some_and(|mask| mask & (1 << CAP_IPC_LOCK) != 0)
 }
 
 #[cfg(test)]
