@@ -19,6 +19,7 @@ mod pinned;
 mod rail;
 mod rdma;
 mod serving;
+mod shape;
 mod source;
 mod spans;
 
@@ -28,6 +29,7 @@ pub use link::RdmaLink;
 pub use offer::Offer;
 pub use rdma::{Options, Rdma, Registration};
 pub use serving::Serving;
+pub use shape::Shape;
 pub use source::Source;
 
 /// How much of a file one window holds; the last is shorter. It never splits a piece. Large enough that a window is
@@ -41,6 +43,9 @@ pub(crate) const WORK_BYTES_MAX: usize = 1 << 20;
 
 /// QPs of a link on one rail: two use both ports of a bond and hide the turn-around of each other.
 pub(crate) const QPS_A_RAIL: usize = 2;
+
+/// QPs of a link on one rail that a sender answers: more than any shape is worth.
+pub(crate) const QPS_A_RAIL_MAX: usize = 8;
 
 /// Work requests outstanding on one QP at most; a card may allow fewer. 16 MiB cover 400 Gb/s over 300 µs.
 pub(crate) const WORKS_A_QP_MAX: u8 = 16;

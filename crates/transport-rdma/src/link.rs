@@ -17,7 +17,7 @@ use transport::{Completion, CompletionSink, Level, Link, READ_BYTES_MAX, ReadFau
 use verbs::Sink;
 
 use crate::{
-    RdmaError, RemoteWindow, WINDOW_BYTES, WORK_BYTES_MAX,
+    RdmaError, RemoteWindow, WINDOW_BYTES,
     engine::{Bell, Command},
     flow::{Ending, Flow, Part},
     rail::{Failure, FailureKind, Work},
@@ -215,19 +215,19 @@ impl Shared {
     }
 
     /// The parts of a read, or `None` if some of it is not in a granted window.
-    fn plan(&self, window: u64, offset: u64, len: usize) -> Option<Vec<Part>> {
+    fn plan(&self, window: u64, offset: u64, len: usize, work_bytes_max: usize) -> Option<Vec<Part>> {
         if len == 0 || len > READ_BYTES_MAX as usize {
             return None;
         }
         let end = offset.checked_add(len as u64)?;
         let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut parts = Vec::with_capacity(len.div_ceil(WORK_BYTES_MAX));
+        let mut parts = Vec::with_capacity(len.div_ceil(work_bytes_max));
         let mut at = offset;
         while at < end {
             let index = u32::try_from(at / WINDOW_BYTES).ok()?;
             let granted = windows.get(&(window, index))?;
             let within = at % WINDOW_BYTES;
-            let bytes = (end - at).min(WORK_BYTES_MAX as u64).min(WINDOW_BYTES - within);
+            let bytes = (end - at).min(work_bytes_max as u64).min(WINDOW_BYTES - within);
             if within + bytes > granted.bytes {
                 return None;
             }
@@ -295,7 +295,7 @@ impl Link for RdmaLink {
             return Err(read);
         }
         let ReadRequest { id, window, offset, lease, deadline } = read;
-        let parts = shared.plan(window, offset, lease.len());
+        let parts = shared.plan(window, offset, lease.len(), self.inner.shape().work_bytes());
         let registered = self.inner.registered(&lease);
         let pending = Pending::new(id, lease, &shared.completions);
         match (parts, registered) {

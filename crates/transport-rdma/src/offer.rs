@@ -18,7 +18,7 @@ use transport::{Completion, CompletionSink};
 use verbs::VerbsError;
 
 use crate::{
-    Endpoint, Probe, QPS_A_RAIL, RailInfo, Rdma, RdmaError, RdmaLink, WORKS_A_QP_MAX, choose,
+    Endpoint, Probe, RailInfo, Rdma, RdmaError, RdmaLink, WORKS_A_QP_MAX, choose,
     endpoint::PROBE_BYTES,
     engine::{Command, Lane},
     flow::Part,
@@ -107,7 +107,7 @@ impl Rdma {
         let inner = Arc::clone(self.inner());
         let mut lanes = Vec::new();
         for (rail, unit) in inner.rails().iter().enumerate().filter(|(_, unit)| unit.engine.is_up()) {
-            for _ in 0..QPS_A_RAIL {
+            for _ in 0..inner.shape().qps() {
                 lanes.push(offer_lane(rail, unit)?);
             }
         }
@@ -200,7 +200,8 @@ fn connect_lanes(
         answers.entry(lane.rail).or_default().push_back(endpoint);
     }
     let mut qps: Vec<(usize, Box<dyn QueuePair>)> = Vec::new();
-    let mut works_max = WORKS_A_QP_MAX;
+    let most = inner.shape().works();
+    let mut works_max = most;
     let mut reason = RdmaError::NoCommonRail;
     let mut lost = None;
     for OfferedLane { rail, endpoint, mut qp } in lanes {
@@ -221,7 +222,7 @@ fn connect_lanes(
             lost = Some(rail);
             continue;
         }
-        works_max = works_max.min(choose::reads_in_flight(&endpoint, peer, WORKS_A_QP_MAX));
+        works_max = works_max.min(choose::reads_in_flight(&endpoint, peer, most));
         qps.push((slot, qp));
     }
     if qps.is_empty() {

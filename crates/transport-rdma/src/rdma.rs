@@ -16,7 +16,7 @@ use std::{
 use memory::{Lease, Region};
 
 use crate::{
-    RailInfo, RdmaError, Unavailable,
+    RailInfo, RdmaError, Shape, Unavailable,
     engine::Handle,
     pinned::{Charge, Windows},
     rail::{self, Memory, Purpose, Rail},
@@ -46,6 +46,7 @@ pub(crate) struct RailUnit {
 pub(crate) struct Inner {
     rails: Vec<RailUnit>,
     windows: Windows,
+    shape: Shape,
     /// Memory that reads may write, by where its region is.
     registrations: Mutex<BTreeMap<u64, Vec<Weak<Registered>>>>,
     links: AtomicU64,
@@ -85,11 +86,27 @@ impl Rdma {
     /// # Errors
     /// If there is none, or what is needed to use it is missing: [`Unavailable::hint`] says what to do.
     pub fn open(options: &Options) -> Result<Self, Unavailable> {
-        Self::start(rail::verbs::open(&options.devices)?, options.pinned_bytes_max)
+        Self::open_shaped(options, Shape::default())
+    }
+
+    /// The same, with links of another shape than the product's: for measuring which is best.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_shaped(options: &Options, shape: Shape) -> Result<Self, Unavailable> {
+        Self::start_shaped(rail::verbs::open(&options.devices)?, options.pinned_bytes_max, shape)
     }
 
     /// An engine for each of these rails, which are sorted by name here.
-    pub(crate) fn start(mut rails: Vec<Arc<dyn Rail>>, pinned_bytes_max: u64) -> Result<Self, Unavailable> {
+    pub(crate) fn start(rails: Vec<Arc<dyn Rail>>, pinned_bytes_max: u64) -> Result<Self, Unavailable> {
+        Self::start_shaped(rails, pinned_bytes_max, Shape::default())
+    }
+
+    fn start_shaped(
+        mut rails: Vec<Arc<dyn Rail>>,
+        pinned_bytes_max: u64,
+        shape: Shape,
+    ) -> Result<Self, Unavailable> {
         rails.sort_by(|a, b| (&a.info().name, a.info().port).cmp(&(&b.info().name, b.info().port)));
         let start = |(index, rail): (usize, Arc<dyn Rail>)| -> Result<RailUnit, Unavailable> {
             let engine = Handle::start(Arc::clone(&rail), index).map_err(Unavailable::Engine)?;
@@ -99,6 +116,7 @@ impl Rdma {
         Ok(Self(Arc::new(Inner {
             rails,
             windows: Windows::new(pinned_bytes_max),
+            shape,
             registrations: Mutex::default(),
             links: AtomicU64::new(0),
         })))
@@ -152,6 +170,10 @@ impl Rdma {
 impl Inner {
     pub(crate) fn rails(&self) -> &[RailUnit] {
         &self.rails
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
     }
 
     pub(crate) fn windows(&self) -> &Windows {

@@ -13,7 +13,7 @@ use memory::{Access, Region};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::{
-    Endpoint, Network, Probe, QPS_A_RAIL, Rdma, RdmaError, RemoteWindow, Source, choose,
+    Endpoint, Network, Probe, QPS_A_RAIL_MAX, Rdma, RdmaError, RemoteWindow, Source, choose,
     endpoint::PROBE_BYTES,
     offer::own_endpoint,
     pinned::Window,
@@ -48,7 +48,7 @@ impl Rdma {
         for endpoint in offered {
             by_rail.entry(endpoint.rail).or_default().push(endpoint);
         }
-        if by_rail.len() > RAILS_MAX || by_rail.values().any(|of_rail| of_rail.len() > QPS_A_RAIL) {
+        if by_rail.len() > RAILS_MAX || by_rail.values().any(|of_rail| of_rail.len() > QPS_A_RAIL_MAX) {
             return Err(RdmaError::BadPeer { what: "more queue pairs than a link has" });
         }
         let up: Vec<usize> =
