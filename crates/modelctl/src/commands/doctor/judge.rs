@@ -222,7 +222,11 @@ fn huge_pages(destination: &Destination) -> Option<Finding> {
     let text = format!("`{path}` has small pages: pinning them for a card takes longer than the bytes do");
     let hint =
         "`mount -o remount,huge=advise MOUNTPOINT` (`mount -t tmpfs -o huge=advise …` when it is made)";
-    Some(Finding::new(Severity::Note, Area::Directory, text).hint(hint))
+    let area = match destination.role {
+        Role::Directory => Area::Directory,
+        Role::Store => Area::Store,
+    };
+    Some(Finding::new(Severity::Note, area, text).hint(hint))
 }
 
 fn peer(peer: &Peer) -> Finding {
