@@ -163,13 +163,47 @@ local peer answers. Changes nothing. Every finding is `ok`, a `note`, or a `PROB
 it. Exits with 1 if nothing can be pulled into a directory. What RDMA lacks is no failure: over TCP
 every model moves, too.
 
+With --peer it also reads from a running peer for five seconds, over TCP and over RDMA, as a pull
+would, and says how fast each is or why it does not work; exits with 1 if TCP does not.
+
 Example:
   $ modelctl doctor
-  $ modelctl doctor /models /dev/shm")]
+  $ modelctl doctor /models /dev/shm
+  $ modelctl doctor --peer 10.0.0.2:7200 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct DoctorArgs {
     /// Directories that models would be pulled into [default: the current one]
     #[arg(value_name = "DIR")]
     pub(crate) dirs: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) test: PeerTestArgs,
+}
+
+/// The peer to which the way is tested.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Link test")]
+pub(crate) struct PeerTestArgs {
+    /// Test the way to the peer that others reach there
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer: Option<String>,
+
+    /// The fleet's key, if it has one
+    #[arg(long, value_name = "FILE", env = "MODELCTL_FLEET_KEY", hide_env_values = true)]
+    pub(crate) fleet_key: Option<PathBuf>,
+
+    /// The peers of the fleet run with --data-plain
+    #[arg(long, requires = "peer")]
+    pub(crate) data_plain: bool,
+
+    /// The RDMA devices to use [default: all that are active]
+    #[arg(
+        long,
+        value_name = "NAME[,NAME…]",
+        value_delimiter = ',',
+        env = "MODELCTL_RDMA_DEVICE",
+        hide_env_values = true
+    )]
+    pub(crate) rdma_device: Vec<String>,
 }
 
 /// How registries are reached.

@@ -30,6 +30,7 @@ use crate::{
     download::{Event, Herald},
     error::PeerError,
     have_feed::{Coming, HaveFeed},
+    link_test::LinkTests,
     metrics::Metrics,
     security::PeerSecurity,
     seed::{Prepared, SeedBlob},
@@ -57,6 +58,7 @@ pub(crate) struct Node {
     means: Means,
     exports: Exports,
     metrics: Arc<Metrics>,
+    link_tests: LinkTests,
     state: Mutex<State>,
     /// Whether the first attempt to reach a scheduler has ended.
     has_tried: watch::Sender<bool>,
@@ -101,6 +103,7 @@ impl Node {
             means,
             exports,
             metrics: Arc::default(),
+            link_tests: LinkTests::default(),
             state: Mutex::default(),
             has_tried: watch::Sender::new(false),
         }))
@@ -417,7 +420,8 @@ impl Readers for Node {
 
 impl Shares for Node {
     fn share(&self, artifact: &ArtifactId) -> Option<Share> {
-        self.state().shared.get(artifact).map(|shared| shared.share.clone())
+        let shared = self.state().shared.get(artifact).map(|shared| shared.share.clone());
+        shared.or_else(|| self.link_tests.share(artifact, self.planes()))
     }
 }
 

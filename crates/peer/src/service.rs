@@ -6,7 +6,7 @@
 
 mod windows;
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{any::Any, future::pending, sync::Arc, time::Duration};
 
 use identity::Security;
 use modelpack::layout::{BlobIndex, PieceIndex, Run, runs_of};
@@ -82,6 +82,9 @@ pub(crate) struct Share {
     pub(crate) children: Children,
     /// What the artifact is.
     pub(crate) description: Arc<Description>,
+    /// What is there for as long as somebody reads it.
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a [`serve`] needs to know.

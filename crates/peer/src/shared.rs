@@ -170,6 +170,7 @@ impl Shared {
                 vouching: None,
                 children: Children::none(),
                 description: Arc::new(description),
+                kept: None,
             },
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),

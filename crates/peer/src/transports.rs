@@ -12,7 +12,7 @@ use std::{
 
 use memory::Region;
 use planner::PeerId;
-use transport_rdma::{Options, Rdma, Registration};
+use transport_rdma::{Options, RailInfo, Rdma, Registration};
 
 use crate::{
     error::{PeerError, rdma_hint},
@@ -133,6 +133,11 @@ impl Transports {
     pub(crate) fn rdma(&self) -> Option<&Rdma> {
         let is_ready = self.0.buffers.get().is_some_and(Option::is_some);
         self.0.rdma.as_ref().filter(|_| is_ready)
+    }
+
+    /// All rails, whether or not they may be used yet.
+    pub(crate) fn rails(&self) -> Vec<RailInfo> {
+        self.0.rdma.as_ref().map(Rdma::rails).unwrap_or_default()
     }
 
     /// Whether a link may be one over TCP.

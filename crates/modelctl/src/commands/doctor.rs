@@ -6,6 +6,7 @@
 mod devices;
 mod facts;
 mod judge;
+mod link;
 pub(super) mod probe;
 
 use std::{
@@ -45,7 +46,8 @@ struct Report {
 
 /// Looks around and says what was found.
 pub(crate) fn run(args: &DoctorArgs, printer: &Printer) -> anyhow::Result<()> {
-    let facts = facts(&Probe::new("/"), &args.dirs)?;
+    let mut facts = facts(&Probe::new("/"), &args.dirs)?;
+    facts.link = link::link(&args.test)?;
     let report = Report { judgement: judge::judge(&facts), facts };
     printer.result(&report)?;
     match report.failure() {
@@ -84,6 +86,7 @@ fn facts(probe: &Probe, dirs: &[PathBuf]) -> anyhow::Result<Facts> {
         rdma: rdma(probe),
         destinations,
         peer: peer(Path::new(PEER_SOCKET)),
+        link: None,
     })
 }
 
@@ -158,10 +161,9 @@ const LEAD: usize = 21;
 impl Report {
     /// What keeps this machine from what it was asked. What RDMA lacks does not: TCP moves every model.
     fn failure(&self) -> Option<&Finding> {
-        let findings = &self.judgement.findings;
-        findings
-            .iter()
-            .find(|finding| finding.severity == Severity::Problem && finding.area == Area::Directory)
+        let is_vital = |area| matches!(area, Area::Directory | Area::Link);
+        let mut findings = self.judgement.findings.iter();
+        findings.find(|finding| finding.severity == Severity::Problem && is_vital(finding.area))
     }
 }
 

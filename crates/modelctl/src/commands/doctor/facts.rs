@@ -22,6 +22,41 @@ pub(super) struct Facts {
     pub(super) rdma: Rdma,
     pub(super) destinations: Vec<Destination>,
     pub(super) peer: Peer,
+    /// Of the peer that somebody named.
+    pub(super) link: Option<Link>,
+}
+
+/// The way to one peer, tested.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Link {
+    /// HOST:PORT.
+    pub(super) peer: String,
+    pub(super) tcp: LinkSpeed,
+    pub(super) rdma: LinkSpeed,
+    /// Those of this machine that were tried.
+    pub(super) rails: Vec<Rail>,
+}
+
+/// What came of one transport.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LinkSpeed {
+    pub(super) works: bool,
+    /// Why it does not.
+    pub(super) reason: Option<String>,
+    pub(super) bytes_per_second: Option<u64>,
+    /// Of reads of 1 MiB, one at a time.
+    pub(super) read_median_us: Option<u64>,
+    pub(super) read_p99_us: Option<u64>,
+}
+
+/// A device and port that links use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Rail {
+    /// `DEVICE/PORT`.
+    pub(super) name: String,
+    pub(super) gid: String,
+    pub(super) mtu_bytes: u32,
+    pub(super) netdev: Option<String>,
 }
 
 /// What a process runs in. Each wants its own words to be given a device.

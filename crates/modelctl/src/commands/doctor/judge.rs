@@ -2,6 +2,7 @@
 //!
 //! Owns: the rules and their wording. Does not own: RDMA's part (`rdma`), how findings are shown.
 
+mod link;
 mod rdma;
 
 use std::fmt;
@@ -36,6 +37,8 @@ pub(super) enum Area {
     Directory,
     Store,
     Peer,
+    /// Over TCP, to a peer that somebody named.
+    Link,
 }
 
 impl Area {
@@ -50,6 +53,7 @@ impl Area {
             Self::Directory => "directory",
             Self::Store => "store",
             Self::Peer => "peer",
+            Self::Link => "link",
         }
     }
 }
@@ -121,6 +125,7 @@ pub(super) fn judge(facts: &Facts) -> Judgement {
         findings.extend(huge_pages(destination).filter(|_| is_usable));
     }
     findings.push(peer(&facts.peer));
+    findings.extend(facts.link.iter().flat_map(|link| link::judge(link, rdma.lacks.as_deref())));
     let landings = facts.destinations.iter().map(landing).collect();
     Judgement { rdma_lacks: rdma.lacks, landings, findings }
 }

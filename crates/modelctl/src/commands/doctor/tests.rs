@@ -3,7 +3,7 @@
 use verbs::KernelVersion;
 
 use super::{
-    facts::{Container, Device, DeviceFile, DevicePort, Gid, Port, Unavailable},
+    facts::{Container, Device, DeviceFile, DevicePort, Gid, Link, LinkSpeed, Port, Rail, Unavailable},
     *,
 };
 
@@ -51,6 +51,7 @@ fn server() -> Facts {
             destination(STORE, Role::Store, Filesystem::Named("ext4".to_owned())),
         ],
         peer: Peer { socket: PEER_SOCKET.into(), answers: true, reason: None },
+        link: None,
     }
 }
 
@@ -266,4 +267,65 @@ fn a_directory_that_cannot_hold_models_is_a_failure_and_a_store_elsewhere_is_not
     let report = report(facts);
     assert!(report.failure().unwrap().text.contains("is no directory"));
     assert_eq!(report.judgement.landings[0], judge::Landing::None);
+}
+
+/// A transport that moves 1 MiB in a millisecond, or does not for that reason.
+fn speed(reason: Option<&str>) -> LinkSpeed {
+    let works = reason.is_none();
+    LinkSpeed {
+        works,
+        reason: reason.map(str::to_owned),
+        bytes_per_second: works.then_some(1_200_000_000),
+        read_median_us: works.then_some(900),
+        read_p99_us: works.then_some(2100),
+    }
+}
+
+fn link(tcp: Option<&str>, rdma: Option<&str>) -> Link {
+    let rail = Rail {
+        name: "mlx5_0/1".to_owned(),
+        gid: "::ffff:10.0.0.1".to_owned(),
+        mtu_bytes: 4096,
+        netdev: Some("eth2".to_owned()),
+    };
+    Link { peer: "10.0.0.2:7200".to_owned(), tcp: speed(tcp), rdma: speed(rdma), rails: vec![rail] }
+}
+
+#[test]
+fn the_way_to_a_peer_is_told_by_transport() {
+    let said = |facts: Facts| {
+        let report = report(facts);
+        let text = report.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        (text, report.failure().is_some())
+    };
+    let with = |link: Link| {
+        let mut facts = with_card("mlx5_0", "eth2");
+        facts.link = Some(link);
+        said(facts)
+    };
+    let (text, has_failed) = with(link(None, None));
+    let figures = "1.2 GB/s; a read of 1 MiB takes 0.90 ms, and 99 of 100 at most 2.10 ms";
+    assert!(text.contains(&format!("ok link `10.0.0.2:7200` over TCP: {figures}")), "{text}");
+    let rail = "RDMA (mlx5_0/1, GID ::ffff:10.0.0.1, eth2, MTU 4096)";
+    assert!(text.contains(&format!("ok rdma `10.0.0.2:7200` over {rail}: {figures}")), "{text}");
+    assert!(!has_failed);
+
+    let (text, has_failed) = with(link(None, Some("the first read over RDMA failed")));
+    assert!(
+        text.contains("PROBLEM rdma `10.0.0.2:7200` over RDMA: the first read over RDMA failed"),
+        "{text}"
+    );
+    assert!(text.contains("UDP port 4791") && !has_failed, "TCP is enough: {text}");
+
+    let (text, has_failed) = with(link(Some("the peer refused"), Some("the peer refused")));
+    assert!(text.contains("PROBLEM link `10.0.0.2:7200` over TCP: the peer refused") && has_failed, "{text}");
+
+    let mut facts = server();
+    facts.link = Some(link(None, Some("no device")));
+    let (text, has_failed) = said(facts);
+    assert!(
+        text.contains("note rdma `10.0.0.2:7200` over RDMA: not from here, as the kernel has no RDMA"),
+        "{text}"
+    );
+    assert!(!has_failed);
 }
