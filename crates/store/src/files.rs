@@ -53,7 +53,7 @@ impl fmt::Display for FsKind {
             Self::Other(0x0102_1997) => "9p",
             Self::Other(0x00c3_6400) => "ceph",
             Self::Other(0x0bd0_0bd0) => "lustre",
-            Self::Other(magic) => return write!(f, "{magic:#x}"),
+            Self::Other(magic) => return write!(f, "unknown (magic number {magic:#x})"),
         };
         f.write_str(name)
     }

@@ -63,12 +63,12 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// What a thread gets that waits for the first ten bytes; whether they come back or are sealed is `then`'s choice.
 fn waits_while(region: &Arc<Region>, then: impl FnOnce(memory::Lease)) -> Result<(), NotLeased> {
-    let lease = region.lease(0..10).unwrap();
+    let lease = region.lease(0..10).expect("nobody has it");
     let (report, result) = mpsc::channel();
     let waiting = Arc::clone(region);
     thread::spawn(move || {
         let leased = waiting.lease_by(5..15, Instant::now() + LONG);
-        report.send(leased.map(drop)).unwrap();
+        report.send(leased.map(drop)).expect("somebody listens");
     });
     assert!(result.recv_timeout(Duration::from_millis(20)).is_err(), "it waits");
     then(lease);

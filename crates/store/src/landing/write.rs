@@ -147,6 +147,15 @@ impl Landing {
         self.keep(index, piece.piece(), piece.into_inner(), record)
     }
 
+    /// As [`Self::land_read`] of a piece that arrived at its final offset: nothing is written, and its range is sealed.
+    ///
+    /// # Panics
+    /// As [`Self::land_read`], and if it lies elsewhere.
+    pub fn land_read_in_place(&self, index: PieceIndex, piece: Consistent<Filled>) -> Result<(), StoreError> {
+        let record = Record::Read(index, *piece.value());
+        self.keep(index, piece.piece(), piece.into_inner(), record)
+    }
+
     fn keep(
         &self,
         index: PieceIndex,
