@@ -14,7 +14,8 @@ use clap::{
 use modelpack::reference::{Reference, ReferenceError};
 
 pub(crate) use self::fleet::{
-    EmbeddedArgs, FleetKeyAction, FleetKeyArgs, PeerArgs, PeerChoice, PullArgs, SchedulerArgs, TrustArgs,
+    EmbeddedArgs, FleetKeyAction, FleetKeyArgs, Landing, PeerArgs, PeerChoice, PullArgs, SchedulerArgs,
+    TrustArgs,
 };
 pub(crate) use self::status::StatusArgs;
 use crate::report::Refusal;

@@ -243,6 +243,7 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Option<Pu
         peer_bytes: totals.peer,
         local_bytes: totals.local,
         tcp_bytes: done.tcp_bytes,
+        landing: done.landing.clone(),
         elapsed: start.elapsed(),
         first_piece: seconds(done.first_piece_seconds),
         bound: seconds(done.bound_seconds),

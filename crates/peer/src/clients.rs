@@ -39,6 +39,7 @@ use crate::{
     node::Node,
     origin::Origin,
     progress::Stage,
+    sinks::LandingMode,
     transfer::{Brought, Transfer},
 };
 
@@ -68,6 +69,8 @@ pub(crate) struct Clients {
     store: Arc<Store>,
     /// HOST:PORT of each, as pulls that land the bytes themselves are told.
     schedulers: Vec<String>,
+    /// How bytes of other peers land in the store.
+    landing: LandingMode,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
     is_stopping: watch::Sender<bool>,
 }
@@ -102,9 +105,14 @@ impl From<PeerError> for Ended {
 }
 
 impl Clients {
-    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, schedulers: Vec<String>) -> Arc<Self> {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        store: Arc<Store>,
+        schedulers: Vec<String>,
+        landing: LandingMode,
+    ) -> Arc<Self> {
         let is_stopping = watch::Sender::new(false);
-        Arc::new(Self { node, store, schedulers, transfers: Mutex::default(), is_stopping })
+        Arc::new(Self { node, store, schedulers, landing, transfers: Mutex::default(), is_stopping })
     }
 
     /// Serves clients until `stopped`; those who still wait for something are told then.
@@ -247,8 +255,8 @@ impl Clients {
         if let Some(running) = running {
             return (running, true);
         }
-        let (artifact, origin) = (Arc::clone(&wanted.artifact), wanted.origin.clone());
-        let started = Transfer::start(&self.node, &self.store, artifact, origin);
+        let wanted = (Arc::clone(&wanted.artifact), wanted.origin.clone());
+        let started = Transfer::start(&self.node, &self.store, wanted, self.landing);
         transfers.insert(id, Arc::downgrade(&started));
         (started, false)
     }
@@ -324,7 +332,7 @@ fn done(transfer: &Transfer, brought: &Brought) -> Done {
         first_piece_seconds: first.map_or(0.0, |time| time.as_secs_f64()),
         transport: if tcp_bytes > 0 { "tcp".to_owned() } else { "none".to_owned() },
         tcp_bytes,
-        landing: "staged".to_owned(),
+        landing: transfer.counters.landing().to_owned(),
         bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
         blamed: transfer.counters.blames.all().into_iter().map(Into::into).collect(),
         bounded_by: brought.bounded_by.map_or("", Stage::name).to_owned(),

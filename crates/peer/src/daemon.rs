@@ -29,6 +29,7 @@ use crate::{
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed::{self, Seed},
+    sinks::LandingMode,
 };
 
 /// Clients that wait to be accepted.
@@ -60,6 +61,8 @@ pub struct PeerOptions {
     pub seeds: Vec<Seed>,
     /// How its connections to other processes are secured.
     pub security: PeerSecurity,
+    /// How bytes of other peers land in its store.
+    pub landing: LandingMode,
 }
 
 /// A peer that is ready: its sockets are open.
@@ -78,6 +81,7 @@ impl Peer {
     /// [`Peer::run`].
     pub async fn start(options: PeerOptions) -> Result<Self, PeerError> {
         descriptors::allow_many();
+        options.landing.check(&options.store)?;
         let (dir, store_max) = (options.store.clone(), options.store_max);
         let opened = blocking(move || Store::open(&dir));
         let store = Arc::new(opened.await?.with_budget(store_max));
@@ -128,7 +132,7 @@ impl Peer {
         if let Some(face) = face {
             present.show_on(face);
         }
-        let conversations = Clients::new(Arc::clone(present.node()), store, schedulers);
+        let conversations = Clients::new(Arc::clone(present.node()), store, schedulers, options.landing);
         let leaves = present.children().told();
         present.spawn(conversations.serve(clients, leaves));
         shutdown.await;

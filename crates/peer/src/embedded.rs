@@ -25,6 +25,7 @@ use crate::{
     progress::Counters,
     pull::{self, Done, PullReport, PullRequest, PullWatch},
     security::PeerSecurity,
+    sinks::LandingRule,
     transfer,
 };
 
@@ -61,6 +62,7 @@ pub async fn pull_in_fleet(
 ) -> Result<(PullReport, Lingering), PeerError> {
     descriptors::allow_many();
     let start = Instant::now();
+    request.landing.check(&request.output)?;
     let FleetOptions { schedulers, listen, advertise, name, security } = fleet;
     let presence = Presence::open(Address { listen, advertise }, security.clone()).await?;
     let node = Arc::clone(presence.node());
@@ -78,8 +80,11 @@ pub async fn pull_in_fleet(
         }
     };
     let trust = (security, node.vouching(&artifact));
-    let ground_of =
-        |landing| Ground::new(Arc::clone(&artifact), landing, node.threads(), Arc::clone(&counters), trust);
+    let rule = LandingRule { mode: request.landing, registrar: None };
+    let ground_of = |landing| {
+        let threads = node.threads();
+        Ground::new(Arc::clone(&artifact), (landing, rule), threads, Arc::clone(&counters), trust)
+    };
     let fill = async |ground: &Arc<Ground>| transfer::fill(&node, ground, origin).await;
     let done = pull::fill_and_publish(output, ground_of, fill).await?;
     let mut report = pull::report(&artifact, &counters, start, done);

@@ -148,6 +148,14 @@ pub enum PeerError {
         #[source]
         source: WireError,
     },
+    /// Bytes were to land directly where they cannot.
+    #[error("bytes cannot land directly in `{}`: it is on {filesystem}, whose files no network card may write", path.display())]
+    NotDirect {
+        /// Where they were to land.
+        path: PathBuf,
+        /// What that is.
+        filesystem: store::FsKind,
+    },
     /// A socket could not be opened for serving.
     #[error("cannot listen on `{address}`")]
     Listen {
@@ -179,7 +187,7 @@ impl PeerError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::WrongBytes { .. } | Self::Changed { .. } => ErrorClass::Integrity,
-            Self::Reference { .. } => ErrorClass::Usage,
+            Self::Reference { .. } | Self::NotDirect { .. } => ErrorClass::Usage,
             Self::Store(error) if error.class() == store::ErrorClass::Integrity => ErrorClass::Integrity,
             Self::Registry { source, .. } if source.class() == registry::Class::Integrity => {
                 ErrorClass::Integrity
@@ -225,6 +233,9 @@ impl PeerError {
             }
             Self::Local { source: WireError::Version { .. }, .. } => Some(HINT_VERSION.into()),
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
+            Self::NotDirect { .. } => {
+                Some("choose a directory on a tmpfs, as `/dev/shm` is, or leave `--landing` at `auto`".into())
+            }
             Self::Listen { .. } => Some("choose another address or socket; port 0 takes a free one".into()),
             _ => None,
         }

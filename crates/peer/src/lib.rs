@@ -45,6 +45,7 @@ mod seed;
 mod service;
 mod session;
 mod shared;
+mod sinks;
 #[cfg(test)]
 mod testing;
 mod transfer;
@@ -63,3 +64,4 @@ pub use progress::Progress;
 pub use pull::{PullPlan, PullReport, PullRequest, PullWatch, plan_pull, pull};
 pub use security::PeerSecurity;
 pub use seed::{Seed, SeedFile, SeedFiles};
+pub use sinks::LandingMode;

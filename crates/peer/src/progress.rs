@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
+use transport::Level;
+
 use crate::{
+    artifact::Place,
     blame::Blames,
     metrics::{CameFrom, Metrics},
 };
@@ -40,6 +43,10 @@ pub(crate) struct Counters {
     local: AtomicU64,
     /// Of `origin` and `peer`: what came over links between peers.
     tcp: AtomicU64,
+    /// What landed without a buffer.
+    direct: AtomicU64,
+    /// What came over network cards that write memory, and went through buffers all the same.
+    staged_by_nic: AtomicU64,
     /// Of the whole process.
     pub(crate) metrics: Arc<Metrics>,
     /// Microseconds from the start to the first good piece, plus one; 0 before it.
@@ -63,6 +70,32 @@ impl Counters {
         counter.fetch_add(bytes, Ordering::Relaxed);
         self.tcp.fetch_add(bytes, Ordering::Relaxed);
         self.metrics.came(if is_seed { CameFrom::Seed } else { CameFrom::Peer }, bytes);
+    }
+
+    /// A piece is good and where it belongs.
+    pub(crate) fn landed(&self, place: Place, bytes: u64) {
+        if place == Place::File {
+            self.direct.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A piece came into a buffer over a link of that level.
+    pub(crate) fn came_into_buffer(&self, level: Level, bytes: u64) {
+        if level == Level::Nic {
+            self.staged_by_nic.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// How bytes landed, as the report names it. What can only be staged, from the origin or over TCP, makes no
+    /// difference where something landed directly.
+    pub(crate) fn landing(&self) -> &'static str {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) > 0;
+        match (read(&self.direct), read(&self.staged_by_nic)) {
+            (true, false) => "direct",
+            (true, true) => "mixed",
+            (false, _) if read(&self.origin) || read(&self.peer) => "staged",
+            (false, _) => "none",
+        }
     }
 
     pub(crate) fn was_here(&self, bytes: u64) {

@@ -28,6 +28,7 @@ use crate::{
     origin,
     progress::{Counters, Progress, Stage},
     security::PeerSecurity,
+    sinks::{LandingMode, LandingRule},
     workers::Workers,
 };
 
@@ -40,6 +41,8 @@ pub struct PullRequest {
     pub access: Access,
     /// The output directory.
     pub output: PathBuf,
+    /// How bytes of other peers land.
+    pub landing: LandingMode,
 }
 
 /// What a pull came to.
@@ -59,6 +62,8 @@ pub struct PullReport {
     pub local_bytes: u64,
     /// Bytes that came over TCP links between peers.
     pub tcp_bytes: u64,
+    /// How bytes landed: `direct`, `staged`, `mixed`, or `none` if none had to.
+    pub landing: String,
     /// From the command to the published directory.
     pub elapsed: Duration,
     /// From the first request for bytes to the first good piece.
@@ -140,6 +145,7 @@ impl PullWatch {
 pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport, PeerError> {
     descriptors::allow_many();
     let start = Instant::now();
+    request.landing.check(&request.output)?;
     let (origin, artifact) = origin::open(&request.reference, request.access.clone()).await?;
     let artifact = Arc::new(artifact);
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
@@ -153,6 +159,8 @@ pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport,
             let ground_of = |landing| {
                 let threads = (Workers::start(), Buffers::new());
                 let security = PeerSecurity::default();
+                // The origin alone has no link that lands directly.
+                let landing = (landing, LandingRule::default());
                 Ground::new(Arc::clone(&artifact), landing, threads, Arc::clone(&counters), (security, None))
             };
             let fill = async |ground: &Arc<Ground>| {
@@ -212,6 +220,7 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
         peer_bytes: peer,
         local_bytes: local,
         tcp_bytes: counters.tcp_bytes(),
+        landing: counters.landing().to_owned(),
         elapsed: start.elapsed(),
         first_piece: counters.first_piece(),
         bound: done.bound,
@@ -225,6 +234,7 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
 
 /// Says what a pull would do, and touches nothing.
 pub async fn plan_pull(request: PullRequest) -> Result<PullPlan, PeerError> {
+    request.landing.check(&request.output)?;
     let (_, artifact) = origin::open(&request.reference, request.access).await?;
     let manifest = artifact.manifest.clone();
     let is_anchored = artifact.is_anchored();

@@ -56,6 +56,10 @@ pub(crate) struct PullArgs {
     #[arg(long, requires = "output")]
     pub(crate) direct: bool,
 
+    /// How bytes of other peers land in this process; without RDMA always through buffers
+    #[arg(long, value_enum, default_value_t = Landing::Auto, requires = "output")]
+    pub(crate) landing: Landing,
+
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 
@@ -177,6 +181,27 @@ impl From<Link> for store::LinkMode {
     }
 }
 
+/// How bytes of other peers get to their final offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Landing {
+    /// Onto a tmpfs: written there by the network card. Else through buffers
+    Auto,
+    /// The same, but fail at once where the file system cannot
+    Direct,
+    /// Through buffers, also over RDMA
+    Staged,
+}
+
+impl From<Landing> for peer::LandingMode {
+    fn from(landing: Landing) -> Self {
+        match landing {
+            Landing::Auto => Self::Auto,
+            Landing::Direct => Self::Direct,
+            Landing::Staged => Self::Staged,
+        }
+    }
+}
+
 /// Run this node's peer: it stores, fetches and serves
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -256,6 +281,10 @@ pub(crate) struct PeerArgs {
     /// Where it shows /metrics and /healthz, over plain HTTP, to anybody who can reach it [default: nowhere]
     #[arg(long, value_name = "ADDR", env = "MODELCTL_HTTP_LISTEN", hide_env_values = true)]
     pub(crate) http_listen: Option<SocketAddr>,
+
+    /// How bytes of other peers land in its store; without RDMA always through buffers
+    #[arg(long, value_enum, default_value_t = Landing::Auto)]
+    pub(crate) landing: Landing,
 
     /// How long its end may take while others still read from it
     #[arg(long, value_name = "TIME", default_value = "30s", env = "MODELCTL_DRAIN", hide_env_values = true)]

@@ -108,40 +108,20 @@ fn rdma(probe: &Probe) -> Rdma {
 fn destination(probe: &Probe, path: &Path) -> anyhow::Result<Destination> {
     let kind = store::filesystem_of(path)?;
     // DESIGN §6, "Landing rule".
-    let rdma_landing = match kind {
-        FsKind::Tmpfs => "direct: the card may write into the pages of a tmpfs",
-        _ => "staged: the kernel does not let a card write into the pages of this file system",
+    let rdma_landing = if kind.lands_direct() {
+        "direct: the card may write into the pages of a tmpfs"
+    } else {
+        "staged: the kernel does not let a card write into the pages of this file system"
     };
     Ok(Destination {
         path: path.to_path_buf(),
-        filesystem: filesystem_name(kind),
+        filesystem: kind.to_string(),
         free_bytes: store::free_bytes(path)?,
         landing: "staged",
         landing_reason: "TCP bytes are checked in a buffer, then written to their final offset",
         rdma_landing,
         huge_pages: (kind == FsKind::Tmpfs).then(|| probe.huge_pages(path)),
     })
-}
-
-fn filesystem_name(kind: FsKind) -> String {
-    let name = match kind {
-        FsKind::Tmpfs => "tmpfs",
-        FsKind::Ext => "ext4",
-        FsKind::Xfs => "xfs",
-        FsKind::Btrfs => "btrfs",
-        FsKind::Overlay => "overlay",
-        // Those that models are likely to be put on; the numbers are those of statfs(2).
-        FsKind::Other(0x6969) => "nfs",
-        FsKind::Other(0x6573_5546) => "fuse",
-        FsKind::Other(0x2fc1_2fc1) => "zfs",
-        FsKind::Other(0x9584_58f6) => "hugetlbfs",
-        FsKind::Other(0x0102_1997) => "9p",
-        FsKind::Other(0x00c3_6400) => "ceph",
-        FsKind::Other(0x0bd0_0bd0) => "lustre",
-        FsKind::Other(magic) => return format!("unknown (magic number {magic:#x})"),
-        _ => "unknown",
-    };
-    name.to_owned()
 }
 
 fn peer() -> Peer {

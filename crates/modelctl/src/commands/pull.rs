@@ -38,7 +38,7 @@ struct Report {
     first_piece_seconds: Option<f64>,
     transport: &'static str,
     bytes_by_transport: BytesByTransport,
-    landing: &'static str,
+    landing: String,
     fallback_reason: Option<String>,
     bound_seconds: Option<f64>,
     ratio: Option<f64>,
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
         };
         let reference = args.reference.clone();
         let Some(output) = args.output.clone() else { return store(args, access, printer).await };
-        let request = PullRequest { reference, access, output };
+        let request = PullRequest { reference, access, output, landing: args.landing.into() };
         if args.dry_run {
             let plan = peer::plan_pull(request).await?;
             return printer.result(&Plan::new(args, &plan));
@@ -206,7 +206,7 @@ impl Report {
             first_piece_seconds: pull.first_piece.map(|time| time.as_secs_f64()),
             transport: if pull.tcp_bytes > 0 { "tcp" } else { "none" },
             bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: 0 },
-            landing: if moved { "staged" } else { "none" },
+            landing: if moved { pull.landing } else { "none".to_owned() },
             fallback_reason: pull.fallback_reason,
             bound_seconds: pull.bound.map(|bound| bound.as_secs_f64()),
             ratio,

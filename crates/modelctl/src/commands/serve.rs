@@ -86,6 +86,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         seeds,
         advertise: args.advertise.clone(),
         security: PeerSecurity { control, data },
+        landing: args.landing.into(),
     };
     access::runtime()?.block_on(async {
         let mut signals = EndSignals::new()?;

@@ -26,7 +26,7 @@ impl<H: Herald> Download<H> {
             return;
         }
         self.excused = Instant::now();
-        let asked = self.transfers.values().filter(|transfer| transfer.permit.is_some());
+        let asked = self.transfers.values().filter(|transfer| transfer.right.is_some());
         let asked: BTreeSet<PeerId> = asked.map(|transfer| transfer.peer).collect();
         for peer in self.links.keys().filter(|peer| !asked.contains(*peer)) {
             self.inputs.push_front(Input::Progress { peer: *peer });

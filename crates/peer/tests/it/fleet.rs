@@ -78,6 +78,7 @@ impl Fleet {
             seeds: seed.into_iter().map(Seed::Layout).collect(),
             socket_group: None,
             security: self.security.clone(),
+            landing: peer::LandingMode::Auto,
         }
     }
 
@@ -110,7 +111,8 @@ impl Fleet {
         watch: PullWatch,
     ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
         let access = Access { plain_http: true, ..Access::default() };
-        let request = PullRequest { reference, access, output: self.output(number) };
+        let request =
+            PullRequest { reference, access, output: self.output(number), landing: peer::LandingMode::Auto };
         let socket = self.peers[number].socket.clone();
         async move {
             let pull = async {
@@ -270,6 +272,7 @@ async fn what_is_damaged_is_not_announced() {
         seeds: vec![Seed::Layout(layout)],
         socket_group: None,
         security: PeerSecurity::default(),
+        landing: peer::LandingMode::Auto,
     };
     let error = Peer::start(options).await.err().unwrap();
     assert_eq!(error.class(), ErrorClass::Integrity);

@@ -13,7 +13,7 @@ use peer::{FleetOptions, LocalPeer, PeerError, PeerSecurity};
 
 use crate::{
     access,
-    cli::{EmbeddedArgs, PeerChoice, PullArgs},
+    cli::{EmbeddedArgs, Landing, PeerChoice, PullArgs},
     commands::serve::{host_name, security},
     printer::Printer,
     report::Refusal,
@@ -35,7 +35,7 @@ pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result
         return direct(args, printer).await;
     }
     let reason = match local_peer(args).await? {
-        Found::Answers(local) => return Ok(Way::Local(local)),
+        Found::Answers(local) => return through(local, args),
         Found::Unusable(error) => {
             let reason = format!("{:#}", anyhow::Error::new(error));
             printer.warn(format_args!("{reason}: pulling without it"));
@@ -47,6 +47,16 @@ pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result
         [] => Ok(Way::Alone { reason }),
         schedulers => in_fleet(args, schedulers.to_vec()).await,
     }
+}
+
+/// The local peer lands the bytes, in its own way.
+fn through(local: LocalPeer, args: &PullArgs) -> anyhow::Result<Way> {
+    if args.landing == Landing::Auto {
+        return Ok(Way::Local(local));
+    }
+    let message = "the local peer lands the bytes, in the way that it was started with";
+    let hint = "land them here with `--direct`, or start the peer with `--landing`";
+    Err(Refusal::usage(message).hint(hint).into())
 }
 
 /// What is found of a local peer.
