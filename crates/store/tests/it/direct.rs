@@ -1,6 +1,12 @@
 //! Direct landing: pieces that a transport wrote to their final offsets, beside pieces that were written there.
 
-use std::{collections::BTreeMap, path::Path, sync::mpsc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ::store::{FsKind, Landing, StoreError, filesystem_of};
 use memory::{Filled, Lease};
@@ -25,7 +31,14 @@ fn in_memory() -> Option<tempfile::TempDir> {
 }
 
 fn open(artifact: &Artifact, dir: &Path) -> Landing {
-    let landing = Landing::open(dir, &artifact.contents.layout, &artifact.contents.digest).unwrap();
+    let until = Instant::now() + LONG;
+    // A process that another test of this one is about to start holds every lock until it runs.
+    let landing = loop {
+        match Landing::open(dir, &artifact.contents.layout, &artifact.contents.digest) {
+            Err(StoreError::Busy { .. }) if Instant::now() < until => thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
     landing.preallocate().unwrap();
     landing
 }
