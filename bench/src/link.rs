@@ -1,14 +1,16 @@
-//! `bench link`: one sender, one receiver, one data link, beside iperf3 and beside the least that receives and checks.
+//! `bench link`: one sender, one receiver, one data link, beside what else moves bytes between the two.
 //!
-//! Owns: the network, the order of runs, the result. Does not own: either side (`sender`, `receiver`), iperf3 (`iperf`).
+//! Owns: the network, the order of runs, the result. Does not own: either side (`sender`, `receiver`), iperf3 (`iperf`),
+//! links over RDMA (`rdma`).
 
 mod iperf;
+mod rdma;
 mod receiver;
 mod result;
 mod runs;
 mod sender;
 
-use std::{fs, io::Write as _, num::NonZeroU32, path::Path};
+use std::{fs, io::Write as _, num::NonZeroU32};
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
@@ -28,6 +30,7 @@ use testbed::{
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use self::{
+    rdma::{RdmaReceiverArgs, ServeArgs, receive as receive_rdma, serve as serve_rdma},
     receiver::{ReceiverArgs, run as receive},
     sender::{SenderArgs, run as send},
 };
@@ -53,6 +56,8 @@ enum Transport {
     Tcp,
     /// Within one process, without a network
     Memory,
+    /// Between two processes on one RDMA device, or from another machine
+    Rdma,
 }
 
 /// Whether pieces are checked before they land.
@@ -131,16 +136,21 @@ pub(crate) struct LinkArgs {
     #[arg(long)]
     rate: Option<Rate>,
     #[command(flatten)]
+    rdma: rdma::RdmaArgs,
+    #[command(flatten)]
     output: OutputArgs,
 }
 
 /// Measures it.
 pub(crate) fn run(args: &LinkArgs) -> anyhow::Result<()> {
-    let bytes = args.size.0;
-    ensure!(bytes > 0 && bytes.div_ceil(PIECE_BYTES) <= PIECES_MAX, "no file of {bytes} bytes can be sent");
+    check_size(args.size)?;
     ensure!(
         args.transport == Transport::Tcp || args.rate.is_none(),
         "without a network there is no rate: leave out `--rate`"
+    );
+    ensure!(
+        args.transport == Transport::Rdma || !args.rdma.is_asked_for(),
+        "`--landing`, `--from` and `--read-bw` are for `--transport rdma`"
     );
     let maker = Maker::this(TOOL);
     if args.transport == Transport::Tcp {
@@ -149,6 +159,13 @@ pub(crate) fn run(args: &LinkArgs) -> anyhow::Result<()> {
     let job = args.clone();
     let result = stage::run(maker, move || measure(&job, maker))?;
     args.output.print(&result)
+}
+
+/// Whether a file can be of that size.
+fn check_size(size: Size) -> anyhow::Result<()> {
+    let bytes = size.0;
+    ensure!(bytes > 0 && bytes.div_ceil(PIECE_BYTES) <= PIECES_MAX, "no file of {bytes} bytes can be sent");
+    Ok(())
 }
 
 fn measure(args: &LinkArgs, maker: Maker) -> anyhow::Result<LinkResult> {
@@ -163,17 +180,20 @@ fn measure(args: &LinkArgs, maker: Maker) -> anyhow::Result<LinkResult> {
         Dest::Tmpfs => dir.clone(),
         Dest::Disk => scratch::make(maker, Medium::Disk)?,
     };
-    let file = dir.join("sent.bin");
-    write_noise(&file, bytes)?;
-    let lab = Lab::new(args, (dir, dest, file), maker)?;
+    let path = dir.join("sent.bin");
+    let lab = Lab::new(args, (dir, dest, path.clone()), maker)?;
+    if args.transport == Transport::Rdma {
+        return rdma::measure(&lab, args);
+    }
+    let mut file = fs::File::create(&path)?;
+    fs::write(path.with_extension("tree"), write_noise(&mut file, bytes)?)?;
     let (rows, skipped) = lab.measure(args.runs)?;
     Ok(LinkResult::new(args, rows, skipped))
 }
 
-/// Writes noise, and beside it its piece tree.
-fn write_noise(path: &Path, bytes: u64) -> anyhow::Result<()> {
+/// Writes noise, and gives the root and the values of its piece tree.
+fn write_noise(file: &mut fs::File, bytes: u64) -> anyhow::Result<Vec<u8>> {
     let mut noise = blake3::Hasher::new().finalize_xof();
-    let mut file = fs::File::create(path)?;
     let mut tree = TreeBuilder::new(bytes);
     let mut buffer = vec![0; usize::try_from(PIECE_BYTES)?];
     let mut left = bytes;
@@ -189,7 +209,7 @@ fn write_noise(path: &Path, bytes: u64) -> anyhow::Result<()> {
         left -= piece_bytes.len() as u64;
     }
     let tree = tree.finish().context("every piece was added")?;
-    Ok(fs::write(path.with_extension("tree"), [&tree.root().bytes()[..], &tree.serialise()].concat())?)
+    Ok([&tree.root().bytes()[..], &tree.serialise()].concat())
 }
 
 fn runtime() -> anyhow::Result<Runtime> {

@@ -37,7 +37,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Broadcast(Box<broadcast::BroadcastArgs>),
-    Link(link::LinkArgs),
+    Link(Box<link::LinkArgs>),
+    LinkServe(link::ServeArgs),
     Pull(local::pull::PullArgs),
     Push(local::push::PushArgs),
     Build(local::build::BuildArgs),
@@ -51,6 +52,8 @@ enum Command {
     LinkSender(link::SenderArgs),
     #[command(hide = true)]
     LinkReceiver(link::ReceiverArgs),
+    #[command(hide = true)]
+    LinkRdmaReceiver(link::RdmaReceiverArgs),
     #[command(hide = true)]
     PlanRun(plan::PlanRunArgs),
     /// Clean up after the bench of that process id, when stdin ends
@@ -74,6 +77,8 @@ fn main() -> ExitCode {
         Command::Gen(args) => generate::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::LinkServe(args) => link::serve_rdma(&args),
+        Command::LinkRdmaReceiver(args) => link::receive_rdma(&args),
         Command::LinkSender(args) => link::send(&args),
         Command::LinkReceiver(args) => link::receive(&args),
         Command::PlanRun(args) => plan::run_one(&args),

@@ -285,6 +285,11 @@ impl<B: AsRef<[u8]>> Consistent<B> {
     pub fn value(&self) -> &[u8; 32] {
         &self.value
     }
+
+    /// Gives the buffer back; what is known of the bytes is forgotten.
+    pub fn into_inner(self) -> B {
+        self.landed.bytes
+    }
 }
 
 /// A piece that is proved against the manifest. Only [`PieceTree::verify`] makes one.

@@ -20,10 +20,10 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use memory::{Filled, Pool};
+use memory::{Filled, Lease, Pool, Region};
 use modelpack::{
     digest::{Blake3Root, Sha256Digest},
-    layout::{BlobIndex, PIECE_BYTES, PieceIndex, PieceLayout},
+    layout::{BlobIndex, BlobPiece, PIECE_BYTES, PieceIndex, PieceLayout},
     piece_tree::{Anchored, Landed, PieceTree},
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -38,7 +38,7 @@ use transport::{
 use super::{Check, IN_FLIGHT, Securing, cpu_seconds, runtime, say, sender::WholeFile};
 
 /// Buffers of one piece, as a peer has them.
-const BUFFERS: usize = 64;
+pub(super) const BUFFERS: usize = 64;
 
 /// No read takes this long on any network that is measured.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -88,13 +88,9 @@ pub(crate) fn run(args: &ReceiverArgs) -> anyhow::Result<()> {
         let address = args.address.context("the bare kind needs a network")?;
         return say(&receive_bare(address, bytes)?);
     }
-    let place = Arc::new(Place::new(args, bytes)?);
+    let place = Arc::new(Place::of(args, bytes)?);
     let (events, heard) = mpsc::channel();
-    let sink: CompletionSink = {
-        let events = events.clone();
-        // Whoever hears it ends first only where the run has failed.
-        Arc::new(move |completion| drop(events.send(Event::Ended(completion, Instant::now()))))
-    };
+    let sink = completion_sink(&events);
     let runtime = runtime()?;
     let over = Arc::new(AtomicBool::new(false));
     let (link, window): (Arc<dyn Link>, u64) = match args.address {
@@ -109,11 +105,18 @@ pub(crate) fn run(args: &ReceiverArgs) -> anyhow::Result<()> {
             (link, args.window.context("a file has a handle")?)
         }
     };
-    let pool = Pool::new(BUFFERS, piece_bytes())?;
-    let pull = Pull { link, window, bytes, pool, place, events, heard };
+    let buffers = Buffers::Pool(Pool::new(BUFFERS, piece_bytes())?);
+    let pull = Pull { link, window, bytes, in_flight: IN_FLIGHT, buffers, place, events, heard };
     let received = pull.run();
     over.store(true, Ordering::Relaxed);
     say(&received?)
+}
+
+/// Tells the loop of each read that ends.
+pub(super) fn completion_sink(events: &Sender<Event>) -> CompletionSink {
+    let events = events.clone();
+    // Whoever hears it ends first only where the run has failed.
+    Arc::new(move |completion| drop(events.send(Event::Ended(completion, Instant::now()))))
 }
 
 /// A link whose engine has a thread of this process.
@@ -136,7 +139,7 @@ fn in_memory(
     Ok((link, window))
 }
 
-fn piece_bytes() -> usize {
+pub(super) fn piece_bytes() -> usize {
     usize::try_from(PIECE_BYTES).expect("a piece fits memory")
 }
 
@@ -158,33 +161,42 @@ fn receive_bare(address: SocketAddr, bytes: u64) -> anyhow::Result<Received> {
 }
 
 /// Where pieces land.
-enum Place {
+pub(super) enum Place {
     /// Checked, and journaled, as a pull does it.
     Checked { tree: PieceTree<Anchored>, landing: Box<Landing> },
     /// Only written where they belong.
     Unchecked { file: File, is_synced: bool },
+    /// They are there; checked.
+    There(PieceTree<Anchored>),
+    /// They are there, and nobody looks.
+    Nothing,
 }
 
 impl Place {
-    fn new(args: &ReceiverArgs, bytes: u64) -> anyhow::Result<Self> {
+    fn of(args: &ReceiverArgs, bytes: u64) -> anyhow::Result<Self> {
         match args.check {
             Check::On => {
                 let serialised = fs::read(args.file.with_extension("tree"))?;
                 let (root, values) = serialised.split_first_chunk().context("a tree begins with its root")?;
-                let tree = PieceTree::anchor(bytes, Blake3Root::new(*root), values)?;
-                let layout = PieceLayout::new(vec![bytes])?;
-                let landing = Landing::open(&args.dir, &layout, &Sha256Digest::of(root))?;
-                landing.preallocate()?;
-                Ok(Self::Checked { tree, landing: Box::new(landing) })
+                Self::checked(&args.dir, PieceTree::anchor(bytes, Blake3Root::new(*root), values)?)
             }
-            Check::Off => {
-                fs::create_dir_all(&args.dir)?;
-                let file = File::create(args.dir.join("file"))?;
-                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
-                let is_synced = store::filesystem_of(&args.dir)? != store::FsKind::Tmpfs;
-                Ok(Self::Unchecked { file, is_synced })
-            }
+            Check::Off => Self::unchecked(&args.dir, bytes),
         }
+    }
+
+    pub(super) fn checked(dir: &Path, tree: PieceTree<Anchored>) -> anyhow::Result<Self> {
+        let layout = PieceLayout::new(vec![tree.blob_bytes()])?;
+        let landing = Landing::open(dir, &layout, &Sha256Digest::of(tree.root().bytes()))?;
+        landing.preallocate()?;
+        Ok(Self::Checked { tree, landing: Box::new(landing) })
+    }
+
+    pub(super) fn unchecked(dir: &Path, bytes: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let file = File::create(dir.join("file"))?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+        let is_synced = store::filesystem_of(dir)? != store::FsKind::Tmpfs;
+        Ok(Self::Unchecked { file, is_synced })
     }
 
     fn land(&self, piece: PieceIndex, bytes: Filled) -> anyhow::Result<()> {
@@ -195,6 +207,11 @@ impl Place {
                 Ok(landing.commit(piece, &verified)?)
             }
             Self::Unchecked { file, .. } => Ok(file.write_all_at(&bytes, u64::from(piece.0) * PIECE_BYTES)?),
+            Self::There(tree) => match tree.verify(Landed::new(BlobPiece(piece.0), bytes)) {
+                Ok(_) => Ok(()),
+                Err(_) => bail!("piece {piece} is not what was sent"),
+            },
+            Self::Nothing => Ok(()),
         }
     }
 
@@ -205,13 +222,39 @@ impl Place {
                 Ok(landing.sync_blob(BlobIndex(0))?)
             }
             Self::Unchecked { file, is_synced: true } => Ok(file.sync_data()?),
-            Self::Unchecked { .. } => Ok(()),
+            Self::Unchecked { .. } | Self::There(_) | Self::Nothing => Ok(()),
+        }
+    }
+
+    /// Whether a piece is done as soon as it is there.
+    fn is_instant(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+}
+
+/// What reads write.
+pub(super) enum Buffers {
+    /// Any of a pool's.
+    Pool(Arc<Pool>),
+    /// The file's own pages.
+    InPlace(Arc<Region>),
+}
+
+impl Buffers {
+    /// The memory for so many bytes of the file, if there is any now.
+    fn lease(&self, offset: u64, len: usize) -> anyhow::Result<Option<Lease>> {
+        match self {
+            Self::Pool(pool) => Ok(pool.try_lease(len)),
+            Self::InPlace(region) => {
+                let start = usize::try_from(offset)?;
+                Ok(Some(region.lease(start..start + len).context("a piece is read once")?))
+            }
         }
     }
 }
 
 /// What the loop hears.
-enum Event {
+pub(super) enum Event {
     Ended(Completion, Instant),
     Landed(u64, Instant, anyhow::Result<()>),
 }
@@ -220,18 +263,19 @@ enum Event {
 type Job = (u64, Filled);
 
 /// All reads of one file.
-struct Pull {
-    link: Arc<dyn Link>,
-    window: u64,
-    bytes: u64,
-    pool: Arc<Pool>,
-    place: Arc<Place>,
-    events: Sender<Event>,
-    heard: Receiver<Event>,
+pub(super) struct Pull {
+    pub(super) link: Arc<dyn Link>,
+    pub(super) window: u64,
+    pub(super) bytes: u64,
+    pub(super) in_flight: usize,
+    pub(super) buffers: Buffers,
+    pub(super) place: Arc<Place>,
+    pub(super) events: Sender<Event>,
+    pub(super) heard: Receiver<Event>,
 }
 
 impl Pull {
-    fn run(&self) -> anyhow::Result<Received> {
+    pub(super) fn run(&self) -> anyhow::Result<Received> {
         let jobs = self.start_threads();
         let pieces = self.bytes.div_ceil(PIECE_BYTES);
         let count = usize::try_from(pieces)?;
@@ -240,7 +284,7 @@ impl Pull {
         let mut starts: Vec<Instant> = Vec::with_capacity(count);
         let (mut outstanding, mut landed) = (0, 0);
         while landed < pieces {
-            while starts.len() < count && outstanding < IN_FLIGHT {
+            while starts.len() < count && outstanding < self.in_flight {
                 let now = Instant::now();
                 if !self.post(starts.len() as u64, now)? {
                     break;
@@ -253,6 +297,11 @@ impl Pull {
                     outstanding -= 1;
                     read_us[usize::try_from(id)?] = micros(at - starts[usize::try_from(id)?]);
                     let filled = result.with_context(|| format!("the read of piece {id} failed"))?;
+                    if self.place.is_instant() {
+                        landed += 1;
+                        piece_us[usize::try_from(id)?] = read_us[usize::try_from(id)?];
+                        continue;
+                    }
                     jobs.send((id, filled)).context("no thread checks any more")?;
                 }
                 Event::Landed(id, at, result) => {
@@ -271,7 +320,7 @@ impl Pull {
     fn post(&self, id: u64, now: Instant) -> anyhow::Result<bool> {
         let offset = id * PIECE_BYTES;
         let len = usize::try_from((self.bytes - offset).min(PIECE_BYTES))?;
-        let Some(lease) = self.pool.try_lease(len) else { return Ok(false) };
+        let Some(lease) = self.buffers.lease(offset, len)? else { return Ok(false) };
         let read = ReadRequest { id, window: self.window, offset, lease, deadline: now + PATIENCE };
         if self.link.post(read).is_ok() {
             return Ok(true);

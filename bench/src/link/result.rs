@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Check, Dest, LinkArgs, Transport,
@@ -26,6 +26,26 @@ pub(crate) struct LinkResult {
     runs: u32,
     rows: Vec<Row>,
     skipped: Vec<Skipped>,
+    /// Of RDMA only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rdma: Option<RdmaNote>,
+}
+
+/// How a link over RDMA was made.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RdmaNote {
+    /// As `DEVICE/PORT`, of the receiver.
+    pub(super) rails: Vec<String>,
+    pub(super) mtu_bytes: u32,
+    pub(super) qps: u8,
+    /// Work requests on each of them.
+    pub(super) outstanding: u8,
+    pub(super) work_bytes: u64,
+    /// `direct` or `staged`.
+    pub(super) landing: String,
+    pub(super) checked: bool,
+    /// To map and pin what reads write, which is before the clock starts.
+    pub(super) register_seconds: f64,
 }
 
 /// What is not there, and why.
@@ -58,6 +78,8 @@ pub(super) struct Row {
     receiver_syscalls_per_gb: Option<u64>,
     /// Bytes per second to iperf3's, the median of the pairs.
     iperf3_ratio: Option<f64>,
+    /// Bytes per second to `ib_read_bw`'s, the median of the pairs.
+    read_bw_ratio: Option<f64>,
     /// The receiver's CPU to that of receiving and hashing alone, the median of the pairs.
     recv_blake3_cpu_ratio: Option<f64>,
     /// From a read's start to its end, over all runs.
@@ -84,6 +106,7 @@ impl Row {
             sender_syscalls_per_gb: None,
             receiver_syscalls_per_gb: None,
             iperf3_ratio: None,
+            read_bw_ratio: None,
             recv_blake3_cpu_ratio: None,
             read: percentiles(all, |measured| &measured.read_us),
             piece: percentiles(all, |measured| &measured.piece_us),
@@ -102,9 +125,11 @@ impl Row {
 fn compare(rows: &mut [Row]) {
     let find = |name| rows.iter().find(|row| row.name == name);
     let fastest = find(Variant::Iperf3.name()).map(|row| row.runs_bytes_per_s.clone());
+    let one_sided = find(Variant::ReadBw.name()).map(|row| row.runs_bytes_per_s.clone());
     let leanest = find(Variant::BARE.name()).map(|row| row.runs_receiver_cpu_s_per_gb.clone());
     for row in rows {
         row.iperf3_ratio = fastest.as_ref().and_then(|ruler| in_pairs(&row.runs_bytes_per_s, ruler));
+        row.read_bw_ratio = one_sided.as_ref().and_then(|ruler| in_pairs(&row.runs_bytes_per_s, ruler));
         row.recv_blake3_cpu_ratio =
             leanest.as_ref().and_then(|ruler| in_pairs(&row.runs_receiver_cpu_s_per_gb, ruler));
     }
@@ -138,6 +163,7 @@ impl LinkResult {
             transport: match args.transport {
                 Transport::Tcp => "tcp",
                 Transport::Memory => "memory",
+                Transport::Rdma => "rdma",
             },
             check: Check::name(args.check),
             dest: match args.dest {
@@ -149,20 +175,34 @@ impl LinkResult {
             runs: args.runs.get(),
             rows,
             skipped,
+            rdma: None,
+        }
+    }
+
+    /// The same, over RDMA.
+    pub(super) fn with_note(self, note: RdmaNote) -> Self {
+        Self { rdma: Some(note), ..self }
+    }
+
+    fn ruler(&self) -> (&'static str, fn(&Row) -> Option<f64>) {
+        match self.rdma {
+            None => ("×iperf3", |row| row.iperf3_ratio),
+            Some(_) => ("×read_bw", |row| row.read_bw_ratio),
         }
     }
 }
 
 impl fmt::Display for LinkResult {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ruler, ratio_of) = self.ruler();
         writeln!(
             out,
-            "{:<15} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}",
-            "", "MB/s", "×iperf3", "CPU s/GB", "CPU s/GB", "×recv+b3", "calls/GB", "calls/GB"
+            "{:<15} {:>7} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "", "MB/s", ruler, "CPU s/GB", "CPU s/GB", "×recv+b3", "calls/GB", "calls/GB"
         )?;
         writeln!(
             out,
-            "{:<15} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "{:<15} {:>7} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
             "", "", "", "sender", "receiver", "CPU", "sender", "receiver"
         )?;
         for row in &self.rows {
@@ -171,10 +211,10 @@ impl fmt::Display for LinkResult {
             let count = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
             writeln!(
                 out,
-                "{:<15} {:>7.0} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}",
+                "{:<15} {:>7.0} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
                 row.name,
                 row.bytes_per_s / 1e6,
-                number(row.iperf3_ratio),
+                number(ratio_of(row)),
                 number(row.sender_cpu_s_per_gb),
                 number(row.receiver_cpu_s_per_gb),
                 number(row.recv_blake3_cpu_ratio),
@@ -190,7 +230,15 @@ impl fmt::Display for LinkResult {
         for Skipped { name, why } in &self.skipped {
             writeln!(out, "skipped: {name}: {why}")?;
         }
-        write!(out, "{} bytes, {} runs, landed on {}", self.size, self.runs, self.dest)
+        write!(out, "{} bytes, {} runs, landed on {}", self.size, self.runs, self.dest)?;
+        if let Some(RdmaNote { rails, mtu_bytes, qps, outstanding, landing, .. }) = &self.rdma {
+            let rails = rails.join(", ");
+            write!(
+                out,
+                ", {landing}; {rails}, MTU {mtu_bytes}, {qps} QPs, {outstanding} reads outstanding on each"
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -41,6 +41,10 @@ pub(super) enum Variant {
     Link(Securing),
     /// iperf3, one stream.
     Iperf3,
+    /// The product's link over RDMA.
+    Rdma,
+    /// `ib_read_bw`.
+    ReadBw,
 }
 
 impl Variant {
@@ -55,6 +59,8 @@ impl Variant {
             Self::Link(Securing::Plain) => "modelctl-plain",
             Self::Link(Securing::Bare) => "recv-blake3",
             Self::Iperf3 => "iperf3",
+            Self::Rdma => "rdma",
+            Self::ReadBw => "ib_read_bw",
         }
     }
 }
@@ -137,6 +143,28 @@ impl Lab {
         Ok((rows, skipped))
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Where logs are.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Where the next run lands: what the last one left there is removed.
+    pub(super) fn landing_dir(&self) -> anyhow::Result<PathBuf> {
+        let landing = self.dest.join("landing");
+        if landing.exists() {
+            std::fs::remove_dir_all(&landing)?;
+        }
+        Ok(landing)
+    }
+
     fn run(&self, variant: Variant, counter: Option<&Counter>) -> anyhow::Result<Measured> {
         stage::goes_on()?;
         let securing = match (variant, &self.cable) {
@@ -144,12 +172,10 @@ impl Lab {
                 return iperf::run((&cable.sender, &cable.receiver), self.bytes, &self.dir, self.patience);
             }
             (Variant::Iperf3, None) => anyhow::bail!("iperf3 needs a network"),
+            (Variant::Rdma | Variant::ReadBw, _) => anyhow::bail!("RDMA has runs of its own"),
             (Variant::Link(securing), _) => securing,
         };
-        let landing = self.dest.join("landing");
-        if landing.exists() {
-            std::fs::remove_dir_all(&landing)?;
-        }
+        let landing = self.landing_dir()?;
         let received = [path(&self.file), path(&landing), securing.name(), self.check.name()];
         let Some(cable) = &self.cable else {
             let (program, before) = Counter::wrap(counter, &self.dir, "receiver");
@@ -177,7 +203,7 @@ impl Lab {
         Ok(Measured::of(received, Some(used.cpu_s)))
     }
 
-    fn finish<T: DeserializeOwned>(&self, command: Command, name: &str) -> anyhow::Result<T> {
+    pub(super) fn finish<T: DeserializeOwned>(&self, command: Command, name: &str) -> anyhow::Result<T> {
         self.end_of(Process::start(command, &self.dir, name)?)
     }
 
@@ -191,7 +217,7 @@ impl Lab {
 }
 
 impl Measured {
-    fn of(received: Received, sender_cpu_s: Option<f64>) -> Self {
+    pub(super) fn of(received: Received, sender_cpu_s: Option<f64>) -> Self {
         let Received { bytes, seconds, cpu_s, read_us, piece_us } = received;
         Self { bytes, seconds, sender_cpu_s, receiver_cpu_s: Some(cpu_s), read_us, piece_us }
     }

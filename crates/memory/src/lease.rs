@@ -63,7 +63,8 @@ impl Lease {
         Filled(self)
     }
 
-    /// The range is never leased again: its bytes were proved, and others may read them from now on.
+    /// The range is not leased again unless the whole region is unsealed ([`Region::unseal`]): its bytes were proved, and
+    /// others may read them from now on.
     ///
     /// # Panics
     /// If it is a pool's, which lends it for ever.
@@ -102,6 +103,11 @@ impl Filled {
     /// The region that it is a range of.
     pub fn region(&self) -> &Arc<Region> {
         &self.0.region
+    }
+
+    /// Which range of [`Self::region`].
+    pub fn range(&self) -> Range<usize> {
+        self.0.range()
     }
 }
 

@@ -14,4 +14,4 @@ mod region;
 
 pub use lease::{Filled, Lease};
 pub use pool::Pool;
-pub use region::{Access, Region};
+pub use region::{Access, NotLeased, Region};

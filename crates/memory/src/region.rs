@@ -9,7 +9,8 @@ use std::{
     io,
     ops::Range,
     ptr::{self, NonNull},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -31,6 +32,17 @@ pub struct Region {
     len: usize,
     access: Access,
     taken: Mutex<Taken>,
+    /// A range is no longer out.
+    freed: Condvar,
+}
+
+/// Why a range is not leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotLeased {
+    /// It is not to be written: some of it is sealed, out of bounds or read-only.
+    Never,
+    /// Some of it is out.
+    Out,
 }
 
 // SAFETY: `base` is read and written only through leases, whose ranges are disjoint by `taken`, and `read_at`, which
@@ -44,14 +56,23 @@ unsafe impl Sync for Region {}
 struct Taken {
     out: BTreeMap<usize, usize>,
     sealed: BTreeMap<usize, usize>,
+    /// Threads in [`Region::lease_by`]: without any, nobody has to be woken.
+    waiting: usize,
 }
 
 impl Taken {
-    fn overlaps(&self, range: &Range<usize>) -> bool {
+    fn take(&mut self, range: &Range<usize>) -> Result<(), NotLeased> {
         let reaches_in = |ranges: &BTreeMap<usize, usize>| {
             ranges.range(..range.end).next_back().is_some_and(|(_, end)| *end > range.start)
         };
-        reaches_in(&self.out) || reaches_in(&self.sealed)
+        if reaches_in(&self.sealed) {
+            return Err(NotLeased::Never);
+        }
+        if reaches_in(&self.out) {
+            return Err(NotLeased::Out);
+        }
+        self.out.insert(range.start, range.end);
+        Ok(())
     }
 }
 
@@ -94,7 +115,7 @@ impl Region {
 
     fn new(base: *mut u8, len: usize, access: Access) -> Arc<Self> {
         let base = NonNull::new(base).expect("the kernel maps nothing at address zero");
-        Arc::new(Self { base, len, access, taken: Mutex::default() })
+        Arc::new(Self { base, len, access, taken: Mutex::default(), freed: Condvar::new() })
     }
 
     /// Where it is in this process, for a network card. Aligned to pages.
@@ -119,18 +140,61 @@ impl Region {
 
     /// The exclusive right to write a range, or `None` if any of it is out, sealed, out of bounds or read-only.
     pub fn lease(self: &Arc<Self>, range: Range<usize>) -> Option<Lease> {
-        if self.access == Access::Read || range.start > range.end || range.end > self.len {
+        if !self.may_lend(&range) {
             return None;
         }
         // An empty range writes nothing, so that nobody is in its way.
         if !range.is_empty() {
-            let mut taken = self.taken();
-            if taken.overlaps(&range) {
-                return None;
-            }
-            taken.out.insert(range.start, range.end);
+            self.taken().take(&range).ok()?;
         }
         Some(Lease::new(Arc::clone(self), range))
+    }
+
+    /// The same, as soon as nothing of the range is out, but not after `deadline`. Blocks.
+    ///
+    /// # Errors
+    /// [`NotLeased::Never`] at once, or as soon as some of it is sealed; [`NotLeased::Out`] at the deadline.
+    pub fn lease_by(self: &Arc<Self>, range: Range<usize>, deadline: Instant) -> Result<Lease, NotLeased> {
+        if !self.may_lend(&range) {
+            return Err(NotLeased::Never);
+        }
+        if range.is_empty() {
+            return Ok(Lease::new(Arc::clone(self), range));
+        }
+        let mut taken = self.taken();
+        loop {
+            let left = match taken.take(&range) {
+                Ok(()) => return Ok(Lease::new(Arc::clone(self), range)),
+                Err(NotLeased::Out) => deadline.saturating_duration_since(Instant::now()),
+                Err(NotLeased::Never) => return Err(NotLeased::Never),
+            };
+            if left.is_zero() {
+                return Err(NotLeased::Out);
+            }
+            taken.waiting += 1;
+            taken = self.freed.wait_timeout(taken, left).unwrap_or_else(PoisonError::into_inner).0;
+            taken.waiting -= 1;
+        }
+    }
+
+    fn may_lend(&self, range: &Range<usize>) -> bool {
+        self.access == Access::ReadWrite && range.start <= range.end && range.end <= self.len
+    }
+
+    /// Whether every byte is sealed: nobody writes, and nobody can begin to.
+    pub fn is_sealed(&self) -> bool {
+        // Sealed neighbours are one, so that a whole region is a single one.
+        self.taken().sealed.get(&0) == Some(&self.len)
+    }
+
+    /// Whatever is sealed may be leased again, for whoever finds that it is not what it should be. What is out stays
+    /// out.
+    ///
+    /// This endangers no memory: sealing gives nobody a reference ([`Self::read_at`] copies), and every lease of this
+    /// mapping, from before or after, is in the one table. A second `Region` of the same file would have a table of its
+    /// own, and a range that is still out here would be free there.
+    pub fn unseal(&self) {
+        self.taken().sealed.clear();
     }
 
     /// Copies bytes out. What somebody writes meanwhile may be half there; it is for whoever checks the copy.
@@ -154,8 +218,16 @@ impl Region {
     /// The range may be leased again.
     pub(crate) fn give_back(&self, range: &Range<usize>) {
         if !range.is_empty() {
-            let end = self.taken().out.remove(&range.start);
+            let mut taken = self.taken();
+            let end = taken.out.remove(&range.start);
             assert!(end == Some(range.end), "a range came back that was not out");
+            self.wake(&taken);
+        }
+    }
+
+    fn wake(&self, taken: &Taken) {
+        if taken.waiting > 0 {
+            self.freed.notify_all();
         }
     }
 
@@ -165,14 +237,15 @@ impl Region {
         if range.is_empty() {
             return;
         }
-        let mut taken = self.taken();
-        let taken = &mut *taken;
+        let mut held = self.taken();
+        let taken = &mut *held;
         let removed = taken.out.remove(&range.start);
         assert!(removed == Some(range.end), "a range was sealed that was not out");
         let before = taken.sealed.range(..range.start).next_back().filter(|(_, end)| **end == range.start);
         let start = before.map_or(range.start, |(start, _)| *start);
         let end = taken.sealed.remove(&range.end).unwrap_or(range.end);
         taken.sealed.insert(start, end);
+        self.wake(taken);
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {

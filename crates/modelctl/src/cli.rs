@@ -5,6 +5,7 @@
 
 mod fleet;
 mod status;
+mod transport;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -14,9 +15,11 @@ use clap::{
 use modelpack::reference::{Reference, ReferenceError};
 
 pub(crate) use self::fleet::{
-    EmbeddedArgs, FleetKeyAction, FleetKeyArgs, PeerArgs, PeerChoice, PullArgs, SchedulerArgs, TrustArgs,
+    EmbeddedArgs, FleetKeyAction, FleetKeyArgs, Landing, PeerArgs, PeerChoice, PullArgs, SchedulerArgs,
+    TrustArgs,
 };
 pub(crate) use self::status::StatusArgs;
+pub(crate) use self::transport::{Transport, TransportArgs};
 use crate::report::Refusal;
 
 const REFERENCES: &str = "\
@@ -156,15 +159,52 @@ pub(crate) struct VerifyArgs {
 /// Say what this machine can do, and why not more
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Looks at RDMA devices, the limit of locked memory, control groups, the file system of a
-destination and how bytes would land there, and whether a local peer answers. Changes nothing.
+Looks at RDMA devices, limits, control groups, how bytes would land in each directory, and whether a
+local peer answers. Changes nothing. Every finding is `ok`, a `note`, or a `PROBLEM` with what mends
+it. Exits with 1 if nothing can be pulled into a directory. What RDMA lacks is no failure: over TCP
+every model moves, too.
+
+With --peer it also reads from a running peer for five seconds, over TCP and over RDMA, as a pull
+would, and says how fast each is or why it does not work; exits with 1 if TCP does not.
 
 Example:
-  $ modelctl doctor /models")]
+  $ modelctl doctor
+  $ modelctl doctor /models /dev/shm
+  $ modelctl doctor --peer 10.0.0.2:7200 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct DoctorArgs {
-    /// A directory that models would be pulled into
-    #[arg(default_value = ".")]
-    pub(crate) path: PathBuf,
+    /// Directories that models would be pulled into [default: the current one]
+    #[arg(value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) test: PeerTestArgs,
+}
+
+/// The peer to which the way is tested.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Link test")]
+pub(crate) struct PeerTestArgs {
+    /// Test the way to the peer that others reach there
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer: Option<String>,
+
+    /// The fleet's key, if it has one
+    #[arg(long, value_name = "FILE", env = "MODELCTL_FLEET_KEY", hide_env_values = true)]
+    pub(crate) fleet_key: Option<PathBuf>,
+
+    /// The peers of the fleet run with --data-plain
+    #[arg(long, requires = "peer")]
+    pub(crate) data_plain: bool,
+
+    /// The RDMA devices to use [default: all that are active]
+    #[arg(
+        long,
+        value_name = "NAME[,NAME…]",
+        value_delimiter = ',',
+        env = "MODELCTL_RDMA_DEVICE",
+        hide_env_values = true
+    )]
+    pub(crate) rdma_device: Vec<String>,
 }
 
 /// How registries are reached.

@@ -7,6 +7,7 @@ mod pull;
 mod push;
 mod serve;
 mod status;
+mod transports;
 mod verify;
 
 use std::{fmt, time::Duration};

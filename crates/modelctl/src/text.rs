@@ -123,6 +123,29 @@ pub(crate) fn share(share: f64) -> String {
     format!("[{bar}] {:>5.1} %", share * 100.0)
 }
 
+/// Lines of at most so many characters, if words are no longer. What stands in backticks is one word: whoever copies a
+/// command wants it whole.
+pub(crate) fn wrapped(text: &str, chars_max: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut words: Vec<String> = Vec::new();
+    let is_open = |word: &String| word.matches('`').count() % 2 == 1;
+    for part in text.split(' ') {
+        match words.last_mut() {
+            Some(word) if is_open(word) => *word = format!("{word} {part}"),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= chars_max => {
+                *line = format!("{line} {word}");
+            }
+            _ => lines.push(word),
+        }
+    }
+    lines
+}
+
 /// The beginning of a text that a stranger chose, in at most so many characters of one line.
 pub(crate) fn clipped(text: &str, chars_max: usize) -> String {
     let text = one_line(text);
@@ -182,6 +205,14 @@ mod tests {
         assert_eq!(share(0.523), "[==========>         ]  52.3 %");
         assert_eq!(share(0.999), "[===================>]  99.9 %");
         assert_eq!(share(1.0), "[====================] 100.0 %");
+    }
+
+    #[test]
+    fn lines_are_broken_between_words_and_not_in_commands() {
+        assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
+        assert_eq!(wrapped("run `ip link set up` now", 8), ["run", "`ip link set up`", "now"]);
+        assert_eq!(wrapped("at `/a`: a `b c`, d", 10), ["at `/a`: a", "`b c`, d"]);
+        assert_eq!(wrapped("", 8), [""]);
     }
 
     #[test]

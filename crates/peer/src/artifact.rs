@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use memory::Filled;
 use modelpack::{
     digest::Blake3Root,
     layout::{BlobIndex, PieceIndex, PieceLayout},
@@ -23,6 +24,15 @@ pub(crate) enum Check {
     Root(Blake3Root),
     /// The whole blob against its SHA-256; the manifest states no root.
     Sha256,
+}
+
+/// Where the bytes of a piece are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a buffer: they are written when they are good.
+    Buffer,
+    /// Where they belong, in the file.
+    File,
 }
 
 /// What the check of a piece said, and what it took.
@@ -70,13 +80,13 @@ impl Artifact {
         file.map_or_else(|| self.blob(blob).digest.to_string(), |file| file.path.clone())
     }
 
-    /// Checks a piece and writes it to its final offset. Of a blob without a tree any piece is as good as another
+    /// Checks a piece and sees to it that it is at its final offset. Of a blob without a tree any piece is as good as another
     /// until the whole blob is checked.
-    pub(crate) fn land<B: AsRef<[u8]>>(
+    pub(crate) fn land(
         &self,
         landing: &Landing,
         piece: PieceIndex,
-        bytes: B,
+        (bytes, place): (Filled, Place),
     ) -> Result<Checked, StoreError> {
         let start = Instant::now();
         let span = self.layout().span(piece);
@@ -85,13 +95,19 @@ impl Artifact {
             Check::Tree(tree) => match tree.verify(landed) {
                 Ok(verified) => {
                     let hashed = Instant::now();
-                    landing.commit(piece, &verified)?;
+                    match place {
+                        Place::Buffer => landing.commit(piece, &verified)?,
+                        Place::File => landing.commit_in_place(piece, verified)?,
+                    }
                     (PieceOutcome::Good, hashed)
                 }
                 Err(_) => (PieceOutcome::Bad, Instant::now()),
             },
             Check::Root(_) | Check::Sha256 => {
-                landing.land(piece, &landed)?;
+                match place {
+                    Place::Buffer => landing.land(piece, &landed)?,
+                    Place::File => landing.land_in_place(piece, landed)?,
+                }
                 (PieceOutcome::Good, start)
             }
         };

@@ -1,12 +1,15 @@
-//! Buffers for pieces on their way: what bounds the bytes in flight of the whole process.
+//! Memory for pieces on their way: what bounds the bytes in flight of the whole process.
 //!
-//! Owns: waiting for a buffer. Does not own: the pool itself (crate `memory`).
+//! Owns: waiting for a buffer, and what a piece holds until it has landed. Does not own: the pool itself (crate
+//! `memory`), or which pieces need no buffer (`sinks`).
 
 use std::sync::Arc;
 
-use memory::{Filled, Lease, Pool};
+use memory::{Filled, Lease, Pool, Region};
 use modelpack::layout::PIECE_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{artifact::Place, sinks::Hold};
 
 /// Pieces in flight at once. 64 MiB carry 100 Gbit/s over 5 ms of round trip, hashing and writing included.
 const BUFFERS: usize = 64;
@@ -18,21 +21,38 @@ pub(crate) struct Buffers {
     permits: Arc<Semaphore>,
 }
 
-/// The right to one buffer, kept while its lease is somewhere else.
+/// The right to have one piece on its way.
 #[derive(Debug)]
 pub(crate) struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-/// A filled buffer. Fields drop in order: the buffer is back in its pool before the right to it is.
+/// Memory for a piece: a buffer, or its place in the file. Fields drop in order: the memory is free before the right
+/// to it is.
+#[derive(Debug)]
+pub(crate) struct Space {
+    pub(crate) lease: Lease,
+    pub(crate) right: Right,
+}
+
+/// What is kept while the lease is somewhere else, and dropped after it.
+#[derive(Debug)]
+pub(crate) struct Right {
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) permit: Permit,
+    /// Of a piece that goes straight to its place in the file.
+    pub(crate) hold: Option<Hold>,
+}
+
+/// A piece that arrived. Fields drop in order.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) bytes: Filled,
-    #[expect(dead_code, reason = "held for its drop")]
-    pub(crate) permit: Permit,
+    pub(crate) right: Right,
 }
 
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
+impl Right {
+    /// Where its bytes go.
+    pub(crate) fn place(&self) -> Place {
+        if self.hold.is_some() { Place::File } else { Place::Buffer }
     }
 }
 
@@ -43,20 +63,25 @@ impl Buffers {
         Self { pool, permits: Arc::new(Semaphore::new(BUFFERS)) }
     }
 
-    /// A buffer for `len` bytes, as soon as one is free.
-    pub(crate) async fn lease(&self, len: u32) -> (Lease, Permit) {
+    /// The memory of all of them.
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        self.pool.region()
+    }
+
+    /// The right to have one more piece on its way, as soon as one of those ends.
+    pub(crate) async fn permit(&self) -> Permit {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
-        self.lease_with(len, permit.expect("nobody closes the semaphore"))
+        Permit(permit.expect("nobody closes the semaphore"))
     }
 
-    /// A buffer for `len` bytes, if one is free now.
-    pub(crate) fn try_lease(&self, len: u32) -> Option<(Lease, Permit)> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(self.lease_with(len, permit))
+    /// The same, if it is to be had now.
+    pub(crate) fn try_permit(&self) -> Option<Permit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok().map(Permit)
     }
 
-    fn lease_with(&self, len: u32, permit: OwnedSemaphorePermit) -> (Lease, Permit) {
-        let lease = self.pool.try_lease(len as usize).expect("there is a permit for each buffer");
-        (lease, Permit(permit))
+    /// A buffer for `len` bytes.
+    pub(crate) fn buffer(&self, len: u32, permit: Permit) -> Space {
+        let lease = self.pool.try_lease(len as usize).expect("there is a buffer for each permit");
+        Space { lease, right: Right { permit, hold: None } }
     }
 }

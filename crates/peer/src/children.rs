@@ -16,12 +16,27 @@ pub(crate) struct Children(Arc<watch::Sender<State>>);
 struct State {
     /// How many grants each has: one for an artifact.
     grants: BTreeMap<PeerId, usize>,
+    /// How many of them are for reads over RDMA.
+    over_rdma: usize,
     is_leaving: bool,
 }
 
 /// One grant of a child. Dropping it ends the grant.
 #[derive(Debug)]
-pub(crate) struct Child(Children, PeerId);
+pub(crate) struct Child {
+    children: Children,
+    peer: PeerId,
+    reads_over_rdma: bool,
+}
+
+impl Child {
+    /// It reads over RDMA.
+    pub(crate) fn read_over_rdma(&mut self) {
+        if !std::mem::replace(&mut self.reads_over_rdma, true) {
+            self.children.0.send_modify(|state| state.over_rdma += 1);
+        }
+    }
+}
 
 impl Children {
     /// Nobody yet.
@@ -37,7 +52,7 @@ impl Children {
             }
             !state.is_leaving
         });
-        is_in.then(|| Child(self.clone(), child))
+        is_in.then(|| Child { children: self.clone(), peer: child, reads_over_rdma: false })
     }
 
     /// How many hold a grant.
@@ -48,6 +63,12 @@ impl Children {
     /// How many grants they hold: one of each child for each artifact that it reads.
     pub(crate) fn links(&self) -> usize {
         self.0.borrow().grants.values().sum()
+    }
+
+    /// The same: those over TCP, and those over RDMA.
+    pub(crate) fn links_by_transport(&self) -> (usize, usize) {
+        let over_rdma = self.0.borrow().over_rdma;
+        (self.links().saturating_sub(over_rdma), over_rdma)
     }
 
     /// Tells all of them to go elsewhere, and lets nobody in any more.
@@ -87,9 +108,10 @@ impl Children {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let Self(children, child) = self;
+        let Self { children, peer, reads_over_rdma } = self;
         children.0.send_modify(|state| {
-            if let Some(grants) = state.grants.get_mut(child) {
+            state.over_rdma -= usize::from(*reads_over_rdma);
+            if let Some(grants) = state.grants.get_mut(peer) {
                 *grants -= 1;
             }
             state.grants.retain(|_, grants| *grants > 0);
@@ -112,9 +134,11 @@ mod tests {
         assert!(is_alone().await);
         let [one, other] = [1, 2].map(|byte| PeerId::new([byte; 16]));
         let (first, second) = (children.enter(one), children.clone().enter(other));
-        let again = children.enter(other);
-        assert_eq!((children.count(), children.links()), (2, 3));
+        let mut again = children.enter(other);
+        again.as_mut().unwrap().read_over_rdma();
+        assert_eq!((children.count(), children.links(), children.links_by_transport()), (2, 3, (2, 1)));
         drop(again);
+        assert_eq!(children.links_by_transport(), (2, 0));
         drop(first);
         assert!(!is_alone().await);
         assert!(timeout(Duration::from_secs(1), children.told()).await.is_err());

@@ -14,6 +14,7 @@ use registry::{Access, Credentials};
 use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
+    connection::reason,
     local::{
         ClientFrame, DaemonFrame, Done, Failure, Hello, LocalStream, Pull, client_frame::Kind as Said,
         daemon_frame::Kind as Told,
@@ -243,12 +244,15 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Option<Pu
         peer_bytes: totals.peer,
         local_bytes: totals.local,
         tcp_bytes: done.tcp_bytes,
+        rdma_bytes: done.rdma_bytes,
+        landing: done.landing.clone(),
         elapsed: start.elapsed(),
         first_piece: seconds(done.first_piece_seconds),
         bound: seconds(done.bound_seconds),
         bounded_by: Some(done.bounded_by.clone()).filter(|stage| !stage.is_empty()),
         copied: published.as_ref().map_or(0, |published| published.copied),
-        fallback_reason: None,
+        // Of the peer: it travels as it is said there.
+        fallback_reason: Some(reason(&done.fallback_reason)).filter(|reason| !reason.is_empty()),
         blamed: done.blamed.iter().cloned().map(Blamed::from).collect(),
         output: published.map(|published| published.dir),
     }

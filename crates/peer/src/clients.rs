@@ -38,7 +38,8 @@ use crate::{
     lookup::{self, lookup},
     node::Node,
     origin::Origin,
-    progress::Stage,
+    progress::{Stage, transport_of},
+    sinks::LandingMode,
     transfer::{Brought, Transfer},
 };
 
@@ -68,6 +69,8 @@ pub(crate) struct Clients {
     store: Arc<Store>,
     /// HOST:PORT of each, as pulls that land the bytes themselves are told.
     schedulers: Vec<String>,
+    /// How bytes of other peers land in the store.
+    landing: LandingMode,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
     is_stopping: watch::Sender<bool>,
 }
@@ -102,9 +105,14 @@ impl From<PeerError> for Ended {
 }
 
 impl Clients {
-    pub(crate) fn new(node: Arc<Node>, store: Arc<Store>, schedulers: Vec<String>) -> Arc<Self> {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        store: Arc<Store>,
+        schedulers: Vec<String>,
+        landing: LandingMode,
+    ) -> Arc<Self> {
         let is_stopping = watch::Sender::new(false);
-        Arc::new(Self { node, store, schedulers, transfers: Mutex::default(), is_stopping })
+        Arc::new(Self { node, store, schedulers, landing, transfers: Mutex::default(), is_stopping })
     }
 
     /// Serves clients until `stopped`; those who still wait for something are told then.
@@ -247,8 +255,8 @@ impl Clients {
         if let Some(running) = running {
             return (running, true);
         }
-        let (artifact, origin) = (Arc::clone(&wanted.artifact), wanted.origin.clone());
-        let started = Transfer::start(&self.node, &self.store, artifact, origin);
+        let wanted = (Arc::clone(&wanted.artifact), wanted.origin.clone());
+        let started = Transfer::start(&self.node, &self.store, wanted, self.landing);
         transfers.insert(id, Arc::downgrade(&started));
         (started, false)
     }
@@ -316,15 +324,17 @@ fn access_of(pull: Pull) -> Access {
 }
 
 fn done(transfer: &Transfer, brought: &Brought) -> Done {
-    let tcp_bytes = transfer.counters.tcp_bytes();
+    let (tcp_bytes, rdma_bytes) = (transfer.counters.tcp_bytes(), transfer.counters.rdma_bytes());
     let first = transfer.counters.first_piece();
     Done {
         totals: Some(transfer.counters.progress().into()),
         seconds: brought.elapsed.as_secs_f64(),
         first_piece_seconds: first.map_or(0.0, |time| time.as_secs_f64()),
-        transport: if tcp_bytes > 0 { "tcp".to_owned() } else { "none".to_owned() },
+        transport: transport_of(tcp_bytes, rdma_bytes).to_owned(),
         tcp_bytes,
-        landing: "staged".to_owned(),
+        rdma_bytes,
+        fallback_reason: transfer.counters.fallback().unwrap_or_default().to_owned(),
+        landing: transfer.counters.landing().to_owned(),
         bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
         blamed: transfer.counters.blames.all().into_iter().map(Into::into).collect(),
         bounded_by: brought.bounded_by.map_or("", Stage::name).to_owned(),

@@ -29,6 +29,8 @@ use crate::{
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed::{self, Seed},
+    sinks::LandingMode,
+    transports::{Means, Transports},
 };
 
 /// Clients that wait to be accepted.
@@ -60,6 +62,10 @@ pub struct PeerOptions {
     pub seeds: Vec<Seed>,
     /// How its connections to other processes are secured.
     pub security: PeerSecurity,
+    /// By what bytes move between it and others.
+    pub transports: Transports,
+    /// How bytes of other peers land in its store.
+    pub landing: LandingMode,
 }
 
 /// A peer that is ready: its sockets are open.
@@ -78,6 +84,7 @@ impl Peer {
     /// [`Peer::run`].
     pub async fn start(options: PeerOptions) -> Result<Self, PeerError> {
         descriptors::allow_many();
+        options.landing.check(&options.store)?;
         let (dir, store_max) = (options.store.clone(), options.store_max);
         let opened = blocking(move || Store::open(&dir));
         let store = Arc::new(opened.await?.with_budget(store_max));
@@ -89,7 +96,8 @@ impl Peer {
         let collector = Arc::clone(&store);
         blocking(move || collector.collect(&NoReaders)).await?;
         let address = Address { listen: options.listen, advertise: options.advertise.clone() };
-        let presence = Presence::open(address, options.security.clone()).await?;
+        let means = Means { security: options.security.clone(), transports: options.transports.clone() };
+        let presence = Presence::open(address, means).await?;
         let clients = listen_locally(&options)?;
         let node = presence.node();
         kept::offer(&store, node).await?;
@@ -128,7 +136,7 @@ impl Peer {
         if let Some(face) = face {
             present.show_on(face);
         }
-        let conversations = Clients::new(Arc::clone(present.node()), store, schedulers);
+        let conversations = Clients::new(Arc::clone(present.node()), store, schedulers, options.landing);
         let leaves = present.children().told();
         present.spawn(conversations.serve(clients, leaves));
         shutdown.await;

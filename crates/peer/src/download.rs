@@ -10,7 +10,6 @@ use std::{
 };
 
 use identity::Voucher;
-use memory::Lease;
 use modelpack::{
     digest::Sha256Hasher,
     layout::{BlobIndex, PieceIndex, Run},
@@ -23,11 +22,11 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinError, JoinSet},
 };
-use transport::{Completion, FaultClass, ReadRequest};
+use transport::{Completion, Level, ReadRequest};
 
 use crate::{
     blame::Members,
-    buffers::{Permit, Piece},
+    buffers::{Piece, Right, Space},
     error::PeerError,
     fetch::{Fetch, FetchEnded, Ground, PieceChecked},
     have_feed::Coming,
@@ -47,7 +46,7 @@ pub(crate) enum Event {
     /// No scheduler is reachable.
     NoScheduler,
     Transferred(Completion),
-    Leased(u64, Lease, Permit),
+    Leased(u64, Space),
     Checked(PieceChecked),
     Fetched(FetchEnded),
     Hashed(BlobIndex, Result<Sha256Hasher, StoreError>),
@@ -165,9 +164,12 @@ struct Transfer {
     piece: PieceIndex,
     peer: PeerId,
     deadline: Instant,
-    permit: Option<Permit>,
+    /// Once it is posted.
+    right: Option<Right>,
     /// That it was announced with: the link may be gone when the bytes are here.
     voucher: Option<Arc<Voucher>>,
+    /// Over which link it was posted, and how that one carries bytes.
+    carrier: Option<(u64, Level)>,
 }
 
 struct OpenLink {
@@ -177,7 +179,7 @@ struct OpenLink {
     /// Of the pieces that it announced and that are not here yet.
     vouchers: BTreeMap<PieceIndex, Arc<Voucher>>,
     /// Dropped to close the link.
-    _handle: LinkHandle,
+    handle: LinkHandle,
 }
 
 impl<H: Herald> Download<H> {
@@ -190,6 +192,7 @@ impl<H: Herald> Download<H> {
         (events, inbox): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
     ) -> Self {
         let layout = ground.artifact.layout().clone();
+        ground.sinks.begin(&have);
         let me = config.me;
         // A read from a peer is one piece, so that each can be relayed the moment it is here.
         let config = Config { peer_run_pieces: 1, ..config };
@@ -314,7 +317,12 @@ impl<H: Herald> Download<H> {
                     open.cancel = None;
                 }
             }
-            Output::Announce { run } => self.herald.announce(run),
+            Output::Announce { run } => {
+                for link in self.links.values() {
+                    link.handle.landed(run);
+                }
+                self.herald.announce(run);
+            }
             Output::Coming { epoch, runs } => self.herald.coming(Coming { epoch, runs }),
             Output::OriginLost => self.herald.origin_lost(),
             Output::Blame { peer, piece } => self.blame(peer, piece),
@@ -337,7 +345,7 @@ impl<H: Herald> Download<H> {
             }
             Event::NoScheduler => self.inputs.push_back(Input::NoScheduler),
             Event::Transferred(completion) => self.transferred(completion),
-            Event::Leased(transfer, lease, permit) => self.leased(transfer, lease, permit),
+            Event::Leased(transfer, space) => self.leased(transfer, space),
             Event::Checked(checked) => self.checked(checked)?,
             Event::Fetched(ended) => self.fetched(ended),
             Event::Hashed(blob, result) => {
@@ -460,30 +468,34 @@ impl OpenRead {
 impl<H: Herald> Download<H> {
     fn transfer(&mut self, read: ReadId, peer: PeerId, run: Run, deadline: Instant) {
         self.reads.insert(read, OpenRead::new(Source::Peer(peer), run.len(), None));
+        let granted = self.links.get(&peer).and_then(|link| link.granted.as_ref());
+        let level = granted.map_or(Level::Tcp, |granted| granted.link.level());
         for piece in run.pieces() {
             self.last_transfer += 1;
             let id = self.last_transfer;
             let voucher = self.links.get(&peer).and_then(|link| link.vouchers.get(&piece)).cloned();
-            self.transfers.insert(id, Transfer { read, piece, peer, deadline, permit: None, voucher });
-            let len = self.ground.artifact.layout().span(piece).len;
-            if let Some((lease, permit)) = self.ground.buffers.try_lease(len) {
-                self.leased(id, lease, permit);
+            let transfer = Transfer { read, piece, peer, deadline, right: None, voucher, carrier: None };
+            self.transfers.insert(id, transfer);
+            if let Some(space) = self.ground.sinks.try_space(piece, level) {
+                self.leased(id, space);
             } else {
-                let (buffers, events) = (self.ground.buffers.clone(), self.events.clone());
+                let (sinks, events) = (Arc::clone(&self.ground.sinks), self.events.clone());
                 self.tasks.spawn(async move {
-                    let (lease, permit) = buffers.lease(len).await;
+                    let space = sinks.space(piece, level).await;
                     // A driver that is gone needs no answer.
-                    let _ = events.send(Event::Leased(id, lease, permit));
+                    let _ = events.send(Event::Leased(id, space));
                 });
             }
         }
     }
 
-    fn leased(&mut self, id: u64, lease: Lease, permit: Permit) {
+    fn leased(&mut self, id: u64, Space { lease, right }: Space) {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
-        transfer.permit = Some(permit);
+        let right = transfer.right.insert(right);
         let span = self.ground.artifact.layout().span(transfer.piece);
-        let granted = self.links.get(&transfer.peer).and_then(|link| link.granted.as_ref());
+        let link = self.links.get(&transfer.peer);
+        let granted = link.and_then(|link| link.granted.as_ref());
+        transfer.carrier = link.zip(granted).map(|(link, granted)| (link.generation, granted.link.level()));
         let window =
             granted.and_then(|granted| granted.windows.get(&span.blob).map(|at| (granted, at.handle)));
         let posted = window.map(|(granted, window)| {
@@ -491,6 +503,9 @@ impl<H: Herald> Download<H> {
             let deadline = transfer.deadline.min((*granted.expires.borrow()).into_std());
             if deadline <= Instant::now() {
                 // It waited too long for its buffer, which is not the link's fault: a late read would close it.
+                return Err(false);
+            }
+            if right.hold.as_ref().is_some_and(|hold| !hold.post_on(&granted.link)) {
                 return Err(false);
             }
             let request = ReadRequest { id, window, offset: span.offset, lease, deadline };
@@ -504,33 +519,29 @@ impl<H: Herald> Download<H> {
         }
     }
 
-    fn transferred(&mut self, completion: Completion) {
-        let result = completion.result.map_err(|fault| match fault.class() {
-            FaultClass::Retry => ReadOutcome::NotHere,
-            FaultClass::Reroute => ReadOutcome::SourceGone,
-        });
-        self.transfer_ended(completion.id, result);
-    }
-
     fn transfer_ended(&mut self, id: u64, result: Result<memory::Filled, ReadOutcome>) {
         let Some(transfer) = self.transfers.remove(&id) else { return };
-        let Transfer { read, piece, peer, permit, voucher, .. } = transfer;
+        let Transfer { read, piece, peer, right, voucher, carrier, .. } = transfer;
         let Some(open) = self.reads.get_mut(&read) else { return };
         open.left -= 1;
-        match (result, permit) {
-            (Ok(bytes), Some(permit)) => {
+        match (result, right) {
+            (Ok(bytes), Some(right)) => {
                 let counters = &self.ground.counters;
-                counters.came_from_peer(bytes.len() as u64, self.seeds.contains(&peer));
+                let level = carrier.map_or(Level::Tcp, |(_, level)| level);
+                counters.came_from_peer(bytes.len() as u64, self.seeds.contains(&peer), level);
+                if right.hold.is_none() {
+                    counters.came_into_buffer(level, bytes.len() as u64);
+                }
                 self.inputs.push_back(Input::Arrived { peer });
                 open.sent += 1;
                 let events = self.events.clone();
                 let provenance = Provenance::Peer(peer, voucher);
-                self.ground.land((read, piece), Piece { bytes, permit }, provenance, move |checked| {
+                self.ground.land((read, piece), Piece { bytes, right }, provenance, move |checked| {
                     // A driver that is gone needs no answer.
                     let _ = events.send(Event::Checked(checked));
                 });
             }
-            (Ok(_), None) => unreachable!("a transfer is posted with a permit"),
+            (Ok(_), None) => unreachable!("a transfer is posted with the right to it"),
             (Err(outcome), _) => open.outcome = outcome,
         }
         self.end_read(read);
@@ -538,6 +549,7 @@ impl<H: Herald> Download<H> {
 }
 
 mod blamed;
+mod carried;
 mod linked;
 mod vouched;
 

@@ -25,7 +25,9 @@ use crate::{
     progress::Counters,
     pull::{self, Done, PullReport, PullRequest, PullWatch},
     security::PeerSecurity,
+    sinks::LandingRule,
     transfer,
+    transports::{Means, Transports},
 };
 
 /// How long a process that ends waits for reads that are under way: those of a child that lives take a fraction of it.
@@ -48,6 +50,8 @@ pub struct FleetOptions {
     pub name: String,
     /// How its connections to other processes are secured.
     pub security: PeerSecurity,
+    /// By what bytes move between it and others.
+    pub transports: Transports,
 }
 
 /// A pull that is done, whose directory others may still read from. Dropping it ends that at once.
@@ -61,8 +65,11 @@ pub async fn pull_in_fleet(
 ) -> Result<(PullReport, Lingering), PeerError> {
     descriptors::allow_many();
     let start = Instant::now();
-    let FleetOptions { schedulers, listen, advertise, name, security } = fleet;
-    let presence = Presence::open(Address { listen, advertise }, security.clone()).await?;
+    request.landing.check(&request.output)?;
+    let FleetOptions { schedulers, listen, advertise, name, security, transports } = fleet;
+    let rule = LandingRule { mode: request.landing, registrar: transports.registrar() };
+    let means = Means { security, transports };
+    let presence = Presence::open(Address { listen, advertise }, means.clone()).await?;
     let node = Arc::clone(presence.node());
     let present = presence.begin(Some(Membership { schedulers, name, nic_rate: None }));
     let (origin, artifact) = open(&request, &node).await?;
@@ -77,13 +84,16 @@ pub async fn pull_in_fleet(
             return Ok((report, Lingering(None)));
         }
     };
-    let trust = (security, node.vouching(&artifact));
-    let ground_of =
-        |landing| Ground::new(Arc::clone(&artifact), landing, node.threads(), Arc::clone(&counters), trust);
+    let trust = (means, node.vouching(&artifact));
+    let ground_of = |landing| {
+        let threads = node.threads();
+        Ground::new(Arc::clone(&artifact), (landing, rule), threads, Arc::clone(&counters), trust)
+    };
     let fill = async |ground: &Arc<Ground>| transfer::fill(&node, ground, origin).await;
     let done = pull::fill_and_publish(output, ground_of, fill).await?;
     let mut report = pull::report(&artifact, &counters, start, done);
     if node.is_without_scheduler() {
+        // It weighs more than the transport of what came before.
         report.fallback_reason = Some("the scheduler is not reachable".to_owned());
     }
     Ok((report, Lingering(Some(present))))

@@ -7,6 +7,7 @@ use std::{io, path::PathBuf};
 use modelpack::{config::ConfigError, digest::Sha256Digest, manifest::ManifestError};
 use registry::RegistryError;
 use store::StoreError;
+use transport_rdma::{RdmaError, Unavailable};
 use wire::WireError;
 
 /// For a client and a peer that do not understand each other.
@@ -126,6 +127,12 @@ pub enum PeerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// RDMA is all that may be used, and there is none.
+    #[error("RDMA cannot be used")]
+    NoRdma(#[source] Unavailable),
+    /// The same, because memory cannot be registered with the cards.
+    #[error("RDMA cannot be used")]
+    Rdma(#[source] RdmaError),
     /// The local peer said that it failed.
     #[error("{message}")]
     Remote {
@@ -148,6 +155,14 @@ pub enum PeerError {
         #[source]
         source: WireError,
     },
+    /// Bytes were to land directly where they cannot.
+    #[error("bytes cannot land directly in `{}`: it is on {filesystem}, whose files no network card may write", path.display())]
+    NotDirect {
+        /// Where they were to land.
+        path: PathBuf,
+        /// What that is.
+        filesystem: store::FsKind,
+    },
     /// A socket could not be opened for serving.
     #[error("cannot listen on `{address}`")]
     Listen {
@@ -157,6 +172,17 @@ pub enum PeerError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What to do about memory that cannot be registered.
+pub(crate) fn rdma_hint(error: &RdmaError) -> Option<String> {
+    match error {
+        RdmaError::PinnedMax { .. } => Some(
+            "give it more: by `--pinned-max`, and by the limit of locked memory (`ulimit -l`, `LimitMEMLOCK=infinity`)"
+                .into(),
+        ),
+        _ => error.hint(),
+    }
 }
 
 /// One cause of a failure of the local peer, as text.
@@ -179,7 +205,7 @@ impl PeerError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::WrongBytes { .. } | Self::Changed { .. } => ErrorClass::Integrity,
-            Self::Reference { .. } => ErrorClass::Usage,
+            Self::Reference { .. } | Self::NotDirect { .. } => ErrorClass::Usage,
             Self::Store(error) if error.class() == store::ErrorClass::Integrity => ErrorClass::Integrity,
             Self::Registry { source, .. } if source.class() == registry::Class::Integrity => {
                 ErrorClass::Integrity
@@ -225,6 +251,15 @@ impl PeerError {
             }
             Self::Local { source: WireError::Version { .. }, .. } => Some(HINT_VERSION.into()),
             Self::Local { .. } => Some("start it with `modelctl peer`, or pull with `--peer none`".into()),
+            Self::NoRdma(unavailable) => {
+                let way_out = "or let bytes come over TCP with `--transport auto`";
+                let hint = unavailable.hint();
+                Some(hint.map_or_else(|| way_out.to_owned(), |hint| format!("{hint}; {way_out}")))
+            }
+            Self::Rdma(error) => rdma_hint(error),
+            Self::NotDirect { .. } => {
+                Some("choose a directory on a tmpfs, as `/dev/shm` is, or leave `--landing` at `auto`".into())
+            }
             Self::Listen { .. } => Some("choose another address or socket; port 0 takes a free one".into()),
             _ => None,
         }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memory::Lease;
+use memory::Filled;
 use modelpack::{
     layout::{PieceIndex, Run},
     piece_map::PieceMap,
@@ -21,12 +21,13 @@ use swarm::{PieceOutcome, ReadId, ReadOutcome};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    artifact::{Artifact, Check, Checked},
-    buffers::{Buffers, Permit, Piece},
+    artifact::{Artifact, Check, Checked, Place},
+    buffers::{Buffers, Piece, Space},
     error::PeerError,
     origin::{Origin, OriginStream, is_transient},
     progress::Counters,
-    security::PeerSecurity,
+    sinks::{LandingRule, Sinks},
+    transports::Means,
     vouching::{Provenance, Vouching},
     workers::Workers,
 };
@@ -42,9 +43,10 @@ pub(crate) struct Ground {
     pub(crate) landing: Arc<Landing>,
     pub(crate) workers: Workers,
     pub(crate) buffers: Buffers,
+    pub(crate) sinks: Arc<Sinks>,
     pub(crate) counters: Arc<Counters>,
-    /// How links to other peers are secured.
-    pub(crate) security: PeerSecurity,
+    /// How links to other peers are made.
+    pub(crate) means: Means,
     /// Who vouches for pieces, if they are exchanged with peers and the manifest does not prove each.
     pub(crate) vouching: Option<Arc<Vouching>>,
     checks: AtomicUsize,
@@ -61,18 +63,20 @@ pub(crate) struct PieceChecked {
 impl Ground {
     pub(crate) fn new(
         artifact: Arc<Artifact>,
-        landing: Arc<Landing>,
+        (landing, rule): (Arc<Landing>, LandingRule),
         (workers, buffers): (Workers, Buffers),
         counters: Arc<Counters>,
-        (security, vouching): (PeerSecurity, Option<Arc<Vouching>>),
+        (means, vouching): (Means, Option<Arc<Vouching>>),
     ) -> Arc<Self> {
+        let sinks = Sinks::new(Arc::clone(&landing), rule, (workers.clone(), buffers.clone()));
         Arc::new(Self {
             artifact,
             landing,
             workers,
             buffers,
+            sinks,
             counters,
-            security,
+            means,
             vouching,
             checks: AtomicUsize::new(0),
         })
@@ -86,12 +90,12 @@ impl Ground {
     fn check_and_write(
         &self,
         piece: PieceIndex,
-        bytes: &Piece,
+        (bytes, place): (Filled, Place),
         provenance: &Provenance,
     ) -> Result<Checked, StoreError> {
         match self.vouching_for(piece) {
-            Some(vouching) => vouching.land(&self.artifact, &self.landing, (piece, bytes), provenance),
-            None => self.artifact.land(&self.landing, piece, bytes),
+            Some(vouching) => vouching.land(&self.artifact, &self.landing, (piece, bytes, place), provenance),
+            None => self.artifact.land(&self.landing, piece, (bytes, place)),
         }
     }
 
@@ -111,16 +115,31 @@ impl Ground {
     ) {
         let ground = Arc::clone(self);
         self.checks.fetch_add(1, Ordering::Relaxed);
-        self.workers.run(move || {
-            let result = ground.check_and_write(piece, &bytes, &provenance);
+        let Piece { bytes, right } = bytes;
+        let place = right.place();
+        if let Some(hold) = &right.hold {
+            hold.arrived();
+        }
+        let check = move || {
+            let len = bytes.len() as u64;
+            let result = ground.check_and_write(piece, (bytes, place), &provenance);
             ground.checks.fetch_sub(1, Ordering::Relaxed);
-            if result.as_ref().is_ok_and(|checked| checked.outcome == PieceOutcome::Bad) {
-                ground.counters.metrics.refused_piece();
+            match result.as_ref().map(|checked| checked.outcome) {
+                Ok(PieceOutcome::Good) => {
+                    ground.sinks.landed(piece);
+                    ground.counters.landed(place, len);
+                }
+                Ok(PieceOutcome::Bad) => ground.counters.metrics.refused_piece(),
+                Err(_) => {}
             }
             // The buffer is free before the driver can ask for one.
-            drop(bytes);
+            drop(right);
             report(PieceChecked { read, piece, result });
-        });
+        };
+        match place {
+            Place::Buffer => self.sinks.stage(piece, Box::new(check)),
+            Place::File => self.workers.run(check),
+        }
     }
 }
 
@@ -238,13 +257,14 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
     async fn begin(&self, piece: PieceIndex) -> Filling {
         let len = self.ground.artifact.layout().span(piece).len;
         let is_here = self.have.contains(piece);
-        let buffer = if is_here { None } else { Some(self.ground.buffers.lease(len).await) };
+        let buffers = &self.ground.buffers;
+        let buffer = if is_here { None } else { Some(buffers.buffer(len, buffers.permit().await)) };
         Filling { piece, left: len as usize, buffer }
     }
 
-    fn send_on(&self, piece: PieceIndex, (lease, permit): (Lease, Permit)) {
+    fn send_on(&self, piece: PieceIndex, space: Space) {
         let events = self.events.clone();
-        let bytes = Piece { bytes: lease.filled(), permit };
+        let bytes = Piece { bytes: space.lease.filled(), right: space.right };
         self.ground.land((self.read, piece), bytes, Provenance::Origin, move |checked| {
             // A driver that is gone needs no answer.
             let _ = events.send(checked.into());
@@ -263,15 +283,15 @@ struct Filling {
     piece: PieceIndex,
     left: usize,
     /// None if the piece is here, so that its bytes are only passed over.
-    buffer: Option<(Lease, Permit)>,
+    buffer: Option<Space>,
 }
 
 impl Filling {
     /// Takes what it can of `bytes`; says how much.
     fn take(&mut self, bytes: &[u8]) -> usize {
         let count = self.left.min(bytes.len());
-        if let Some((lease, _)) = &mut self.buffer {
-            let target = lease.as_mut_slice();
+        if let Some(space) = &mut self.buffer {
+            let target = space.lease.as_mut_slice();
             let at = target.len() - self.left;
             target[at..at + count].copy_from_slice(&bytes[..count]);
         }

@@ -187,8 +187,10 @@ mod tests {
     use std::sync::mpsc as std_mpsc;
 
     use super::*;
-    use crate::security::PeerSecurity;
-    use crate::{buffers::Buffers, progress::Counters, testing::Landed, workers::Workers};
+    use crate::{
+        buffers::Buffers, progress::Counters, sinks::LandingRule, testing::Landed, transports::Means,
+        workers::Workers,
+    };
 
     #[test]
     fn a_runtime_ends_while_blocking_work_goes_on() {
@@ -224,7 +226,8 @@ mod tests {
         let total = artifact.layout().total_bytes();
         let threads = (Workers::start(), Buffers::new());
         let counters = Counters::new(total, Arc::default());
-        let ground = Ground::new(artifact, landing, threads, counters, (PeerSecurity::default(), None));
+        let landing = (landing, LandingRule::default());
+        let ground = Ground::new(artifact, landing, threads, counters, (Means::default(), None));
         let begun = 2 * ground.workers.count();
         {
             let resume = resume(&ground);

@@ -13,7 +13,7 @@ use std::{
 
 use planner::Charge;
 use telemetry::{Health, Page, Sample, Watched};
-use transport::tcp;
+use transport::{Level, tcp};
 
 use crate::{children::Children, node::Node};
 
@@ -23,19 +23,20 @@ pub(crate) enum CameFrom {
     /// A registry, or a layout on disk.
     Origin,
     /// A peer that announces a local artifact.
-    Seed,
+    Seed(Level),
     /// Another peer.
-    Peer,
+    Peer(Level),
 }
 
 /// The counters of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     from_origin: AtomicU64,
-    from_seeds: AtomicU64,
-    from_peers: AtomicU64,
+    from_seeds: ByLevel,
+    from_peers: ByLevel,
     was_here: AtomicU64,
-    links: AtomicU64,
+    links: ByLevel,
+    fallbacks: AtomicU64,
     stalls: AtomicU64,
     refused_pieces: AtomicU64,
     wrong_bytes: AtomicU64,
@@ -49,16 +50,40 @@ pub(crate) struct Metrics {
     is_leaving: AtomicBool,
 }
 
+/// A count for each way in which bytes travel between peers.
+#[derive(Debug, Default)]
+struct ByLevel {
+    tcp: AtomicU64,
+    rdma: AtomicU64,
+}
+
+impl ByLevel {
+    fn at(&self, level: Level) -> &AtomicU64 {
+        match level {
+            Level::Tcp => &self.tcp,
+            Level::Nic => &self.rdma,
+        }
+    }
+}
+
 impl Metrics {
     pub(crate) fn received(&self) -> u64 {
-        [&self.from_origin, &self.from_seeds, &self.from_peers].map(read).iter().sum()
+        let ByLevel { tcp, rdma } = &self.from_seeds;
+        let seeds = [tcp, rdma];
+        let ByLevel { tcp, rdma } = &self.from_peers;
+        [&self.from_origin, tcp, rdma].into_iter().chain(seeds).map(read).sum()
+    }
+
+    /// A link over RDMA failed and was opened anew over TCP.
+    pub(crate) fn fell_back(&self) {
+        add(&self.fallbacks, 1);
     }
 
     pub(crate) fn came(&self, from: CameFrom, bytes: u64) {
         let counter = match from {
             CameFrom::Origin => &self.from_origin,
-            CameFrom::Seed => &self.from_seeds,
-            CameFrom::Peer => &self.from_peers,
+            CameFrom::Seed(level) => self.from_seeds.at(level),
+            CameFrom::Peer(level) => self.from_peers.at(level),
         };
         add(counter, bytes);
     }
@@ -117,25 +142,27 @@ fn add(counter: &AtomicU64, count: u64) {
 #[derive(Debug)]
 pub(crate) struct LinkCount {
     metrics: Arc<Metrics>,
-    is_up: bool,
+    /// How it carries bytes, once it is up.
+    level: Option<Level>,
 }
 
 impl LinkCount {
     pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
-        Self { metrics: Arc::clone(metrics), is_up: false }
+        Self { metrics: Arc::clone(metrics), level: None }
     }
 
-    pub(crate) fn up(&mut self) {
-        if !std::mem::replace(&mut self.is_up, true) {
-            add(&self.metrics.links, 1);
+    pub(crate) fn up(&mut self, level: Level) {
+        if self.level.is_none() {
+            self.level = Some(level);
+            add(self.metrics.links.at(level), 1);
         }
     }
 }
 
 impl Drop for LinkCount {
     fn drop(&mut self) {
-        if self.is_up {
-            self.metrics.links.fetch_sub(1, Ordering::Relaxed);
+        if let Some(level) = self.level {
+            self.metrics.links.at(level).fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -181,9 +208,12 @@ impl Watched for Watch {
         let build: Sample<'_> = (&[("role", "peer"), ("version", env!("CARGO_PKG_VERSION"))], 1.0);
         page.gauge("modelctl_build_info", "Always 1.", &[build]);
         traffic(&mut page, metrics, self.data.sent_bytes());
+        let (children, over_rdma) = self.children.links_by_transport();
         let links: &[Sample<'_>] = &[
-            (&[("to", "parent"), ("transport", "tcp")], as_f64(read(&metrics.links))),
-            (&[("to", "child"), ("transport", "tcp")], as_f64(self.children.links() as u64)),
+            (&[("to", "parent"), ("transport", "tcp")], as_f64(read(&metrics.links.tcp))),
+            (&[("to", "parent"), ("transport", "rdma")], as_f64(read(&metrics.links.rdma))),
+            (&[("to", "child"), ("transport", "tcp")], as_f64(children as u64)),
+            (&[("to", "child"), ("transport", "rdma")], as_f64(over_rdma as u64)),
         ];
         page.gauge("modelctl_peer_links", "Links that are up.", links);
         transfers(&mut page, metrics);
@@ -211,8 +241,10 @@ impl Watched for Watch {
 fn traffic(page: &mut Page, metrics: &Metrics, sent: u64) {
     let received: &[Sample<'_>] = &[
         (&[("source", "origin"), ("transport", "http")], as_f64(read(&metrics.from_origin))),
-        (&[("source", "seed"), ("transport", "tcp")], as_f64(read(&metrics.from_seeds))),
-        (&[("source", "peer"), ("transport", "tcp")], as_f64(read(&metrics.from_peers))),
+        (&[("source", "seed"), ("transport", "tcp")], as_f64(read(&metrics.from_seeds.tcp))),
+        (&[("source", "seed"), ("transport", "rdma")], as_f64(read(&metrics.from_seeds.rdma))),
+        (&[("source", "peer"), ("transport", "tcp")], as_f64(read(&metrics.from_peers.tcp))),
+        (&[("source", "peer"), ("transport", "rdma")], as_f64(read(&metrics.from_peers.rdma))),
     ];
     let help = "Bytes of blobs that were received, those that were discarded included.";
     page.counter("modelctl_peer_received_bytes_total", help, received);
@@ -239,6 +271,8 @@ fn transfers(page: &mut Page, metrics: &Metrics) {
 }
 
 fn trouble(page: &mut Page, metrics: &Metrics) {
+    let help = "Links over RDMA that failed and were opened anew over TCP.";
+    page.counter("modelctl_peer_rdma_fallbacks_total", help, &[(&[], as_f64(read(&metrics.fallbacks)))]);
     let help = "Parents that were given up because they brought nothing for too long.";
     page.counter("modelctl_peer_stalls_total", help, &[(&[], as_f64(read(&metrics.stalls)))]);
     let help = "Pieces that were not what they should be, whoever sent them.";
@@ -263,10 +297,10 @@ mod tests {
     use transport::Exports;
 
     use super::*;
-    use crate::security::PeerSecurity;
+    use crate::transports::Means;
 
     async fn watch() -> Watch {
-        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), Means::default(), Exports::new()).unwrap();
         let at = "127.0.0.1:0".parse().unwrap();
         let data = tcp::Server::bind(at, Exports::new(), Security::Plain).await.unwrap();
         Watch { node, children: Children::none(), data }
@@ -309,12 +343,13 @@ mod tests {
     fn a_link_counts_once_and_only_while_it_is_up() {
         let metrics = Arc::<Metrics>::default();
         let (mut link, never_up) = (LinkCount::new(&metrics), LinkCount::new(&metrics));
-        link.up();
-        link.up();
+        let counts = || [&metrics.links.tcp, &metrics.links.rdma].map(read);
+        link.up(Level::Nic);
+        link.up(Level::Nic);
         drop(never_up);
-        assert_eq!(read(&metrics.links), 1);
+        assert_eq!(counts(), [0, 1]);
         drop(link);
-        assert_eq!(read(&metrics.links), 0);
+        assert_eq!(counts(), [0, 0]);
     }
 
     #[test]

@@ -30,12 +30,15 @@ use crate::{
     download::{Event, Herald},
     error::PeerError,
     have_feed::{Coming, HaveFeed},
+    link_test::LinkTests,
     metrics::Metrics,
     security::PeerSecurity,
     seed::{Prepared, SeedBlob},
     service::{Share, Shares},
     session::{Session, SessionCommand, SessionEvent},
-    shared::{OnChange, Shared},
+    shared::{OnChange, Planes, Shared},
+    sources::Sources,
+    transports::Means,
     vouching::Vouching,
     workers::Workers,
 };
@@ -52,9 +55,10 @@ pub(crate) struct Node {
     /// What this process signs with when it vouches for pieces.
     key: Arc<ReaderKey>,
     threads: (Workers, Buffers),
-    security: PeerSecurity,
+    means: Means,
     exports: Exports,
     metrics: Arc<Metrics>,
+    link_tests: LinkTests,
     state: Mutex<State>,
     /// Whether the first attempt to reach a scheduler has ended.
     has_tried: watch::Sender<bool>,
@@ -87,17 +91,27 @@ pub(crate) struct Admission {
 }
 
 impl Node {
-    pub(crate) fn new(key: ReaderKey, security: PeerSecurity, exports: Exports) -> Arc<Self> {
-        Arc::new(Self {
+    /// # Errors
+    /// If it may use nothing but RDMA, and its buffers cannot be registered for it.
+    pub(crate) fn new(key: ReaderKey, means: Means, exports: Exports) -> Result<Arc<Self>, PeerError> {
+        let buffers = Buffers::new();
+        means.transports.register(buffers.region())?;
+        Ok(Arc::new(Self {
             me: PeerId::new(key.id()),
             key: Arc::new(key),
-            threads: (Workers::start(), Buffers::new()),
-            security,
+            threads: (Workers::start(), buffers),
+            means,
             exports,
             metrics: Arc::default(),
+            link_tests: LinkTests::default(),
             state: Mutex::default(),
             has_tried: watch::Sender::new(false),
-        })
+        }))
+    }
+
+    /// Where others read what is shared.
+    fn planes(&self) -> Planes<'_> {
+        (&self.exports, self.means.transports.rdma())
     }
 
     /// What the vouchers of a shared artifact are kept in, if its manifest does not prove every piece.
@@ -122,7 +136,12 @@ impl Node {
 
     /// How connections to other processes are secured.
     pub(crate) fn security(&self) -> &PeerSecurity {
-        &self.security
+        &self.means.security
+    }
+
+    /// How links to other peers are made.
+    pub(crate) fn means(&self) -> &Means {
+        &self.means
     }
 
     /// The counters of this process.
@@ -201,14 +220,16 @@ impl Node {
     ) -> Admission {
         let id = artifact.id();
         let feed = HaveFeed::new(have);
-        let mut shared = Shared::new(&self.exports, artifact, files, feed.clone());
+        let mut shared = Shared::new(self.planes(), artifact, files, feed.clone());
         shared.share.vouching = vouching;
+        let sources = shared.share.sources.clone();
         let shared = Shared { events: Some(events), origin_ok, ..shared };
         self.enter(id, shared);
         let herald = NodeHerald {
             node: Arc::clone(self),
             artifact: id,
             feed,
+            sources,
             unsent: Mutex::new(Unsent { runs: Vec::new(), pieces: 0, since: Instant::now() }),
         };
         let seed = self.me.bytes().iter().fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte));
@@ -218,13 +239,13 @@ impl Node {
     /// Shares an artifact that the store holds whole.
     pub(crate) fn hold(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
-        self.enter(artifact.id(), Shared::new(&self.exports, artifact, files, feed));
+        self.enter(artifact.id(), Shared::new(self.planes(), artifact, files, feed));
     }
 
     /// The same for one that somebody may have begun to share meanwhile, which then goes before.
     pub(crate) fn hold_unless_shared(&self, artifact: &Artifact, files: Vec<Arc<File>>) {
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
-        let (id, shared) = (artifact.id(), Shared::new(&self.exports, artifact, files, feed));
+        let (id, shared) = (artifact.id(), Shared::new(self.planes(), artifact, files, feed));
         let mut state = self.state();
         if state.shared.contains_key(&id) {
             drop(state);
@@ -242,7 +263,7 @@ impl Node {
                 node.seed_changed(&id, changed);
             }
         });
-        self.enter(id, Shared::seed(&self.exports, seed, &on_change));
+        self.enter(id, Shared::seed(self.planes(), seed, &on_change));
     }
 
     fn seed_changed(&self, id: &ArtifactId, changed: &PeerError) {
@@ -399,7 +420,8 @@ impl Readers for Node {
 
 impl Shares for Node {
     fn share(&self, artifact: &ArtifactId) -> Option<Share> {
-        self.state().shared.get(artifact).map(|shared| shared.share.clone())
+        let shared = self.state().shared.get(artifact).map(|shared| shared.share.clone());
+        shared.or_else(|| self.link_tests.share(artifact, self.planes()))
     }
 }
 
@@ -408,6 +430,7 @@ pub(crate) struct NodeHerald {
     node: Arc<Node>,
     artifact: ArtifactId,
     feed: HaveFeed,
+    sources: Option<Sources>,
     unsent: Mutex<Unsent>,
 }
 
@@ -432,6 +455,9 @@ impl NodeHerald {
 
 impl Herald for NodeHerald {
     fn announce(&self, run: Run) {
+        if let Some(sources) = &self.sources {
+            sources.readable(run);
+        }
         self.feed.publish(run);
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         unsent.runs.push(run);
@@ -512,7 +538,7 @@ mod tests {
 
     #[test]
     fn only_a_scheduler_that_is_known_to_be_lost_is_gone_on_without() {
-        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), Means::default(), Exports::new()).unwrap();
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admitted = || {
             let (events, mut inbox) = mpsc::unbounded_channel();
@@ -531,7 +557,7 @@ mod tests {
 
     #[test]
     fn only_what_nobody_reads_is_let_go() {
-        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), Means::default(), Exports::new()).unwrap();
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let (id, digest) = (artifact.id(), artifact.manifest.digest());
         let files = || vec![Arc::new(tempfile::tempfile().unwrap())];
@@ -554,7 +580,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_read_only_as_long_as_its_files_are_what_was_proved() {
-        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), Means::default(), Exports::new()).unwrap();
         let seed = testing::seed(&[b"one".to_vec(), b"two".to_vec()]);
         let (id, second) = (seed.artifact.id(), Arc::clone(&seed.blobs[1].file));
         node.seed(seed);
@@ -582,7 +608,7 @@ mod tests {
 
     #[test]
     fn a_download_that_is_given_up_leaves_nothing_and_one_that_is_complete_stays() {
-        let node = Node::new(ReaderKey::generate().unwrap(), PeerSecurity::default(), Exports::new());
+        let node = Node::new(ReaderKey::generate().unwrap(), Means::default(), Exports::new()).unwrap();
         let artifact = testing::artifact(&[b"one".to_vec()]);
         let admit = || {
             let shared = (vec![Arc::new(tempfile::tempfile().unwrap())], PieceMap::empty(1));

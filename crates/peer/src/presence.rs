@@ -26,9 +26,9 @@ use crate::{
     leaving::Leaving,
     metrics::Watch,
     node::Node,
-    security::PeerSecurity,
     service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
     session::{Session, SessionOptions},
+    transports::Means,
 };
 
 /// Where a process listens and how it is reached.
@@ -54,7 +54,6 @@ pub(crate) struct Membership {
 /// Open sockets, on which nobody is served yet.
 pub(crate) struct Presence {
     address: Address,
-    security: PeerSecurity,
     control: TcpListener,
     control_addr: SocketAddr,
     data: tcp::Server,
@@ -63,16 +62,17 @@ pub(crate) struct Presence {
 
 impl Presence {
     /// Opens the sockets of a process with a new identity.
-    pub(crate) async fn open(address: Address, security: PeerSecurity) -> Result<Self, PeerError> {
+    pub(crate) async fn open(address: Address, means: Means) -> Result<Self, PeerError> {
         let listen = |source| PeerError::Listen { address: address.listen.to_string(), source };
         let control = TcpListener::bind(address.listen).await.map_err(listen)?;
         let control_addr = control.local_addr().map_err(listen)?;
         let exports = Exports::new();
         let at = SocketAddr::new(address.listen.ip(), 0);
-        let data = tcp::Server::bind(at, exports.clone(), security.data.clone()).await.map_err(listen)?;
+        let data =
+            tcp::Server::bind(at, exports.clone(), means.security.data.clone()).await.map_err(listen)?;
         let key = ReaderKey::generate().map_err(|error| listen(io::Error::other(error)))?;
-        let node = Node::new(key, security.clone(), exports);
-        Ok(Self { address, security, control, control_addr, data, node })
+        let node = blocking(move || Node::new(key, means, exports)).await?;
+        Ok(Self { address, control, control_addr, data, node })
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -87,6 +87,7 @@ impl Presence {
     /// Serves from now on, as a member of that scheduler's fleet if there is one.
     pub(crate) fn begin(self, membership: Option<Membership>) -> Present {
         let (me, control_address) = (self.node.me(), self.advertised());
+        let Means { security, transports } = self.node.means().clone();
         let children = Children::none();
         let (stop, stopped) = watch::channel(());
         let mut present = Present {
@@ -100,8 +101,9 @@ impl Presence {
         };
         let options = ServiceOptions {
             me,
-            security: self.security.clone(),
+            security: security.clone(),
             tcp: self.data.clone(),
+            transports,
             data_address: self.data.local_addr().to_string(),
             grant_expiry: GRANT_EXPIRY,
             children,
@@ -115,7 +117,7 @@ impl Presence {
         });
         if let Some(Membership { schedulers, name, nic_rate }) = membership {
             let (events, inbox) = mpsc::unbounded_channel();
-            let security = self.security.control;
+            let security = security.control;
             let schedulers = Schedulers::new(&security, schedulers);
             let session = SessionOptions { schedulers, me, control_address, name, nic_rate, security };
             present.node.set_session(Session::spawn(session, events));

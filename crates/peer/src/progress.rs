@@ -4,13 +4,16 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use transport::Level;
+
 use crate::{
+    artifact::Place,
     blame::Blames,
     metrics::{CameFrom, Metrics},
 };
@@ -38,8 +41,15 @@ pub(crate) struct Counters {
     origin: AtomicU64,
     peer: AtomicU64,
     local: AtomicU64,
-    /// Of `origin` and `peer`: what came over links between peers.
+    /// Of `origin` and `peer`: what came over links between peers, by how those carry it.
     tcp: AtomicU64,
+    rdma: AtomicU64,
+    /// The first reason why something went over TCP though RDMA might have been.
+    fallback: OnceLock<String>,
+    /// What landed without a buffer.
+    direct: AtomicU64,
+    /// What came over network cards that write memory, and went through buffers all the same.
+    staged_by_nic: AtomicU64,
     /// Of the whole process.
     pub(crate) metrics: Arc<Metrics>,
     /// Microseconds from the start to the first good piece, plus one; 0 before it.
@@ -58,11 +68,51 @@ impl Counters {
         self.metrics.came(CameFrom::Origin, bytes);
     }
 
-    pub(crate) fn came_from_peer(&self, bytes: u64, is_seed: bool) {
+    pub(crate) fn came_from_peer(&self, bytes: u64, is_seed: bool, level: Level) {
         let counter = if is_seed { &self.origin } else { &self.peer };
         counter.fetch_add(bytes, Ordering::Relaxed);
-        self.tcp.fetch_add(bytes, Ordering::Relaxed);
-        self.metrics.came(if is_seed { CameFrom::Seed } else { CameFrom::Peer }, bytes);
+        let counter = match level {
+            Level::Tcp => &self.tcp,
+            Level::Nic => &self.rdma,
+        };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.came(if is_seed { CameFrom::Seed(level) } else { CameFrom::Peer(level) }, bytes);
+    }
+
+    /// Something goes over TCP, for this reason. Only the first one is kept.
+    pub(crate) fn fell_back(&self, reason: String) {
+        // A later one changes nothing.
+        let _ = self.fallback.set(reason);
+    }
+
+    pub(crate) fn fallback(&self) -> Option<&str> {
+        self.fallback.get().map(String::as_str)
+    }
+
+    /// A piece is good and where it belongs.
+    pub(crate) fn landed(&self, place: Place, bytes: u64) {
+        if place == Place::File {
+            self.direct.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A piece came into a buffer over a link of that level.
+    pub(crate) fn came_into_buffer(&self, level: Level, bytes: u64) {
+        if level == Level::Nic {
+            self.staged_by_nic.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// How bytes landed, as the report names it. What can only be staged, from the origin or over TCP, makes no
+    /// difference where something landed directly.
+    pub(crate) fn landing(&self) -> &'static str {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) > 0;
+        match (read(&self.direct), read(&self.staged_by_nic)) {
+            (true, false) => "direct",
+            (true, true) => "mixed",
+            (false, _) if read(&self.origin) || read(&self.peer) => "staged",
+            (false, _) => "none",
+        }
     }
 
     pub(crate) fn was_here(&self, bytes: u64) {
@@ -93,6 +143,10 @@ impl Counters {
 
     pub(crate) fn tcp_bytes(&self) -> u64 {
         self.tcp.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn rdma_bytes(&self) -> u64 {
+        self.rdma.load(Ordering::Relaxed)
     }
 
     pub(crate) fn note_first_piece(&self, elapsed: Duration) {
@@ -130,6 +184,16 @@ impl From<Progress> for wire::local::Progress {
             peer_bytes: progress.peer,
             local_bytes: progress.local,
         }
+    }
+}
+
+/// What so many bytes came over, as results name it.
+pub(crate) const fn transport_of(tcp_bytes: u64, rdma_bytes: u64) -> &'static str {
+    match (tcp_bytes, rdma_bytes) {
+        (0, 0) => "none",
+        (_, 0) => "tcp",
+        (0, _) => "rdma",
+        _ => "mixed",
     }
 }
 
@@ -228,6 +292,21 @@ mod tests {
         assert_eq!(stages.longest(), Some(Stage::Hash));
         stages.checked(Duration::ZERO, SECOND);
         assert_eq!(stages.longest(), Some(Stage::Disk));
+    }
+
+    #[test]
+    fn bytes_count_for_what_they_came_over_and_the_first_reason_is_kept() {
+        let counters = Counters::new(10, Arc::default());
+        let transport = || transport_of(counters.tcp_bytes(), counters.rdma_bytes());
+        assert_eq!((transport(), counters.fallback()), ("none", None));
+        counters.came_from_peer(3, false, Level::Nic);
+        assert_eq!(transport(), "rdma");
+        counters.fell_back("it broke".to_owned());
+        counters.fell_back("it broke again".to_owned());
+        counters.came_from_peer(4, true, Level::Tcp);
+        assert_eq!((transport(), counters.fallback()), ("mixed", Some("it broke")));
+        assert_eq!((counters.tcp_bytes(), counters.rdma_bytes()), (4, 3));
+        assert_eq!(transport_of(1, 0), "tcp");
     }
 
     #[test]

@@ -26,8 +26,9 @@ use crate::{
     fetch::Ground,
     fill::{Filled, blocking, fill_alone, resume},
     origin,
-    progress::{Counters, Progress, Stage},
-    security::PeerSecurity,
+    progress::{Counters, Progress, Stage, transport_of},
+    sinks::{LandingMode, LandingRule},
+    transports::Means,
     workers::Workers,
 };
 
@@ -40,6 +41,8 @@ pub struct PullRequest {
     pub access: Access,
     /// The output directory.
     pub output: PathBuf,
+    /// How bytes of other peers land.
+    pub landing: LandingMode,
 }
 
 /// What a pull came to.
@@ -59,6 +62,10 @@ pub struct PullReport {
     pub local_bytes: u64,
     /// Bytes that came over TCP links between peers.
     pub tcp_bytes: u64,
+    /// Bytes that came over RDMA links between peers.
+    pub rdma_bytes: u64,
+    /// How bytes landed: `direct`, `staged`, `mixed`, or `none` if none had to.
+    pub landing: String,
     /// From the command to the published directory.
     pub elapsed: Duration,
     /// From the first request for bytes to the first good piece.
@@ -69,7 +76,8 @@ pub struct PullReport {
     pub bounded_by: Option<String>,
     /// Blobs whose bytes were copied from the local peer instead of shared with it.
     pub copied: u32,
-    /// Why it was not pulled in the way that was asked for, if it was not.
+    /// Why it was not pulled in the way that was asked for, or not all of it over RDMA where that was tried; the first
+    /// reason, if there is one.
     pub fallback_reason: Option<String>,
     /// Peers that gave wrong bytes, which were refused.
     pub blamed: Vec<Blamed>,
@@ -94,6 +102,13 @@ pub struct PullPlan {
     pub is_complete: bool,
     /// Bytes free where the output would lie.
     pub free: u64,
+}
+
+impl PullReport {
+    /// What came over links between peers came over this: `tcp`, `rdma`, `mixed` or `none`.
+    pub fn transport(&self) -> &'static str {
+        transport_of(self.tcp_bytes, self.rdma_bytes)
+    }
 }
 
 impl PullPlan {
@@ -140,6 +155,7 @@ impl PullWatch {
 pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport, PeerError> {
     descriptors::allow_many();
     let start = Instant::now();
+    request.landing.check(&request.output)?;
     let (origin, artifact) = origin::open(&request.reference, request.access.clone()).await?;
     let artifact = Arc::new(artifact);
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
@@ -152,8 +168,10 @@ pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport,
         OpenedOutput::Fresh(output) => {
             let ground_of = |landing| {
                 let threads = (Workers::start(), Buffers::new());
-                let security = PeerSecurity::default();
-                Ground::new(Arc::clone(&artifact), landing, threads, Arc::clone(&counters), (security, None))
+                // The origin alone has no link that lands directly.
+                let landing = (landing, LandingRule::default());
+                let means = (Means::default(), None);
+                Ground::new(Arc::clone(&artifact), landing, threads, Arc::clone(&counters), means)
             };
             let fill = async |ground: &Arc<Ground>| {
                 let have = resume(ground).await?;
@@ -212,12 +230,14 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
         peer_bytes: peer,
         local_bytes: local,
         tcp_bytes: counters.tcp_bytes(),
+        rdma_bytes: counters.rdma_bytes(),
+        landing: counters.landing().to_owned(),
         elapsed: start.elapsed(),
         first_piece: counters.first_piece(),
         bound: done.bound,
         bounded_by: done.bounded_by.map(|stage| stage.name().to_owned()),
         copied: done.published.copied,
-        fallback_reason: None,
+        fallback_reason: counters.fallback().map(str::to_owned),
         blamed: counters.blames.all(),
         output: Some(done.published.dir),
     }
@@ -225,6 +245,7 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
 
 /// Says what a pull would do, and touches nothing.
 pub async fn plan_pull(request: PullRequest) -> Result<PullPlan, PeerError> {
+    request.landing.check(&request.output)?;
     let (_, artifact) = origin::open(&request.reference, request.access).await?;
     let manifest = artifact.manifest.clone();
     let is_anchored = artifact.is_anchored();

@@ -4,7 +4,9 @@
 //! reads under way may end when this peer leaves. Does not own: the files, which of their pieces are readable
 //! (`Shares`), or the bytes (crate `transport`).
 
-use std::{sync::Arc, time::Duration};
+mod windows;
+
+use std::{any::Any, future::pending, sync::Arc, time::Duration};
 
 use identity::Security;
 use modelpack::layout::{BlobIndex, PieceIndex, Run, runs_of};
@@ -17,6 +19,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use transport::tcp;
+use transport_rdma::Endpoint;
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     connection::{
@@ -27,15 +30,19 @@ use wire::{
         LinkWelcome, ParentToChild, Refusal, TcpEndpoint, Window, child_to_parent::Kind as Heard,
         parent_to_child::Kind as Said, peer_server,
     },
-    convert,
+    convert, rdma,
 };
 
+use self::windows::Windows;
 use crate::{
     children::Children,
     describe::Description,
     have_feed::{Batch, HaveFeed, HaveNews},
-    links::TCP,
+    links::{RDMA, TCP},
+    rdma_words,
     security::PeerSecurity,
+    sources::Sources,
+    transports::Transports,
     vouching::Vouching,
 };
 
@@ -65,6 +72,8 @@ pub(crate) trait Shares: Send + Sync + 'static {
 pub(crate) struct Share {
     /// For each blob its handle among the data plane's exports, and its bytes.
     pub(crate) windows: Vec<(BlobIndex, u64, u64)>,
+    /// The same files for cards, where there is one. Their readers are cut off when it is withdrawn.
+    pub(crate) sources: Option<Sources>,
     /// Which pieces are readable. Closing it says farewell to every child.
     pub(crate) have: HaveFeed,
     /// Who vouches for pieces that the manifest does not prove one by one.
@@ -73,6 +82,9 @@ pub(crate) struct Share {
     pub(crate) children: Children,
     /// What the artifact is.
     pub(crate) description: Arc<Description>,
+    /// What is there for as long as somebody reads it.
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a [`serve`] needs to know.
@@ -80,8 +92,10 @@ pub(crate) struct Share {
 pub(crate) struct ServiceOptions {
     /// This peer.
     pub(crate) me: PeerId,
-    /// The data plane, which somebody else runs.
+    /// The data plane over TCP, which somebody else runs.
     pub(crate) tcp: tcp::Server,
+    /// What else there is.
+    pub(crate) transports: Transports,
     /// How both connections are secured.
     pub(crate) security: PeerSecurity,
     /// HOST:PORT where others reach it; an unspecified host stands for that of the control service.
@@ -231,37 +245,80 @@ impl Parent {
         if self.place.is_none() {
             return Err(LinkEnd::Refused(format!("this peer has {LINKS_MAX} links already")));
         }
-        let (child, share) = self.hear_hello().await?;
+        let Asker { child, share, offer } = self.hear_hello().await?;
         // Until the end of this function, which is the end of the grant.
         let held = self.options.children.enter(child);
-        let _held = held.ok_or_else(|| LinkEnd::Refused(LEAVES.to_owned()))?;
+        let mut held = held.ok_or_else(|| LinkEnd::Refused(LEAVES.to_owned()))?;
         let _reads = share.children.enter(child);
-        let (link, secret) = self.options.tcp.issue_link();
-        let _data = DataLink { tcp: self.options.tcp.clone(), link };
-        tracing::debug!(%child, link, "a link began");
+        let mut expires = Instant::now() + self.options.grant_expiry;
+        let (mut windows, _data) = self.welcome(child, offer, &share, expires).await?;
+        if windows.is_some() {
+            held.read_over_rdma();
+        }
+        expires = self.grant(&share, expires).await?;
+        let mut news = share.have.subscribe();
+        loop {
+            match self.next(&mut news, windows.as_mut(), expires).await? {
+                Next::News(batch) => self.announce(batch, share.vouching.as_deref(), expires).await?,
+                Next::Renewal => {
+                    if let (Some(_), Some(sources)) = (&windows, &share.sources) {
+                        // Nobody asks this peer before each read.
+                        sources.check();
+                    }
+                    expires = self.grant(&share, expires).await?;
+                }
+                Next::Window(windows::Said::Grant(grant)) => self.say(Said::Window(grant), expires).await?,
+                Next::Window(windows::Said::Refusal(refusal)) => {
+                    self.say(Said::WindowRefusal(refusal), expires).await?;
+                }
+                Next::Heard(heard) => about_windows(heard, windows.as_mut())?,
+                Next::Farewell => return self.let_reads_end(expires).await,
+            }
+        }
+    }
+
+    /// Says how the child may read here; gives what it reads by, which ends with its drop.
+    async fn welcome(
+        &mut self,
+        child: PeerId,
+        offer: Option<Vec<Endpoint>>,
+        share: &Share,
+        expires: Instant,
+    ) -> Result<(Option<Windows>, Option<DataLink>), LinkEnd> {
+        let transports = &self.options.transports;
+        let is_offered = offer.is_some();
+        let answered = match offer {
+            Some(offer) => windows::answer(transports, offer, share).await,
+            None => Err("the child offers none".to_owned()),
+        };
+        let (answer, windows, refusal) = match answered {
+            Ok((answer, windows)) => (Some(answer), Some(windows), String::new()),
+            Err(reason) if !transports.allow_tcp() => {
+                return Err(LinkEnd::Refused(format!("this peer serves over `rdma` only: {reason}")));
+            }
+            Err(reason) => (None, None, reason),
+        };
+        let data = transports.allow_tcp().then(|| {
+            let (link, secret) = self.options.tcp.issue_link();
+            (DataLink { tcp: self.options.tcp.clone(), link }, secret)
+        });
+        tracing::debug!(%child, is_rdma = windows.is_some(), "a link began");
+        let endpoint = |(data, secret): &(DataLink, [u8; 32])| TcpEndpoint {
+            address: self.options.data_address.clone(),
+            link: data.link,
+            secret: secret.to_vec(),
+            encrypted: matches!(self.options.security.data, Security::Fleet(_)),
+        };
         let welcome = LinkWelcome {
             protocol_version: PROTOCOL_VERSION,
             features: FEATURES,
             peer_id: self.options.me.bytes().to_vec(),
-            tcp: Some(TcpEndpoint {
-                address: self.options.data_address.clone(),
-                link,
-                secret: secret.to_vec(),
-                encrypted: matches!(self.options.security.data, Security::Fleet(_)),
-            }),
+            tcp: data.as_ref().map(endpoint),
+            rdma: answer,
+            rdma_refusal: if is_offered { refusal } else { String::new() },
         };
-        let mut expires = Instant::now() + self.options.grant_expiry;
         self.say(Said::Welcome(welcome), expires).await?;
-        expires = self.grant(&share, expires).await?;
-        let mut news = share.have.subscribe();
-        loop {
-            match self.next(&mut news, expires).await? {
-                Next::News(batch) => self.announce(batch, share.vouching.as_deref(), expires).await?,
-                Next::Renewal => expires = self.grant(&share, expires).await?,
-                Next::Nothing => {}
-                Next::Farewell => return self.let_reads_end(expires).await,
-            }
-        }
+        Ok((windows, data.map(|(data, _)| data)))
     }
 
     /// This peer leaves: the child is told so, and keeps the link until its reads have ended. Each of them ends before
@@ -279,25 +336,40 @@ impl Parent {
         }
     }
 
-    async fn hear_hello(&mut self) -> Result<(PeerId, Share), LinkEnd> {
+    async fn hear_hello(&mut self) -> Result<Asker, LinkEnd> {
         let late = |_| LinkEnd::Refused("no hello came in time".to_owned());
         let first = timeout(CONNECT_TIMEOUT, self.inbound.message()).await.map_err(late)??;
         let first = first.ok_or(LinkEnd::Ended)?;
         let Some(Heard::Hello(hello)) = first.kind else {
             return Err(LinkEnd::Refused("the first message must be a hello".to_owned()));
         };
-        let LinkHello { protocol_version, features: _, peer_id, artifact, transports } = hello;
+        let LinkHello { protocol_version, features: _, peer_id, artifact, transports, rdma: offer } = hello;
         check_version(protocol_version)?;
         let child = convert::peer_id(&peer_id)?;
         let artifact = convert::artifact_id(&artifact)?;
-        if !transports.iter().any(|transport| transport == TCP) {
+        let reads_over = |name: &str| transports.iter().any(|transport| transport == name);
+        let offer: Vec<_> = rdma::endpoints(&offer)?.iter().map(rdma_words::endpoint_from).collect();
+        let offer = Some(offer).filter(|offer| reads_over(RDMA) && !offer.is_empty());
+        let may_rdma = offer.is_some() && self.options.transports.rdma().is_some();
+        if !reads_over(TCP) && !may_rdma {
             return Err(LinkEnd::Refused("this peer serves over `tcp` only".to_owned()));
         }
         let share = self.shares.share(&artifact).ok_or_else(|| LinkEnd::Refused(NOT_SHARED.to_owned()))?;
-        Ok((child, share))
+        Ok(Asker { child, share, offer })
     }
 
-    async fn next(&mut self, news: &mut HaveNews, expires: Instant) -> Result<Next, LinkEnd> {
+    async fn next(
+        &mut self,
+        news: &mut HaveNews,
+        windows: Option<&mut Windows>,
+        expires: Instant,
+    ) -> Result<Next, LinkEnd> {
+        let window = async {
+            match windows {
+                Some(windows) => windows.next().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             batch = news.next() => match batch {
                 Ok(batch) => Ok(Next::News(batch)),
@@ -306,9 +378,10 @@ impl Parent {
             message = self.inbound.message() => match message?.ok_or(LinkEnd::Ended)?.kind {
                 Some(Heard::Renewal(_)) => Ok(Next::Renewal),
                 Some(Heard::Hello(_)) => Err(LinkEnd::Refused("a second hello".to_owned())),
-                // A kind of a later minor version.
-                None => Ok(Next::Nothing),
+                // None is a kind of a later minor version.
+                heard => Ok(Next::Heard(heard)),
             },
+            said = window => Ok(Next::Window(said)),
             () = sleep_until(expires) => Err(LinkEnd::Expired),
             // Ends only with an error, when the service stops.
             _ = self.stopped.changed() => Err(LinkEnd::Farewell(STOPS.to_owned())),
@@ -377,10 +450,39 @@ fn vouched_messages(runs: &[Run], vouching: &Vouching) -> Vec<HaveRuns> {
     pieces.chunks(VOUCHERS_PER_MESSAGE_MAX).map(message).collect()
 }
 
+/// Who has said hello.
+struct Asker {
+    child: PeerId,
+    /// What it reads.
+    share: Share,
+    /// Its ends of a link over RDMA, if it offers any.
+    offer: Option<Vec<Endpoint>>,
+}
+
 /// What happens next on a link.
 enum Next {
     News(Batch),
     Renewal,
-    Nothing,
+    Window(windows::Said),
+    Heard(Option<Heard>),
     Farewell,
+}
+
+/// The child wants windows, or needs some no more.
+fn about_windows(heard: Option<Heard>, windows: Option<&mut Windows>) -> Result<(), LinkEnd> {
+    let no_such = || LinkEnd::Refused("there are no windows on this link".to_owned());
+    match heard {
+        Some(Heard::Windows(request)) => {
+            let ids = rdma::window_ids(&request.windows)?;
+            if windows.ok_or_else(no_such)?.ask(ids) {
+                return Ok(());
+            }
+            Err(LinkEnd::Refused("more windows than may be asked for".to_owned()))
+        }
+        Some(Heard::Release(release)) => {
+            windows.ok_or_else(no_such)?.release(&rdma::window_ids(&release.windows)?);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }

@@ -13,6 +13,7 @@ use planner::ArtifactId;
 use store::Pin;
 use tokio::sync::mpsc;
 use transport::{Export, Exports};
+use transport_rdma::Rdma;
 
 use crate::{
     artifact::{Artifact, Check},
@@ -24,7 +25,11 @@ use crate::{
     seed::{Prepared, SeedBlob},
     service::Share,
     session::SessionCommand,
+    sources::{BlobSource, Sources},
 };
+
+/// Where others read what is shared: over TCP, and over RDMA where there is a card.
+pub(crate) type Planes<'a> = (&'a Exports, Option<&'a Rdma>);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -45,7 +50,7 @@ struct BlobExport {
     /// Its first piece's number in the artifact.
     first: u32,
     feed: HaveFeed,
-    guard: Option<Guard>,
+    guard: Option<Arc<Guard>>,
 }
 
 /// The blobs of a seed.
@@ -60,9 +65,22 @@ pub(crate) struct Seeded {
 pub(crate) type OnChange = Arc<dyn Fn(&PeerError) + Send + Sync>;
 
 /// Looks after a file that others than this process may write.
-struct Guard {
+pub(crate) struct Guard {
     blob: Arc<SeedBlob>,
     on_change: OnChange,
+}
+
+impl Guard {
+    /// Whether it is still what was proved. If not, it is said.
+    pub(crate) fn check(&self) -> bool {
+        match self.blob.check() {
+            Ok(()) => true,
+            Err(changed) => {
+                (self.on_change)(&changed);
+                false
+            }
+        }
+    }
 }
 
 impl Export for BlobExport {
@@ -75,10 +93,7 @@ impl Export for BlobExport {
         let (Some(start), Some(end)) = (piece(range.start), piece(range.end.saturating_sub(1))) else {
             return false;
         };
-        if let Some(Guard { blob, on_change }) = &self.guard
-            && let Err(changed) = blob.check()
-        {
-            on_change(&changed);
+        if self.guard.as_ref().is_some_and(|guard| !guard.check()) {
             return false;
         }
         range.end <= self.bytes && self.feed.holds(Run::new(self.first + start, self.first + end + 1))
@@ -91,35 +106,50 @@ impl Export for BlobExport {
 
 impl Shared {
     /// Lets others read what `feed` has of the artifact.
-    pub(crate) fn new(exports: &Exports, artifact: &Artifact, files: Vec<Arc<File>>, feed: HaveFeed) -> Self {
-        Self::with_files(exports, artifact, files.into_iter().map(|file| (file, None)).collect(), feed)
+    pub(crate) fn new(
+        planes: Planes<'_>,
+        artifact: &Artifact,
+        files: Vec<Arc<File>>,
+        feed: HaveFeed,
+    ) -> Self {
+        Self::with_files(planes, artifact, files.into_iter().map(|file| (file, None)).collect(), feed)
     }
 
     /// Lets others read all of a seed, for as long as its files stay as they are.
-    pub(crate) fn seed(exports: &Exports, seed: Prepared, on_change: &OnChange) -> Self {
+    pub(crate) fn seed(planes: Planes<'_>, seed: Prepared, on_change: &OnChange) -> Self {
         let Prepared { artifact, blobs, pin } = seed;
         let guarded = |blob: &Arc<SeedBlob>| {
             let guard = Guard { blob: Arc::clone(blob), on_change: Arc::clone(on_change) };
-            (Arc::clone(&blob.file), Some(guard))
+            (Arc::clone(&blob.file), Some(Arc::new(guard)))
         };
         let files = blobs.iter().map(guarded).collect();
         let feed = HaveFeed::new(PieceMap::full(artifact.layout().piece_count()));
         let seeded = Some(Seeded { blobs, _pin: pin });
-        Self { seeded, ..Self::with_files(exports, &artifact, files, feed) }
+        Self { seeded, ..Self::with_files(planes, &artifact, files, feed) }
     }
 
     fn with_files(
-        exports: &Exports,
+        (exports, rdma): Planes<'_>,
         artifact: &Artifact,
-        files: Vec<(Arc<File>, Option<Guard>)>,
+        files: Vec<(Arc<File>, Option<Arc<Guard>>)>,
         feed: HaveFeed,
     ) -> Self {
         let layout = artifact.layout();
-        let window = |(blob, (file, guard))| {
-            let bytes = layout.blob_bytes(blob);
-            let first = layout.pieces_of(blob).start.0;
-            let export = BlobExport { file, bytes, first, feed: feed.clone(), guard };
-            (blob, exports.register(Arc::new(export)), bytes)
+        let mut sources = Vec::new();
+        let window = |(blob, (file, guard)): (_, (Arc<File>, Option<Arc<Guard>>))| {
+            let (bytes, pieces) = (layout.blob_bytes(blob), layout.pieces_of(blob));
+            let export = BlobExport {
+                file: Arc::clone(&file),
+                bytes,
+                first: pieces.start.0,
+                feed: feed.clone(),
+                guard: guard.clone(),
+            };
+            let handle = exports.register(Arc::new(export));
+            if let Some(rdma) = rdma.filter(|_| bytes > 0) {
+                sources.push(BlobSource::new(rdma, (blob, pieces), (&file, bytes, handle), guard));
+            }
+            (blob, handle, bytes)
         };
         let windows = layout.blobs().zip(files).map(window).collect();
         let tree = |(blob, check): (_, &Check)| match check {
@@ -135,10 +165,12 @@ impl Shared {
         Self {
             share: Share {
                 windows,
+                sources: rdma.map(|_| Sources::new(sources, &feed.snapshot().runs())),
                 have: feed,
                 vouching: None,
                 children: Children::none(),
                 description: Arc::new(description),
+                kept: None,
             },
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),
@@ -151,6 +183,9 @@ impl Shared {
     /// From now on nobody reads it.
     pub(crate) fn withdraw(self, exports: &Exports, reason: &str) {
         self.share.have.close(reason);
+        if let Some(sources) = &self.share.sources {
+            sources.end();
+        }
         for (_, handle, _) in &self.share.windows {
             exports.withdraw(*handle);
         }

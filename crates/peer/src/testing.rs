@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use memory::{Filled, Region};
 use modelpack::{
     build::{self, SourceFile},
     digest::{Blake3Root, Sha256Digest},
@@ -11,12 +12,13 @@ use modelpack::{
 use store::Landing;
 
 use crate::{
-    artifact::{Artifact, Check},
+    artifact::{Artifact, Check, Place},
     buffers::Buffers,
     fetch::Ground,
     progress::Counters,
-    security::PeerSecurity,
     seed::{Prepared, SeedBlob},
+    sinks::{LandingRule, Registrar},
+    transports::Means,
     vouching::Vouching,
     workers::Workers,
 };
@@ -34,7 +36,7 @@ impl Landed {
         let dir = tempfile::tempdir().unwrap();
         let landing = open(&dir, &artifact);
         for (piece, bytes) in artifact.layout().all().pieces().zip(&contents) {
-            artifact.land(&landing, piece, bytes).unwrap();
+            artifact.land(&landing, piece, (filled(bytes), Place::Buffer)).unwrap();
         }
         Self { dir, artifact }
     }
@@ -43,6 +45,13 @@ impl Landed {
     pub(crate) fn reopened(&self) -> (Arc<Artifact>, Arc<Landing>) {
         (Arc::clone(&self.artifact), Arc::new(open(&self.dir, &self.artifact)))
     }
+}
+
+/// What has arrived in a buffer.
+pub(crate) fn filled(bytes: &[u8]) -> Filled {
+    let mut lease = Region::anonymous(bytes.len()).unwrap().lease(0..bytes.len()).unwrap();
+    lease.as_mut_slice().copy_from_slice(bytes);
+    lease.filled()
 }
 
 /// A seed of such an artifact.
@@ -64,7 +73,27 @@ pub(crate) fn ground(
     let landing = Arc::new(open(&dir, &artifact));
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     let threads = (Workers::start(), Buffers::new());
-    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, (PeerSecurity::default(), vouching)))
+    let landing = (landing, LandingRule::default());
+    (dir, Ground::new(Arc::new(artifact), landing, threads, counters, (Means::default(), vouching)))
+}
+
+/// The same in memory, as a network card may write it. None where there is no tmpfs.
+pub(crate) fn ground_in_memory(
+    artifact: Artifact,
+    registrar: Arc<dyn Registrar>,
+) -> Option<(tempfile::TempDir, Arc<Ground>)> {
+    let shm = std::path::Path::new("/dev/shm");
+    if !store::filesystem_of(shm).is_ok_and(store::FsKind::lands_direct) {
+        return None;
+    }
+    let dir = tempfile::tempdir_in(shm).unwrap();
+    let landing = Arc::new(open(&dir, &artifact));
+    landing.preallocate().unwrap();
+    let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
+    let threads = (Workers::start(), Buffers::new());
+    let rule = LandingRule { registrar: Some(registrar), ..LandingRule::default() };
+    let trust = (Means::default(), None);
+    Some((dir, Ground::new(Arc::new(artifact), (landing, rule), threads, counters, trust)))
 }
 
 fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {

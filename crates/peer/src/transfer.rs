@@ -24,6 +24,7 @@ use crate::{
     origin::Origin,
     progress::{Counters, Stage},
     repair::Together,
+    sinks::{LandingMode, LandingRule},
 };
 
 /// How long a landing may still be held by a transfer that was given up: some last checks, or one blob that is being
@@ -70,8 +71,8 @@ impl Transfer {
     pub(crate) fn start(
         node: &Arc<Node>,
         store: &Arc<Store>,
-        artifact: Arc<Artifact>,
-        origin: Option<Origin>,
+        (artifact, origin): (Arc<Artifact>, Option<Origin>),
+        mode: LandingMode,
     ) -> Arc<Self> {
         let total = artifact.layout().total_bytes();
         let counters = Counters::new(total, Arc::clone(node.metrics()));
@@ -82,6 +83,7 @@ impl Transfer {
             artifact: Arc::clone(&artifact),
             origin,
             counters: Arc::clone(&counters),
+            mode,
         };
         let running = Running::begin(node.metrics());
         let task = tokio::spawn(async move {
@@ -119,6 +121,7 @@ struct Bring {
     /// None if the artifact is with other peers only.
     origin: Option<Origin>,
     counters: Arc<Counters>,
+    mode: LandingMode,
 }
 
 impl Bring {
@@ -136,12 +139,13 @@ impl Bring {
         }
         let landing = self.open_landing().await?;
         let vouching = self.node.is_in_fleet().then(|| self.node.vouching(&self.artifact)).flatten();
+        let registrar = self.node.means().transports.registrar();
         let ground = Ground::new(
             Arc::clone(&self.artifact),
-            Arc::clone(&landing),
+            (Arc::clone(&landing), LandingRule { mode: self.mode, registrar }),
             self.node.threads(),
             Arc::clone(&self.counters),
-            (self.node.security().clone(), vouching),
+            (self.node.means().clone(), vouching),
         );
         let filled = fill(&self.node, &ground, self.origin.clone()).await?;
         let Filled { proofs, bounded_by, bound } = filled;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use identity::{ReaderKey, Voucher};
+use memory::Filled;
 use modelpack::{
     layout::{PieceIndex, Run},
     piece_tree::Landed,
@@ -21,7 +22,7 @@ use planner::{ArtifactId, PeerId};
 use store::{Landing, StoreError};
 use swarm::PieceOutcome;
 
-use crate::artifact::{Artifact, Checked};
+use crate::artifact::{Artifact, Checked, Place};
 
 /// Pieces that are written side by side, at most: more than any machine has threads for.
 const LOCKS: usize = 64;
@@ -94,13 +95,13 @@ impl Vouching {
         self.kept().insert(piece, Kept { voucher, via: self.me() });
     }
 
-    /// Compares a piece with what is vouched for, and writes it to its final offset. A piece that is here in this
+    /// Compares a piece with what is vouched for, and sees to it that it is at its final offset. A piece that is here in this
     /// round is not written again: what was hashed and announced must stay what it was.
-    pub(crate) fn land<B: AsRef<[u8]>>(
+    pub(crate) fn land(
         &self,
         artifact: &Artifact,
         landing: &Landing,
-        (piece, bytes): (PieceIndex, B),
+        (piece, bytes, place): (PieceIndex, Filled, Place),
         provenance: &Provenance,
     ) -> Result<Checked, StoreError> {
         let start = Instant::now();
@@ -119,8 +120,12 @@ impl Vouching {
             Provenance::Origin => {
                 let read = landed.as_read();
                 let hashed = Instant::now();
-                landing.land_read(piece, &read)?;
-                self.vouch(piece, *read.value());
+                let value = *read.value();
+                match place {
+                    Place::Buffer => landing.land_read(piece, &read)?,
+                    Place::File => landing.land_read_in_place(piece, read)?,
+                }
+                self.vouch(piece, value);
                 return Ok(done(PieceOutcome::Good, hashed));
             }
             Provenance::Peer(via, Some(voucher)) if self.is_valid(voucher, piece) => {
@@ -131,7 +136,10 @@ impl Vouching {
         let compared = landed.compare(&kept.voucher.value);
         let hashed = Instant::now();
         let Ok(consistent) = compared else { return Ok(done(PieceOutcome::Bad, hashed)) };
-        landing.land_relayed(piece, &consistent)?;
+        match place {
+            Place::Buffer => landing.land_relayed(piece, &consistent)?,
+            Place::File => landing.land_relayed_in_place(piece, consistent)?,
+        }
         self.kept().insert(piece, kept);
         Ok(done(PieceOutcome::Good, hashed))
     }

@@ -9,7 +9,8 @@ use std::{
     thread,
 };
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Something to do on one of the threads.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// More than this many cores do not make one network card's bytes hash faster: 16 hash some 30 GB/s.
 const THREADS_MAX: usize = 16;
@@ -55,8 +56,13 @@ impl Workers {
 
     /// Does `job` on one of the threads.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.run_boxed(Box::new(job));
+    }
+
+    /// The same, of a job that is kept as one.
+    pub(crate) fn run_boxed(&self, job: Job) {
         // The threads live as long as this handle, so that nobody can have hung up.
-        let sent = self.jobs.send(Box::new(job));
+        let sent = self.jobs.send(job);
         assert!(sent.is_ok(), "the workers outlive their handles");
     }
 }

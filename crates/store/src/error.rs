@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use modelpack::{digest::Sha256Digest, layout::BlobIndex};
+use modelpack::{
+    digest::Sha256Digest,
+    layout::{BlobIndex, PieceIndex},
+};
 
 /// What a caller may do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +126,14 @@ pub enum StoreError {
         /// The blob.
         blob: BlobIndex,
     },
+    /// A transport still writes where a piece has to go.
+    #[error("a read into piece {piece} of `{}` does not end", dir.display())]
+    Leased {
+        /// The staging directory.
+        dir: PathBuf,
+        /// The piece.
+        piece: PieceIndex,
+    },
     /// A path of the artifact would reach outside its directory, or into our own part of it.
     #[error("the artifact's path `{0}` is not a plain path below its directory")]
     UnsafePath(String),
@@ -148,7 +159,7 @@ impl StoreError {
     /// What a caller may do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Busy { .. } => ErrorClass::Retry,
+            Self::Busy { .. } | Self::Leased { .. } => ErrorClass::Retry,
             Self::Digest { .. } => ErrorClass::Integrity,
             _ => ErrorClass::Fatal,
         }

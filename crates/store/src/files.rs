@@ -4,6 +4,7 @@
 //! systems. Does not own: what the files mean.
 
 use std::{
+    fmt,
     fs::File,
     io::{Read as _, Write as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
@@ -36,7 +37,36 @@ pub enum FsKind {
     Other(u64),
 }
 
+impl fmt::Display for FsKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Ext => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Overlay => "overlay",
+            // Those that models are likely to be put on; the numbers are those of statfs(2).
+            Self::Other(0x6969) => "nfs",
+            Self::Other(0x6573_5546) => "fuse",
+            Self::Other(0x2fc1_2fc1) => "zfs",
+            Self::Other(0x9584_58f6) => "hugetlbfs",
+            Self::Other(0x0102_1997) => "9p",
+            Self::Other(0x00c3_6400) => "ceph",
+            Self::Other(0x0bd0_0bd0) => "lustre",
+            Self::Other(magic) => return write!(f, "unknown (magic number {magic:#x})"),
+        };
+        f.write_str(name)
+    }
+}
+
 impl FsKind {
+    /// Whether a network card may write into the pages of its files (DESIGN §6, landing rule): elsewhere the kernel
+    /// writes them back to disk at its own time and has to know what is written. A hugetlbfs is in memory as well, but
+    /// its files have no exact length.
+    pub fn lands_direct(self) -> bool {
+        self == Self::Tmpfs
+    }
+
     fn from_magic(magic: u64) -> Self {
         // The numbers are those of statfs(2); ramfs behaves like tmpfs in every respect that matters here.
         match magic {

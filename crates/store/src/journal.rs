@@ -133,6 +133,11 @@ impl Claims {
         }
     }
 
+    /// Whether it is claimed that the piece landed, without a proof.
+    pub(crate) fn is_landed(&self, piece: PieceIndex) -> bool {
+        self.landed.contains_key(&piece)
+    }
+
     pub(crate) fn withdraw(&mut self, piece: PieceIndex) {
         self.verified.remove(piece);
         self.landed.remove(&piece);

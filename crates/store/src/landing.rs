@@ -13,11 +13,11 @@ use std::{
     },
 };
 
+use memory::Region;
 use modelpack::{
     digest::Sha256Digest,
-    layout::{BlobIndex, BlobPiece, PieceIndex, PieceLayout, PieceSpan},
+    layout::{BlobIndex, PieceIndex, PieceLayout},
     piece_map::PieceMap,
-    piece_tree::{Anchored, Landed, PieceTree, Verified, piece_value},
 };
 use rustix::{fs::FallocateFlags, io::Errno};
 
@@ -30,13 +30,12 @@ use crate::{
 };
 
 mod consistent;
+mod direct;
+mod recheck;
+mod write;
 
 /// The name of the directory of blob files within a landing.
 pub(crate) const BLOBS_NAME: &str = "blobs";
-
-/// Bytes of one blob written before their writeback is forced: enough for long sequential writes, and little enough
-/// that the sync before publishing finds most of the work done.
-const WRITEBACK_BYTES: u64 = 64 << 20;
 
 /// Every landing of a process has its own number, so that a proof cannot be shown to another one.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -82,6 +81,8 @@ struct Slot {
 struct SlotState {
     file: Arc<File>,
     stage: Stage,
+    /// Once somebody has asked for it: then no range is written by two.
+    region: Option<Arc<Region>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +211,7 @@ impl Landing {
                 }
                 None => (open_blob(&blobs, blob, &mut created)?, Stage::Open),
             };
-            let start = SlotState { file: Arc::new(file), stage };
+            let start = SlotState { file: Arc::new(file), stage, region: None };
             slots.push(Slot {
                 state: RwLock::new(start),
                 unsynced: AtomicU64::new(0),
@@ -328,6 +329,10 @@ impl Landing {
     /// # Panics
     /// If `buf` is not as long as the piece.
     pub fn read(&self, piece: PieceIndex, buf: &mut [u8]) -> Result<(), StoreError> {
+        self.read_from(&self.file(self.layout.span(piece).blob), piece, buf)
+    }
+
+    fn read_from(&self, file: &File, piece: PieceIndex, buf: &mut [u8]) -> Result<(), StoreError> {
         let span = self.layout.span(piece);
         assert!(
             buf.len() == span.len as usize,
@@ -335,130 +340,7 @@ impl Landing {
             buf.len(),
             span.len
         );
-        self.file(span.blob).read_exact_at(buf, span.offset).context("read", self.blob_path(span.blob))
-    }
-
-    /// Hashes a claimed piece again, with `buf` as long as the piece; says whether `tree`, that of the piece's blob,
-    /// admits it. If so it counts as verified without being written again; if not its claim is withdrawn.
-    pub fn recheck(
-        &self,
-        piece: PieceIndex,
-        tree: &PieceTree<Anchored>,
-        buf: &mut [u8],
-    ) -> Result<bool, StoreError> {
-        let span = self.layout.span(piece);
-        if !self.read_if_there(piece, buf)? {
-            return Ok(false);
-        }
-        let is_good = tree.verify(Landed::new(span.in_blob, &*buf)).is_ok();
-        let mut state = self.state();
-        if is_good {
-            state.verified.insert(piece);
-        } else {
-            state.claims.withdraw(piece);
-        }
-        Ok(is_good)
-    }
-
-    /// Hashes a landed piece again; says whether it is still what the journal says. If so `buf` holds its bytes, to be
-    /// taken as [`Landed`] again; if not its claim is withdrawn.
-    pub fn recheck_landed(
-        &self,
-        piece: PieceIndex,
-        value: &[u8; 32],
-        buf: &mut [u8],
-    ) -> Result<bool, StoreError> {
-        let span = self.layout.span(piece);
-        if !self.read_if_there(piece, buf)? {
-            return Ok(false);
-        }
-        let is_same = piece_value(span.in_blob, buf) == *value;
-        if !is_same {
-            self.state().claims.withdraw(piece);
-        }
-        Ok(is_same)
-    }
-
-    /// As [`Self::read`], but a file that is too short only means that the claim is void.
-    fn read_if_there(&self, piece: PieceIndex, buf: &mut [u8]) -> Result<bool, StoreError> {
-        match self.read(piece, buf) {
-            Ok(()) => Ok(true),
-            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
-                self.state().claims.withdraw(piece);
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes a proved piece to its final offset and journals it.
-    ///
-    /// # Panics
-    /// If `index` is not that piece of its blob, or its length differs.
-    pub fn commit<B: AsRef<[u8]>>(&self, index: PieceIndex, piece: &Verified<B>) -> Result<(), StoreError> {
-        self.write(index, piece.piece(), piece.bytes(), Record::Verified(index))
-    }
-
-    /// Writes a piece of which nothing is known to its final offset, and journals its value as a hint. Every proof of
-    /// the blob made before is void.
-    ///
-    /// # Panics
-    /// If `index` is not that piece of its blob, or its length differs.
-    pub fn land<B: AsRef<[u8]>>(&self, index: PieceIndex, piece: &Landed<B>) -> Result<(), StoreError> {
-        self.write(index, piece.piece(), piece.bytes(), Record::Landed(index, piece.value()))
-    }
-
-    fn write(
-        &self,
-        index: PieceIndex,
-        claimed: BlobPiece,
-        bytes: &[u8],
-        record: Record,
-    ) -> Result<(), StoreError> {
-        let span = self.layout.span(index);
-        assert!(claimed == span.in_blob, "piece {index} is {} of its blob, not {claimed}", span.in_blob);
-        assert!(
-            bytes.len() == span.len as usize,
-            "piece {index} has {} bytes, not {}",
-            span.len,
-            bytes.len()
-        );
-        let slot = self.slot(span.blob);
-        let held = unpoison(slot.state.read());
-        {
-            let state = self.state();
-            // A duplicate of a proved piece: a read that was hedged, or one that came after the blob was sealed.
-            if state.verified.contains(index) {
-                return Ok(());
-            }
-        }
-        if held.stage != Stage::Open {
-            return Err(StoreError::Sealed { dir: self.dir.path().to_path_buf(), blob: span.blob });
-        }
-        if !matches!(record, Record::Verified(_)) {
-            // Before the bytes change: a digest that is being computed over the old ones must not count.
-            slot.generation.fetch_add(1, Ordering::SeqCst);
-        }
-        held.file.write_all_at(bytes, span.offset).context("write", self.blob_path(span.blob))?;
-        {
-            let mut state = self.state();
-            state.journal.append(record)?;
-            state.claims.apply(record, &self.layout);
-            if matches!(record, Record::Verified(_)) {
-                state.verified.insert(index);
-            }
-        }
-        self.start_writeback(slot, &held.file, span)
-    }
-
-    /// Forces writeback now and then from the calling thread, so that the final sync is short.
-    fn start_writeback(&self, slot: &Slot, file: &File, span: PieceSpan) -> Result<(), StoreError> {
-        let unsynced = slot.unsynced.fetch_add(u64::from(span.len), Ordering::Relaxed) + u64::from(span.len);
-        if self.kind == FsKind::Tmpfs || unsynced < WRITEBACK_BYTES {
-            return Ok(());
-        }
-        slot.unsynced.store(0, Ordering::Relaxed);
-        rustix::fs::fdatasync(file).context("sync", self.blob_path(span.blob))
+        file.read_exact_at(buf, span.offset).context("read", self.blob_path(span.blob))
     }
 
     /// Voids every claim and every proof of a blob, because its bytes turned out wrong as a whole.
@@ -473,6 +355,9 @@ impl Landing {
             held.stage = Stage::Open;
         }
         self.slot(blob).generation.fetch_add(1, Ordering::SeqCst);
+        if let Some(region) = &held.region {
+            region.unseal();
+        }
         let mut state = self.state();
         state.journal.append(Record::Forget(blob))?;
         state.claims.apply(Record::Forget(blob), &self.layout);
@@ -534,7 +419,7 @@ impl Landing {
     /// From now on the blob is `file`, which somebody else may own.
     pub(crate) fn set_placed(&self, blob: BlobIndex, file: File) {
         let mut held = unpoison(self.slot(blob).state.write());
-        *held = SlotState { file: Arc::new(file), stage: Stage::Placed };
+        *held = SlotState { file: Arc::new(file), stage: Stage::Placed, region: None };
     }
 
     /// Ends all writing to the blob: those under way are waited for, and the handle becomes read-only.
@@ -546,6 +431,8 @@ impl Landing {
             held.file = Arc::new(File::open(magic).context("reopen", self.blob_path(blob))?);
         }
         held.stage = Stage::Sealed;
+        // It stays mapped for as long as somebody holds it; what was proved is sealed there, too.
+        held.region = None;
         Ok(())
     }
 

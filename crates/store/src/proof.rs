@@ -99,6 +99,7 @@ impl Landing {
     /// Reads the whole blob and compares its SHA-256.
     pub fn prove_sha256(&self, blob: BlobIndex, expected: &Sha256Digest) -> Result<BlobProof, StoreError> {
         let generation = self.generation(blob);
+        self.check_settled(blob)?;
         let path = self.blob_path(blob);
         let found = hash_file(&self.file(blob), &path)?;
         if found.sha256 != *expected || found.bytes != self.layout().blob_bytes(blob) {
@@ -116,6 +117,7 @@ impl Landing {
         expected: &Sha256Digest,
     ) -> Result<BlobProof, StoreError> {
         let generation = self.generation(blob);
+        self.check_settled(blob)?;
         let found = streamed.finish();
         if found != *expected {
             return Err(mismatch(self.blob_path(blob), expected, &found));
@@ -126,6 +128,7 @@ impl Landing {
     /// Reads the whole blob and compares its BLAKE3 hash: for a stated root whose tree cannot be found.
     pub fn prove_root(&self, blob: BlobIndex, expected: &Blake3Root) -> Result<BlobProof, StoreError> {
         let generation = self.generation(blob);
+        self.check_settled(blob)?;
         let mut hasher = blake3::Hasher::new();
         let path = self.blob_path(blob);
         read_through(&self.file(blob), &path, |bytes| {

@@ -134,6 +134,11 @@ pub enum Input {
         /// The other end.
         peer: PeerId,
     },
+    /// A link ended because it is to be opened anew in another way, which is no failure of the other end.
+    LinkMoved {
+        /// The other end.
+        peer: PeerId,
+    },
     /// A linked peer announced pieces.
     Have {
         /// The peer.

@@ -134,7 +134,20 @@ impl Link {
     pub(crate) fn down(&mut self, now: Duration) {
         let wait = RECONNECT * 2_u32.pow(self.failures.min(RECONNECT_DOUBLINGS));
         self.failures = self.failures.saturating_add(1);
-        self.state = LinkState::Down { retry_at: now + wait };
+        self.ended_until(now + wait);
+    }
+
+    /// It is opened anew at once. Only a link that is up moves, so that one which never comes up cannot do so for ever.
+    pub(crate) fn moved(&mut self, now: Duration) {
+        match self.state {
+            LinkState::Up => self.ended_until(now),
+            LinkState::Connecting | LinkState::Leaving => self.down(now),
+            LinkState::Down { .. } => {}
+        }
+    }
+
+    fn ended_until(&mut self, retry_at: Duration) {
+        self.state = LinkState::Down { retry_at };
         self.has = Bits::empty(self.has.piece_count());
         self.coming = (0, self.has.clone());
     }

@@ -139,6 +139,12 @@ impl Swarm {
             },
             Input::LinkLeaving { peer } => self.link_leaving(peer),
             Input::LinkDown { peer } => self.link_down(peer),
+            Input::LinkMoved { peer } => {
+                self.abandon_link(peer);
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.moved(self.now);
+                }
+            }
             Input::Have { peer, runs } => self.announced(peer, &runs),
             Input::Coming { peer, epoch, runs } => {
                 if let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) {

@@ -18,6 +18,7 @@ use crate::{CompletionSink, Exports, Level, Link, ReadRequest, link::Outstanding
 /// A link to the exports of the same process. Reads end when it is stepped.
 pub struct MemoryLink {
     exports: Exports,
+    level: Level,
     in_flight_max: usize,
     received: AtomicU64,
     sink: CompletionSink,
@@ -36,8 +37,17 @@ impl MemoryLink {
     /// # Panics
     /// If no read could ever be posted.
     pub fn new(exports: Exports, in_flight_max: usize, sink: CompletionSink) -> Arc<Self> {
+        Self::at_level(Level::Tcp, exports, in_flight_max, sink)
+    }
+
+    /// The same that passes for one of another transport.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn at_level(level: Level, exports: Exports, in_flight_max: usize, sink: CompletionSink) -> Arc<Self> {
         assert!(in_flight_max > 0, "a link carries something");
-        Arc::new(Self { exports, in_flight_max, received: AtomicU64::new(0), sink, state: Mutex::default() })
+        let (received, state) = (AtomicU64::new(0), Mutex::default());
+        Arc::new(Self { exports, level, in_flight_max, received, sink, state })
     }
 
     /// Ends the oldest read, or every read of a link that is closed or has one past its deadline. Says whether any ended.
@@ -91,7 +101,7 @@ impl MemoryLink {
 
 impl Link for MemoryLink {
     fn level(&self) -> Level {
-        Level::Tcp
+        self.level
     }
 
     fn post(&self, read: ReadRequest) -> Result<(), ReadRequest> {

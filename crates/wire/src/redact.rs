@@ -2,13 +2,32 @@
 
 use std::fmt;
 
-use crate::{control::TcpEndpoint, local::Pull};
+use crate::{
+    control::{RdmaProbe, TcpEndpoint, WindowGrant},
+    local::Pull,
+};
 
 impl fmt::Debug for TcpEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpEndpoint")
             .field("address", &self.address)
             .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RdmaProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RdmaProbe").field("rails", &self.rkeys.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WindowGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WindowGrant")
+            .field("blob", &self.blob)
+            .field("index", &self.index)
+            .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
 }

@@ -78,7 +78,10 @@ async fn link(double: Arc<Double>, mut inbound: Streaming<ChildToParent>, outgoi
                     vec![Said::Welcome(welcome(&double, link, &secret)), Said::Grant(grant(&double)), have]
                 }
                 Ok(Some(ChildToParent { kind: Some(Heard::Renewal(_)) })) => vec![Said::Grant(grant(&double))],
-                Ok(Some(ChildToParent { kind: None })) => Vec::new(),
+                // A double knows no RDMA, so that nobody asks it for windows.
+                Ok(Some(ChildToParent { kind: None | Some(Heard::Windows(_) | Heard::Release(_)) })) => {
+                    Vec::new()
+                }
                 Ok(None) | Err(_) => break,
             },
             _ = claims.changed(), if said.is_some() => {
@@ -107,6 +110,8 @@ fn welcome(double: &Double, link: u64, secret: &[u8; 32]) -> LinkWelcome {
             secret: secret.to_vec(),
             encrypted: double.is_data_encrypted,
         }),
+        rdma: None,
+        rdma_refusal: String::new(),
     }
 }
 

@@ -1,8 +1,16 @@
 //! A range has one writer at a time, and none once it is sealed.
 
-use std::{fs::File, io::Write as _, ops::Range, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    io::Write as _,
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
 
-use memory::{Access, Region};
+use memory::{Access, NotLeased, Region};
 use proptest::prelude::*;
 
 fn file(content: &[u8]) -> File {
@@ -49,6 +57,47 @@ fn a_lease_keeps_its_region() {
     drop(region);
     lease.as_mut_slice().fill(1);
     assert!(lease.filled().iter().all(|byte| *byte == 1));
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// What a thread gets that waits for the first ten bytes; whether they come back or are sealed is `then`'s choice.
+fn waits_while(region: &Arc<Region>, then: impl FnOnce(memory::Lease)) -> Result<(), NotLeased> {
+    let lease = region.lease(0..10).expect("nobody has it");
+    let (report, result) = mpsc::channel();
+    let waiting = Arc::clone(region);
+    thread::spawn(move || {
+        let leased = waiting.lease_by(5..15, Instant::now() + LONG);
+        report.send(leased.map(drop)).expect("somebody listens");
+    });
+    assert!(result.recv_timeout(Duration::from_millis(20)).is_err(), "it waits");
+    then(lease);
+    result.recv_timeout(LONG).expect("it is woken")
+}
+
+#[test]
+fn who_waits_for_a_range_gets_it_when_it_comes_back_and_not_when_it_is_sealed() {
+    let region = Region::anonymous(100).unwrap();
+    assert_eq!(waits_while(&region, drop), Ok(()));
+    assert_eq!(waits_while(&region, memory::Lease::seal), Err(NotLeased::Never));
+    let lease = region.lease(20..30).unwrap();
+    assert_eq!(region.lease_by(29..31, Instant::now()).map(drop), Err(NotLeased::Out));
+    assert_eq!(region.lease_by(99..101, Instant::now()).map(drop), Err(NotLeased::Never));
+    assert!(region.lease_by(25..25, Instant::now()).unwrap().is_empty());
+    drop(lease);
+}
+
+#[test]
+fn what_is_unsealed_is_lent_again_but_not_what_is_out() {
+    let region = Region::anonymous(100).unwrap();
+    let out = region.lease(50..100).unwrap();
+    region.lease(0..50).unwrap().seal();
+    assert!(!region.is_sealed());
+    region.unseal();
+    assert!(region.lease(40..60).is_none(), "half of it is out");
+    region.lease(0..50).expect("it was unsealed").seal();
+    out.seal();
+    assert!(region.is_sealed());
 }
 
 proptest! {

@@ -12,7 +12,7 @@ use modelpack::{
 
 use wire::schedulers::scheduler_address;
 
-use super::{RegistryArgs, reference};
+use super::{RegistryArgs, TransportArgs, reference};
 
 /// Pull an artifact into a directory
 #[derive(Debug, Args)]
@@ -27,6 +27,7 @@ serves what it has proved, also for a while after it has said that it is done. E
 the registry alone. With --direct it lands the bytes itself in any case, and asks the local peer
 only for the scheduler. Without -o the local peer brings the artifact into its own store, from
 where it serves others, and a later pull on this machine finds it.
+How a local peer reads from others is its own --transport.
 
 Example:
   $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
@@ -56,6 +57,10 @@ pub(crate) struct PullArgs {
     #[arg(long, requires = "output")]
     pub(crate) direct: bool,
 
+    /// How bytes of other peers land in this process; without RDMA always through buffers
+    #[arg(long, value_enum, default_value_t = Landing::Auto, requires = "output")]
+    pub(crate) landing: Landing,
+
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 
@@ -64,6 +69,9 @@ pub(crate) struct PullArgs {
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+
+    #[command(flatten)]
+    pub(crate) transport: TransportArgs,
 }
 
 /// How a pull takes part in a fleet by itself.
@@ -177,6 +185,27 @@ impl From<Link> for store::LinkMode {
     }
 }
 
+/// How bytes of other peers get to their final offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Landing {
+    /// Onto a tmpfs: written there by the network card. Else through buffers
+    Auto,
+    /// The same, but fail at once where the file system cannot
+    Direct,
+    /// Through buffers, also over RDMA
+    Staged,
+}
+
+impl From<Landing> for peer::LandingMode {
+    fn from(landing: Landing) -> Self {
+        match landing {
+            Landing::Auto => Self::Auto,
+            Landing::Direct => Self::Direct,
+            Landing::Staged => Self::Staged,
+        }
+    }
+}
+
 /// Run this node's peer: it stores, fetches and serves
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -257,6 +286,10 @@ pub(crate) struct PeerArgs {
     #[arg(long, value_name = "ADDR", env = "MODELCTL_HTTP_LISTEN", hide_env_values = true)]
     pub(crate) http_listen: Option<SocketAddr>,
 
+    /// How bytes of other peers land in its store; without RDMA always through buffers
+    #[arg(long, value_enum, default_value_t = Landing::Auto)]
+    pub(crate) landing: Landing,
+
     /// How long its end may take while others still read from it
     #[arg(long, value_name = "TIME", default_value = "30s", env = "MODELCTL_DRAIN", hide_env_values = true)]
     pub(crate) drain: Wait,
@@ -267,6 +300,9 @@ pub(crate) struct PeerArgs {
     /// With a fleet key: do not encrypt model bytes between peers, which is faster
     #[arg(long, requires = "fleet_key")]
     pub(crate) data_plain: bool,
+
+    #[command(flatten)]
+    pub(crate) transport: TransportArgs,
 }
 
 /// Who may speak to a process.

@@ -1,28 +1,37 @@
 //! `modelctl doctor`: what this machine can do, and why not more.
 //!
-//! Owns: the report and its wording. Does not own: reading `/proc` and `/sys` (`probe`), or deciding where bytes
-//! land, which the store does when it opens a directory.
+//! Owns: the report, how it is shown, and when it is a failure. Does not own: where facts come from (`probe`, `devices`),
+//! what follows from them (`judge`).
 
-mod probe;
+mod devices;
+mod facts;
+mod judge;
+mod link;
+pub(super) mod probe;
 
 use std::{
     fmt,
+    io::ErrorKind,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
 
+use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use store::FsKind;
 
-use self::probe::{Port, Probe};
-use crate::{
-    cli::DoctorArgs,
-    printer::Printer,
-    text::{self, Align, Table},
+use self::{
+    facts::{Destination, Facts, Filesystem, Limits, Peer, Rdma, Role},
+    judge::{Area, Finding, Judgement, Severity},
+    probe::Probe,
 };
+use crate::{cli::DoctorArgs, printer::Printer, report::Refusal, text};
 
 /// Where a peer's socket is unless somebody says otherwise.
 const PEER_SOCKET: &str = "/run/modelctl/peer.sock";
+
+/// Where the service's store is; `MODELCTL_STORE` says otherwise, as it does to a peer.
+const STORE: &str = "/var/lib/modelctl";
 
 /// The library by which programs reach RDMA devices.
 const VERBS_LIBRARY: &str = "libibverbs.so.1";
@@ -30,188 +39,170 @@ const VERBS_LIBRARY: &str = "libibverbs.so.1";
 /// What was found. Serialised, it is the result of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
-    version: &'static str,
-    kernel: String,
-    cpus: usize,
-    memory_bytes: Option<u64>,
-    /// The smallest limit of the control groups that this process is in.
-    cgroup_memory_bytes_max: Option<u64>,
-    rdma: Rdma,
-    destination: Destination,
-    peer: Peer,
-}
-
-#[derive(Debug, Serialize)]
-struct Rdma {
-    ports: Vec<Port>,
-    /// Why there is no port, if there is none.
-    reason: Option<&'static str>,
-    library: Option<PathBuf>,
-    /// `None`: no limit.
-    memlock_bytes_max: Option<u64>,
-    /// Whether this build has the RDMA transport.
-    built_in: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Destination {
-    path: PathBuf,
-    filesystem: String,
-    free_bytes: u64,
-    landing: &'static str,
-    landing_reason: &'static str,
-    /// What RDMA would allow here.
-    rdma_landing: &'static str,
-    /// The huge-page setting of a tmpfs.
-    huge_pages: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Peer {
-    socket: &'static str,
-    answers: bool,
-    reason: Option<String>,
+    #[serde(flatten)]
+    judgement: Judgement,
+    facts: Facts,
 }
 
 /// Looks around and says what was found.
 pub(crate) fn run(args: &DoctorArgs, printer: &Printer) -> anyhow::Result<()> {
-    let probe = Probe::new("/");
-    let report = Report {
-        version: env!("CARGO_PKG_VERSION"),
-        kernel: probe::kernel(),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: probe.memory_bytes(),
-        cgroup_memory_bytes_max: probe.cgroup_memory_bytes_max(),
-        rdma: rdma(&probe),
-        destination: destination(&probe, &args.path)?,
-        peer: peer(),
-    };
-    printer.result(&report)
-}
-
-fn rdma(probe: &Probe) -> Rdma {
-    let ports = probe.rdma_ports();
-    let reason = match &ports {
-        None => Some("no RDMA driver is loaded: `/sys/class/infiniband` does not exist"),
-        Some(ports) if ports.is_empty() => Some("an RDMA driver is loaded, but it has found no device"),
-        Some(_) => None,
-    };
-    Rdma {
-        ports: ports.unwrap_or_default(),
-        reason,
-        library: probe.library(VERBS_LIBRARY),
-        memlock_bytes_max: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
-        built_in: false,
+    let mut facts = facts(&Probe::new("/"), &args.dirs)?;
+    facts.link = link::link(&args.test)?;
+    let report = Report { judgement: judge::judge(&facts), facts };
+    printer.result(&report)?;
+    match report.failure() {
+        None => Ok(()),
+        Some(finding) => {
+            let refusal = Refusal::failed(finding.text.clone());
+            Err(finding.hint.iter().fold(refusal, Refusal::hint).into())
+        }
     }
 }
 
-fn destination(probe: &Probe, path: &Path) -> anyhow::Result<Destination> {
-    let kind = store::filesystem_of(path)?;
-    // DESIGN §6, "Landing rule".
-    let rdma_landing = match kind {
-        FsKind::Tmpfs => "direct: the card may write into the pages of a tmpfs",
-        _ => "staged: the kernel does not let a card write into the pages of this file system",
-    };
-    Ok(Destination {
-        path: path.to_path_buf(),
-        filesystem: filesystem_name(kind),
-        free_bytes: store::free_bytes(path)?,
-        landing: "staged",
-        landing_reason: "TCP bytes are checked in a buffer, then written to their final offset",
-        rdma_landing,
-        huge_pages: (kind == FsKind::Tmpfs).then(|| probe.huge_pages(path)),
+fn facts(probe: &Probe, dirs: &[PathBuf]) -> anyhow::Result<Facts> {
+    let here = [PathBuf::from(".")];
+    let dirs = if dirs.is_empty() { &here[..] } else { dirs };
+    let mut destinations = dirs
+        .iter()
+        .map(|dir| destination(probe, dir, Role::Directory))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let store = std::env::var_os("MODELCTL_STORE").map_or_else(|| PathBuf::from(STORE), PathBuf::from);
+    destinations.push(destination(probe, &store, Role::Store)?);
+    let found = verbs::findings();
+    Ok(Facts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: probe::kernel(),
+        kernel_version: found.kernel,
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_bytes: probe.memory_bytes(),
+        cgroup_memory_bytes_max: found.cgroup_bytes_max,
+        container: probe.container(),
+        limits: Limits {
+            memlock_bytes_max: found.memlock.soft,
+            memlock_bytes_hard_max: found.memlock.hard,
+            has_ipc_lock: found.memlock.is_bypassed,
+            open_files_max: getrlimit(Resource::Nofile).current,
+        },
+        rdma: rdma(probe),
+        destinations,
+        peer: peer(Path::new(PEER_SOCKET)),
+        link: None,
     })
 }
 
+fn rdma(probe: &Probe) -> Rdma {
+    let (devices, unavailable) = devices::devices();
+    Rdma {
+        kernel_ports: probe.rdma_ports(),
+        library: probe.library(VERBS_LIBRARY),
+        providers: probe.providers(),
+        device_files: probe.device_files(),
+        devices,
+        unavailable,
+    }
+}
+
+fn destination(probe: &Probe, path: &Path, role: Role) -> anyhow::Result<Destination> {
+    let filesystem = match store::filesystem_of(path)? {
+        FsKind::Tmpfs => Filesystem::Tmpfs,
+        FsKind::Other(HUGETLBFS_MAGIC) => Filesystem::Hugetlbfs,
+        kind => Filesystem::Named(filesystem_name(kind)),
+    };
+    Ok(Destination {
+        path: path.to_path_buf(),
+        role,
+        exists: path.exists(),
+        refusal: probe::refusal(path),
+        huge_pages: (filesystem == Filesystem::Tmpfs).then(|| probe.huge_pages(path)).flatten(),
+        filesystem,
+        free_bytes: store::free_bytes(path)?,
+    })
+}
+
+/// The numbers are those of statfs(2).
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+
 fn filesystem_name(kind: FsKind) -> String {
     let name = match kind {
-        FsKind::Tmpfs => "tmpfs",
         FsKind::Ext => "ext4",
         FsKind::Xfs => "xfs",
         FsKind::Btrfs => "btrfs",
         FsKind::Overlay => "overlay",
-        // Those that models are likely to be put on; the numbers are those of statfs(2).
+        // Those that models are likely to be put on.
         FsKind::Other(0x6969) => "nfs",
         FsKind::Other(0x6573_5546) => "fuse",
         FsKind::Other(0x2fc1_2fc1) => "zfs",
-        FsKind::Other(0x9584_58f6) => "hugetlbfs",
         FsKind::Other(0x0102_1997) => "9p",
         FsKind::Other(0x00c3_6400) => "ceph",
         FsKind::Other(0x0bd0_0bd0) => "lustre",
-        FsKind::Other(magic) => return format!("unknown (magic number {magic:#x})"),
-        _ => "unknown",
+        FsKind::Other(0x8584_58f6) => "ramfs",
+        FsKind::Other(magic) => return format!("unknown file system {magic:#x}"),
+        _ => "unknown file system",
     };
     name.to_owned()
 }
 
-fn peer() -> Peer {
-    match UnixStream::connect(PEER_SOCKET) {
-        Ok(_) => Peer { socket: PEER_SOCKET, answers: true, reason: None },
-        Err(error) => {
-            let reason = match error.kind() {
-                std::io::ErrorKind::NotFound => "it does not exist".to_owned(),
-                std::io::ErrorKind::ConnectionRefused => "nobody listens: its peer has ended".to_owned(),
-                std::io::ErrorKind::PermissionDenied => "this user may not open it".to_owned(),
-                _ => error.to_string(),
-            };
-            Peer { socket: PEER_SOCKET, answers: false, reason: Some(reason) }
-        }
+fn peer(socket: &Path) -> Peer {
+    let reason = UnixStream::connect(socket).err().map(|error| match error.kind() {
+        ErrorKind::NotFound => "it does not exist".to_owned(),
+        ErrorKind::ConnectionRefused => "nobody listens: its peer has ended".to_owned(),
+        ErrorKind::PermissionDenied => "this user may not open it".to_owned(),
+        _ => error.to_string(),
+    });
+    Peer { socket: socket.to_path_buf(), answers: reason.is_none(), reason }
+}
+
+/// As wide as text becomes, where a command is no longer.
+const COLUMNS: usize = 100;
+
+/// Columns before the text of a finding.
+const LEAD: usize = 21;
+
+impl Report {
+    /// What keeps this machine from what it was asked. What RDMA lacks does not: TCP moves every model.
+    fn failure(&self) -> Option<&Finding> {
+        let is_vital = |area| matches!(area, Area::Directory | Area::Link);
+        let mut findings = self.judgement.findings.iter();
+        findings.find(|finding| finding.severity == Severity::Problem && is_vital(finding.area))
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new([Align::Left, Align::Left]);
-        let mut say = |name: &str, value: String| table.row([name.to_owned(), value]);
-        say("modelctl", self.version.to_owned());
-        say("kernel", self.kernel.clone());
-        say("cpus", self.cpus.to_string());
-        if let Some(bytes) = self.memory_bytes {
-            say("memory", text::bytes(bytes));
+        let Facts { version, kernel, cpus, memory_bytes, .. } = &self.facts;
+        write!(f, "modelctl {version} on {kernel}, {}", text::plural(*cpus, "CPU"))?;
+        if let Some(bytes) = memory_bytes {
+            write!(f, ", {} of memory", text::bytes(*bytes))?;
         }
-        if let Some(bytes) = self.cgroup_memory_bytes_max {
-            say("", format!("the control group allows {}", text::bytes(bytes)));
+        write!(f, "\n\nTCP   can be used\nRDMA  ")?;
+        match &self.judgement.rdma_lacks {
+            None => write!(f, "can be used")?,
+            Some(reason) => write!(f, "cannot be used: {reason}")?,
         }
-        self.rdma.describe(&mut say);
-        self.destination.describe(&mut say);
-        match &self.peer.reason {
-            None => say("peer", format!("answers at {}", self.peer.socket)),
-            Some(reason) => say("peer", format!("none at {}: {reason}", self.peer.socket)),
-        }
-        table.fmt(f)
-    }
-}
-
-impl Rdma {
-    fn describe(&self, say: &mut impl FnMut(&str, String)) {
-        for (number, port) in self.ports.iter().enumerate() {
-            say(if number == 0 { "rdma" } else { "" }, port.to_string());
-        }
-        if let Some(reason) = self.reason {
-            say("rdma", reason.to_owned());
-        }
-        match &self.library {
-            Some(path) => say("", format!("{VERBS_LIBRARY} is at {}", path.display())),
-            None => say("", format!("{VERBS_LIBRARY} is not installed")),
-        }
-        say("", "not used: this build moves bytes over TCP".to_owned());
-        match self.memlock_bytes_max {
-            None => say("memlock", "unlimited".to_owned()),
-            Some(bytes) => {
-                say("memlock", format!("{} may be locked (RDMA needs more; TCP none)", text::bytes(bytes)));
+        writeln!(f)?;
+        for finding in &self.judgement.findings {
+            let severity = match finding.severity {
+                Severity::Ok => "ok",
+                Severity::Note => "note",
+                Severity::Problem => "PROBLEM",
+            };
+            let name = finding.area.name();
+            let mut lead = format!("{severity:<7}  {name:<10}");
+            let hint = finding.hint.iter().flat_map(|hint| {
+                let lines = text::wrapped(hint, COLUMNS - LEAD - 2);
+                lines
+                    .into_iter()
+                    .enumerate()
+                    .map(|(n, line)| if n == 0 { format!("> {line}") } else { format!("  {line}") })
+            });
+            for line in text::wrapped(&finding.text, COLUMNS - LEAD).into_iter().chain(hint) {
+                write!(f, "\n{lead:LEAD$}{line}")?;
+                lead.clear();
             }
         }
+        Ok(())
     }
 }
 
-impl Destination {
-    fn describe(&self, say: &mut impl FnMut(&str, String)) {
-        say("directory", self.path.display().to_string());
-        say("filesystem", format!("{}, {} free", self.filesystem, text::bytes(self.free_bytes)));
-        if let Some(setting) = &self.huge_pages {
-            say("huge pages", setting.clone());
-        }
-        say("landing", format!("{}: {}", self.landing, self.landing_reason));
-        say("", format!("over RDMA it would be {}", self.rdma_landing));
-    }
-}
+#[cfg(test)]
+mod tests;

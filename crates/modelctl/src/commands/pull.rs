@@ -12,7 +12,7 @@ use registry::Access;
 use serde::Serialize;
 
 use self::way::{Found, Way};
-use super::serve::end_signal;
+use super::{serve::end_signal, transports};
 use crate::{
     access,
     cli::PullArgs,
@@ -38,7 +38,7 @@ struct Report {
     first_piece_seconds: Option<f64>,
     transport: &'static str,
     bytes_by_transport: BytesByTransport,
-    landing: &'static str,
+    landing: String,
     fallback_reason: Option<String>,
     bound_seconds: Option<f64>,
     ratio: Option<f64>,
@@ -55,7 +55,7 @@ struct Blame {
     reason: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 struct BytesByTransport {
     tcp: u64,
     rdma: u64,
@@ -88,6 +88,7 @@ struct Plan {
 
 /// Pulls, or says what a pull would do.
 pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
+    transports::check(&args.transport)?;
     access::runtime()?.block_on(async {
         let access = match &args.reference {
             Reference::Registry(at) => access::access(&args.registry, &at.registry)?,
@@ -95,7 +96,7 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
         };
         let reference = args.reference.clone();
         let Some(output) = args.output.clone() else { return store(args, access, printer).await };
-        let request = PullRequest { reference, access, output };
+        let request = PullRequest { reference, access, output, landing: args.landing.into() };
         if args.dry_run {
             let plan = peer::plan_pull(request).await?;
             return printer.result(&Plan::new(args, &plan));
@@ -119,6 +120,7 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
             return Err(Refusal::usage(message).hint(hint).into());
         }
     };
+    way::warn_of_transport(args, printer);
     let watch = PullWatch::new();
     let report = tokio::select! {
         result = local.store(&args.reference, access, &watch) => result?,
@@ -204,9 +206,9 @@ impl Report {
             local_bytes: pull.local_bytes,
             seconds: pull.elapsed.as_secs_f64(),
             first_piece_seconds: pull.first_piece.map(|time| time.as_secs_f64()),
-            transport: if pull.tcp_bytes > 0 { "tcp" } else { "none" },
-            bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: 0 },
-            landing: if moved { "staged" } else { "none" },
+            transport: pull.transport(),
+            bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: pull.rdma_bytes },
+            landing: if moved { pull.landing } else { "none".to_owned() },
             fallback_reason: pull.fallback_reason,
             bound_seconds: pull.bound.map(|bound| bound.as_secs_f64()),
             ratio,
@@ -231,6 +233,14 @@ impl fmt::Display for Report {
             named.map(|(name, bytes)| format!("{} from {name}", text::bytes(*bytes))).collect();
         if !sources.is_empty() {
             say("sources", sources.join(", "));
+        }
+        let BytesByTransport { tcp, rdma } = self.bytes_by_transport;
+        if rdma > 0 {
+            let rest = if tcp > 0 { format!(", {} over TCP", text::bytes(tcp)) } else { String::new() };
+            say("transport", format!("{} over RDMA{rest}", text::bytes(rdma)));
+        }
+        if let Some(reason) = self.fallback_reason.as_ref().filter(|_| rdma > 0) {
+            say("", reason.clone());
         }
         say("time", self.time());
         match &self.output {

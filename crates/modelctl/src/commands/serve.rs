@@ -16,6 +16,7 @@ use tokio::{
 };
 use wire::schedulers::Schedulers;
 
+use super::transports;
 use crate::{
     access,
     cli::{FleetKeyAction, FleetKeyArgs, PeerArgs, SchedulerArgs, TrustArgs},
@@ -69,6 +70,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         let message = format!("`{}` is no address by which others reach this peer", args.listen);
         return Err(Refusal::usage(message).hint("name one with `--advertise HOST`").into());
     }
+    let transports = transports::open(&args.transport)?;
     let socket_group = args.socket_group.as_deref().map(group_number).transpose()?;
     // Before anything is hashed, which may take an hour.
     let face = Face::bind(args.http_listen, &args.trust)?;
@@ -86,6 +88,8 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         seeds,
         advertise: args.advertise.clone(),
         security: PeerSecurity { control, data },
+        transports,
+        landing: args.landing.into(),
     };
     access::runtime()?.block_on(async {
         let mut signals = EndSignals::new()?;

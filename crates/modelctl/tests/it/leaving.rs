@@ -138,6 +138,7 @@ impl Child {
             peer_id: vec![7; 16],
             artifact: parent.artifact.bytes().to_vec(),
             transports: vec!["tcp".to_owned()],
+            rdma: Vec::new(),
         };
         outgoing.send(ChildToParent { kind: Some(Said::Hello(hello)) }).await.unwrap();
         let mut client = PeerClient::new(channel);

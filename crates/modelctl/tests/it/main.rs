@@ -23,5 +23,6 @@ mod running;
 mod schedulers;
 mod seeds;
 mod support;
+mod transports;
 mod verify;
 mod watching;

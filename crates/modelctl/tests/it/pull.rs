@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Registry, Scratch, assert_said, contents};
+use crate::support::{Registry, Scratch, assert_said, contents, skip};
 
 const PULL: [&str; 3] = ["--plain-http", "--peer", "none"];
 
@@ -62,6 +62,21 @@ fn pull_json_ends_with_the_result() {
     ] {
         assert!(result.get(name).is_some(), "no {name} in {result}");
     }
+}
+
+#[test]
+fn a_file_system_that_cannot_be_landed_on_directly_is_told_before_anything_is_made() {
+    let (scratch, _registry, reference) = published();
+    if store::filesystem_of(&scratch.path(".")).unwrap().lands_direct() {
+        return skip("the directory of temporary files is in memory");
+    }
+    let output = scratch.modelctl(&pull(&reference, "there", &["--landing", "direct"])).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("bytes cannot land directly in") && said.contains("hint: "), "{said}");
+    assert!(["there", ".there.modelctl"].iter().all(|name| !scratch.path(name).exists()), "nothing is made");
+    let result = scratch.json(&pull(&reference, "there", &["--landing", "staged"]));
+    assert_eq!(result["landing"], "staged");
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl<H: Herald> Download<H> {
             return;
         }
         self.excused = Instant::now();
-        let asked = self.transfers.values().filter(|transfer| transfer.permit.is_some());
+        let asked = self.transfers.values().filter(|transfer| transfer.right.is_some());
         let asked: BTreeSet<PeerId> = asked.map(|transfer| transfer.peer).collect();
         for peer in self.links.keys().filter(|peer| !asked.contains(*peer)) {
             self.inputs.push_front(Input::Progress { peer: *peer });
@@ -38,8 +38,8 @@ impl<H: Herald> Download<H> {
         let generation = self.last_generation;
         let artifact = self.ground.artifact.id();
         let layout = self.ground.artifact.layout().clone();
-        let security = self.ground.security.clone();
-        let request = LinkRequest { me: self.me, peer, address, artifact, layout, generation, security };
+        let (means, here) = (self.ground.means.clone(), self.swarm.have().clone());
+        let request = LinkRequest { me: self.me, peer, address, artifact, layout, here, generation, means };
         let events = self.events.clone();
         // A driver that is gone needs no answer.
         let sink = Arc::new(move |completion| {
@@ -47,7 +47,7 @@ impl<H: Herald> Download<H> {
         });
         let handle = open_link(request, sink, self.link_events.clone());
         let (counted, vouchers) = (LinkCount::new(&self.ground.counters.metrics), BTreeMap::new());
-        self.links.insert(peer, OpenLink { generation, granted: None, counted, vouchers, _handle: handle });
+        self.links.insert(peer, OpenLink { generation, granted: None, counted, vouchers, handle });
     }
 
     pub(super) fn link_event(&mut self, event: LinkEvent) {
@@ -57,9 +57,12 @@ impl<H: Herald> Download<H> {
         match event {
             LinkEvent::Up { peer, generation, grant } if is_current(&self.links, &peer, generation) => {
                 let in_flight_max = grant.in_flight_max;
+                if let Some(reason) = &grant.fallback {
+                    self.ground.counters.fell_back(reason.clone());
+                }
                 if let Some(link) = self.links.get_mut(&peer) {
+                    link.counted.up(grant.link.level());
                     link.granted = Some(grant);
-                    link.counted.up();
                 }
                 self.inputs.push_back(Input::LinkUp { peer, in_flight_max });
             }
@@ -86,6 +89,9 @@ impl<H: Herald> Download<H> {
                 }
                 self.inputs.push_back(Input::LinkLeaving { peer });
             }
+            LinkEvent::Moved { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
+                self.moved(peer, reason);
+            }
             LinkEvent::Down { peer, generation, reason } if is_current(&self.links, &peer, generation) => {
                 tracing::debug!(%peer, reason, "a link ended");
                 self.links.remove(&peer);
@@ -97,6 +103,7 @@ impl<H: Herald> Download<H> {
             | LinkEvent::Coming { .. }
             | LinkEvent::Progress { .. }
             | LinkEvent::Leaving { .. }
+            | LinkEvent::Moved { .. }
             | LinkEvent::Down { .. } => {}
         }
     }

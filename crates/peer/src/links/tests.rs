@@ -10,17 +10,24 @@ use std::{
     sync::{Condvar, Mutex, mpsc as std_mpsc},
 };
 
+use identity::Security;
 use memory::Pool;
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc::UnboundedReceiver, oneshot},
-};
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Request, Response};
-use transport::{Completion, Export, Exports, ReadRequest};
-use wire::control::{
-    DescribeReply, DescribeRequest, Farewell, Grant, HaveRuns, Refusal,
-    peer_server::{Peer, PeerServer},
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tonic::{Request, Response, Streaming};
+use transport::{Completion, Export, Exports, ReadRequest, tcp::Target};
+use wire::{
+    FEATURES, PROTOCOL_VERSION,
+    connection::dial,
+    control::{
+        self, ChildToParent, DescribeReply, DescribeRequest, Farewell, Grant, GrantRenewal, HaveRuns,
+        LinkHello, LinkWelcome, ParentToChild, Refusal, TcpEndpoint,
+        child_to_parent::Kind as Said,
+        parent_to_child::Kind as Heard,
+        peer_client::PeerClient,
+        peer_server::{Peer, PeerServer},
+    },
+    convert,
 };
 
 use super::*;
@@ -28,8 +35,14 @@ use crate::{
     children::Children,
     describe::Description,
     have_feed::{Coming, HaveFeed},
+    security::PeerSecurity,
     service::{self, GRANT_EXPIRY, ServiceOptions, Share, Shares},
+    sources::{BlobSource, Sources},
+    transports::Transports,
 };
+
+mod latency;
+mod rdma;
 
 const LONG: Duration = Duration::from_secs(30);
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
@@ -105,24 +118,39 @@ struct ParentPeer {
     description: Arc<Description>,
     children: Children,
     gate: Arc<Gate>,
+    /// For cards, if it has one.
+    sources: Option<Sources>,
     stop: oneshot::Sender<()>,
 }
 
+fn layout() -> PieceLayout {
+    PieceLayout::new(SIZES.to_vec()).expect("small")
+}
+
 impl ParentPeer {
-    /// It says that its data plane listens on every address, as a peer without `--advertise` does.
     async fn start(grant_expiry: Duration) -> Self {
+        Self::start_over(grant_expiry, Transports::tcp()).await
+    }
+
+    /// It says that its data plane listens on every address, as a peer without `--advertise` does.
+    async fn start_over(grant_expiry: Duration, transports: Transports) -> Self {
         let (exports, gate) = (Exports::new(), Arc::<Gate>::default());
+        let mut sources = Vec::new();
         let windows = (0..).zip(SIZES).map(|(blob, bytes)| {
             let mut file = tempfile::tempfile().expect("a temporary file");
             let content: Vec<u8> = (0..bytes).map(|offset| byte_at(blob.into(), offset)).collect();
             file.write_all(&content).expect("space");
-            (
-                BlobIndex(blob),
-                exports.register(Arc::new(Whole { file, bytes, gate: Arc::clone(&gate) })),
-                bytes,
-            )
+            let whole = Arc::new(file.try_clone().expect("open"));
+            let blob = BlobIndex(blob);
+            let handle = exports.register(Arc::new(Whole { file, bytes, gate: Arc::clone(&gate) }));
+            if let Some(rdma) = transports.rdma() {
+                let pieces = layout().pieces_of(blob);
+                sources.push(BlobSource::new(rdma, (blob, pieces), (&whole, bytes, handle), None));
+            }
+            (blob, handle, bytes)
         });
         let windows = windows.collect();
+        let sources = transports.rdma().map(|_| Sources::new(sources, &[Run::new(0, PIECES)]));
         let tcp = tcp::Server::bind(any_port(), exports, Security::Plain).await.expect("a free port");
         let running = tcp.clone();
         tokio::spawn(async move { running.run(pending()).await });
@@ -136,10 +164,12 @@ impl ParentPeer {
         });
         let share = Share {
             windows,
+            sources: sources.clone(),
             have: have.clone(),
             vouching: None,
             children: Children::none(),
             description: Arc::clone(&description),
+            kept: None,
         };
         let children = Children::none();
         let data_address = format!("0.0.0.0:{}", tcp.local_addr().port());
@@ -147,6 +177,7 @@ impl ParentPeer {
             me: PARENT,
             security: PeerSecurity::default(),
             tcp,
+            transports,
             data_address,
             grant_expiry,
             children: children.clone(),
@@ -159,7 +190,7 @@ impl ParentPeer {
             let shutdown = async { drop(stopped.await) };
             service::serve(listener, shares, options, shutdown).await.expect("served");
         });
-        Self { address, have, description, children, gate, stop }
+        Self { address, have, description, children, gate, sources, stop }
     }
 }
 
@@ -176,6 +207,10 @@ impl ChildLink {
     }
 
     fn open_for(address: SocketAddr, artifact: ArtifactId) -> Self {
+        Self::open_over(address, artifact, Transports::tcp())
+    }
+
+    fn open_over(address: SocketAddr, artifact: ArtifactId, transports: Transports) -> Self {
         let (sender, completions) = std_mpsc::channel();
         let sink: CompletionSink = Arc::new(move |completion| drop(sender.send(completion)));
         let (events, received) = mpsc::unbounded_channel();
@@ -184,9 +219,10 @@ impl ChildLink {
             peer: PARENT,
             address: address.to_string(),
             artifact,
-            layout: PieceLayout::new(SIZES.to_vec()).expect("small"),
+            layout: layout(),
+            here: PieceMap::empty(PIECES),
             generation: 5,
-            security: PeerSecurity::default(),
+            means: Means { transports, ..Means::default() },
         };
         Self { handle: open_link(request, sink, events), events: received, completions }
     }
@@ -461,6 +497,7 @@ impl RawChild {
             peer_id: CHILD.bytes().to_vec(),
             artifact: ARTIFACT.0.to_vec(),
             transports: vec![TCP.to_owned()],
+            rdma: Vec::new(),
         }
     }
 
@@ -561,6 +598,8 @@ async fn honest() -> (tcp::Server, u64, Vec<Heard>) {
         features: FEATURES,
         peer_id: PARENT.bytes().to_vec(),
         tcp: Some(TcpEndpoint { address, link, secret: secret.to_vec(), encrypted: false }),
+        rdma: None,
+        rdma_refusal: String::new(),
     };
     let windows = (0..).zip(SIZES);
     let windows = windows.map(|(blob, bytes)| control::Window { blob, handle: 1, bytes }).collect();

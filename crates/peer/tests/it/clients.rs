@@ -52,6 +52,8 @@ impl Alone {
             socket_group: None,
             advertise: None,
             security: peer::PeerSecurity::default(),
+            transports: peer::Transports::tcp(),
+            landing: peer::LandingMode::Auto,
         };
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -70,7 +72,8 @@ impl Alone {
         (link, watch): (LinkMode, &PullWatch),
     ) -> Result<PullReport, PeerError> {
         let access = Access { plain_http: true, credentials, ..Access::default() };
-        let request = PullRequest { reference, access, output: self.output(output) };
+        let request =
+            PullRequest { reference, access, output: self.output(output), landing: peer::LandingMode::Auto };
         let local = LocalPeer::connect(&self.socket).await?;
         timeout(PATIENCE, local.pull(request, link, watch)).await.expect("the pull ends in time")
     }
@@ -128,6 +131,8 @@ async fn only_the_owner_may_speak_to_a_peer() {
         socket_group: None,
         advertise: None,
         security: peer::PeerSecurity::default(),
+        transports: peer::Transports::tcp(),
+        landing: peer::LandingMode::Auto,
     };
     let error = Peer::start(second.clone()).await.err().unwrap();
     assert!(matches!(error, PeerError::Listen { .. }), "{error:?}");

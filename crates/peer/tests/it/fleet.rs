@@ -15,6 +15,7 @@ use modelpack::{
 };
 use peer::{
     Blamed, ErrorClass, LocalPeer, Peer, PeerOptions, PeerSecurity, PullReport, PullRequest, PullWatch, Seed,
+    Transports,
 };
 use registry::Access;
 use store::LinkMode;
@@ -41,6 +42,8 @@ pub(crate) struct Fleet {
     scheduler: Option<(String, JoinHandle<()>)>,
     pub(crate) peers: Vec<Running>,
     security: PeerSecurity,
+    /// Of the next peer to start.
+    pub(crate) transports: Transports,
 }
 
 impl Fleet {
@@ -57,7 +60,7 @@ impl Fleet {
             scheduler::serve(listener, options, forever).await.unwrap();
         });
         let (top, scheduler) = (tempfile::tempdir().unwrap(), Some((address, task)));
-        let mut fleet = Self { top, scheduler, peers: Vec::new(), security };
+        let mut fleet = Self { top, scheduler, peers: Vec::new(), security, transports: Transports::tcp() };
         for number in 0..count {
             let running = fleet.start_peer(number, None).await;
             fleet.peers.push(running);
@@ -78,10 +81,12 @@ impl Fleet {
             seeds: seed.into_iter().map(Seed::Layout).collect(),
             socket_group: None,
             security: self.security.clone(),
+            transports: self.transports.clone(),
+            landing: peer::LandingMode::Auto,
         }
     }
 
-    async fn start_peer(&self, number: usize, seed: Option<LayoutReference>) -> Running {
+    pub(crate) async fn start_peer(&self, number: usize, seed: Option<LayoutReference>) -> Running {
         let options = self.options(number, seed);
         let socket = options.socket.clone();
         let peer = Peer::start(options).await.unwrap();
@@ -110,7 +115,8 @@ impl Fleet {
         watch: PullWatch,
     ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
         let access = Access { plain_http: true, ..Access::default() };
-        let request = PullRequest { reference, access, output: self.output(number) };
+        let request =
+            PullRequest { reference, access, output: self.output(number), landing: peer::LandingMode::Auto };
         let socket = self.peers[number].socket.clone();
         async move {
             let pull = async {
@@ -270,6 +276,8 @@ async fn what_is_damaged_is_not_announced() {
         seeds: vec![Seed::Layout(layout)],
         socket_group: None,
         security: PeerSecurity::default(),
+        transports: Transports::tcp(),
+        landing: peer::LandingMode::Auto,
     };
     let error = Peer::start(options).await.err().unwrap();
     assert_eq!(error.class(), ErrorClass::Integrity);

@@ -13,5 +13,6 @@ mod fault_server;
 mod fleet;
 mod foreign;
 mod origin;
+mod rdma;
 mod standalone;
 mod support;

@@ -136,7 +136,8 @@ pub(crate) fn names(dir: &Path) -> Vec<PathBuf> {
 /// Pulls standalone, within bounds of time.
 pub(crate) async fn pull(reference: Reference, output: &Path) -> Result<PullReport, peer::PeerError> {
     let access = Access { plain_http: true, ..Access::default() };
-    let request = PullRequest { reference, access, output: output.to_path_buf() };
+    let request =
+        PullRequest { reference, access, output: output.to_path_buf(), landing: peer::LandingMode::Auto };
     let watch = PullWatch::new();
     tokio::time::timeout(PATIENCE, peer::pull(request, &watch)).await.expect("the pull ends in time")
 }

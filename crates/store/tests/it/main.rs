@@ -7,6 +7,7 @@
 )]
 
 mod collect;
+mod direct;
 mod landing;
 mod oci;
 mod output;

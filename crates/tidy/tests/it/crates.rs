@@ -8,14 +8,14 @@ use crate::tree::{assert_none, root};
 
 /// Who stands on whom, highest first: a crate may use the crates of lower rows, and none of its own.
 const LAYERS: &[&[&str]] = &[
-    &["modelctl", "drill", "bench"], // the binary, and those that try and measure it from outside
-    &["peer", "scheduler"],          // one event loop each
-    &["registry", "store", "wire"],  // the edges: network, disk, messages
-    &["transport-rdma"],             // the data plane through network cards
-    &["transport"],                  // the data plane and its seam
-    &["verbs"],                      // a wall around libibverbs
-    &["testbed"],                    // namespaces and processes, for those that try
-    &["telemetry"],                  // metrics and health over HTTP
+    &["modelctl", "drill", "bench", "rxe"], // the binary, and those that try and measure it from outside
+    &["peer", "scheduler"],                 // one event loop each
+    &["registry", "store", "wire"],         // the edges: network, disk, messages
+    &["transport-rdma"],                    // the data plane through network cards
+    &["transport"],                         // the data plane and its seam
+    &["verbs"],                             // a wall around libibverbs
+    &["testbed"],                           // namespaces and processes, for those that try
+    &["telemetry"],                         // metrics and health over HTTP
     &["identity", "memory", "simulator"], // the fleet key; a wall around buffers; the pure crates under a virtual clock
     &["swarm"],                           // pure, like all below
     &["planner"],

@@ -101,6 +101,7 @@ pub struct Done {
     pub seconds: f64,
     #[prost(double, tag = "3")]
     pub first_piece_seconds: f64,
+    /// tcp, rdma, mixed or none
     #[prost(string, tag = "4")]
     pub transport: ::prost::alloc::string::String,
     #[prost(uint64, tag = "5")]
@@ -114,6 +115,11 @@ pub struct Done {
     pub bounded_by: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "9")]
     pub blamed: ::prost::alloc::vec::Vec<Blamed>,
+    #[prost(uint64, tag = "10")]
+    pub rdma_bytes: u64,
+    /// why not all of it came over RDMA, where that was tried; empty: no reason
+    #[prost(string, tag = "11")]
+    pub fallback_reason: ::prost::alloc::string::String,
 }
 /// A peer that gave, or vouched for, other bytes than the manifest's. They were refused.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

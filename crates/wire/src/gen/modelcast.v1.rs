@@ -357,14 +357,14 @@ pub struct Member {
     #[prost(string, tag = "4")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChildToParent {
-    #[prost(oneof = "child_to_parent::Kind", tags = "1, 2")]
+    #[prost(oneof = "child_to_parent::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<child_to_parent::Kind>,
 }
 /// Nested message and enum types in `ChildToParent`.
 pub mod child_to_parent {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         /// first, once
         #[prost(message, tag = "1")]
@@ -372,9 +372,14 @@ pub mod child_to_parent {
         /// heartbeat: asks for the grant to go on
         #[prost(message, tag = "2")]
         Renewal(super::GrantRenewal),
+        /// only over RDMA
+        #[prost(message, tag = "3")]
+        Windows(super::WindowRequest),
+        #[prost(message, tag = "4")]
+        Release(super::WindowRelease),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkHello {
     #[prost(uint32, tag = "1")]
     pub protocol_version: u32,
@@ -384,15 +389,18 @@ pub struct LinkHello {
     pub peer_id: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
     pub artifact: ::prost::alloc::vec::Vec<u8>,
-    /// "tcp"
+    /// that the child would read over: "tcp", "rdma"
     #[prost(string, repeated, tag = "5")]
     pub transports: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// its ends of connections that the parent may complete; none: it does not offer RDMA
+    #[prost(message, repeated, tag = "6")]
+    pub rdma: ::prost::alloc::vec::Vec<RdmaEndpoint>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GrantRenewal {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ParentToChild {
-    #[prost(oneof = "parent_to_child::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "parent_to_child::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<parent_to_child::Kind>,
 }
 /// Nested message and enum types in `ParentToChild`.
@@ -413,9 +421,14 @@ pub mod parent_to_child {
         /// the parent leaves: no new reads, go elsewhere; those that are out may end
         #[prost(message, tag = "5")]
         Farewell(super::Farewell),
+        /// only over RDMA
+        #[prost(message, tag = "6")]
+        Window(super::WindowGrant),
+        #[prost(message, tag = "7")]
+        WindowRefusal(super::WindowRefusal),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkWelcome {
     #[prost(uint32, tag = "1")]
     pub protocol_version: u32,
@@ -423,8 +436,15 @@ pub struct LinkWelcome {
     pub features: u64,
     #[prost(bytes = "vec", tag = "3")]
     pub peer_id: ::prost::alloc::vec::Vec<u8>,
+    /// also where RDMA is offered; absent if the parent serves over nothing else than RDMA
     #[prost(message, optional, tag = "4")]
     pub tcp: ::core::option::Option<TcpEndpoint>,
+    /// to the child's offer
+    #[prost(message, optional, tag = "5")]
+    pub rdma: ::core::option::Option<RdmaAnswer>,
+    /// instead of an answer: why not
+    #[prost(string, tag = "6")]
+    pub rdma_refusal: ::prost::alloc::string::String,
 }
 /// How to reach the parent's data plane, and what proves the right to.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -441,6 +461,99 @@ pub struct TcpEndpoint {
     /// the data link is mutual TLS between members of the fleet
     #[prost(bool, tag = "4")]
     pub encrypted: bool,
+}
+/// One end of a reliable connection between two network cards.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RdmaEndpoint {
+    /// number of the device and port on the child's side: an answer repeats that of the offer
+    #[prost(uint32, tag = "1")]
+    pub rail: u32,
+    /// 24 bits
+    #[prost(uint32, tag = "2")]
+    pub queue_pair: u32,
+    /// 24 bits: the number of its first packet
+    #[prost(uint32, tag = "3")]
+    pub first_packet: u32,
+    /// 16: the port's address
+    #[prost(bytes = "vec", tag = "4")]
+    pub gid: ::prost::alloc::vec::Vec<u8>,
+    /// 16 bits: its address within an InfiniBand subnet; 0 on Ethernet
+    #[prost(uint32, tag = "5")]
+    pub lid: u32,
+    #[prost(uint32, tag = "6")]
+    pub mtu_bytes: u32,
+    #[prost(enumeration = "RdmaNetwork", tag = "7")]
+    pub network: i32,
+    /// that the queue pair carries at once
+    #[prost(uint32, tag = "8")]
+    pub reads_in_flight_max: u32,
+}
+/// The parent's ends, each for one of the child's.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RdmaAnswer {
+    /// for those rails of the offer that lead here
+    #[prost(message, repeated, tag = "1")]
+    pub endpoints: ::prost::alloc::vec::Vec<RdmaEndpoint>,
+    #[prost(message, optional, tag = "2")]
+    pub probe: ::core::option::Option<RdmaProbe>,
+}
+/// Memory of the parent that the child reads first, to see that both reach each other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct RdmaProbe {
+    #[prost(uint64, tag = "1")]
+    pub address: u64,
+    /// one for each rail of the answer, in its order
+    #[prost(fixed32, repeated, tag = "2")]
+    pub rkeys: ::prost::alloc::vec::Vec<u32>,
+    /// 32: what is there
+    #[prost(bytes = "vec", tag = "3")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
+}
+/// 256 MiB of a blob, the last ones fewer. No piece is in two.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RdmaWindow {
+    #[prost(uint32, tag = "1")]
+    pub blob: u32,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+}
+/// The child wants to read these, each once. Every one is answered, in any order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WindowRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub windows: ::prost::alloc::vec::Vec<RdmaWindow>,
+}
+/// The child reads them no more: nothing that it has posted there is out.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WindowRelease {
+    #[prost(message, repeated, tag = "1")]
+    pub windows: ::prost::alloc::vec::Vec<RdmaWindow>,
+}
+/// The window may be read, for as long as the link's grant lasts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct WindowGrant {
+    #[prost(uint32, tag = "1")]
+    pub blob: u32,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    #[prost(uint64, tag = "3")]
+    pub address: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    /// one for each rail of the answer. Who has one and a connection can read there: a secret
+    #[prost(fixed32, repeated, tag = "5")]
+    pub rkeys: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WindowRefusal {
+    #[prost(uint32, tag = "1")]
+    pub blob: u32,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// A parent's permission. It lasts `expires_ms` from when the child sent the request it answers (the child's count)
 /// and from when the parent sent this (the parent's count).
@@ -626,6 +739,41 @@ impl Charge {
             "CHARGE_NONE" => Some(Self::None),
             "CHARGE_SILENCE" => Some(Self::Silence),
             "CHARGE_WRONG_BYTES" => Some(Self::WrongBytes),
+            _ => None,
+        }
+    }
+}
+/// What packets are made of. Two ends reach each other only in the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RdmaNetwork {
+    None = 0,
+    /// RoCE v2
+    RoceIpv4 = 1,
+    /// RoCE v2
+    RoceIpv6 = 2,
+    Infiniband = 3,
+}
+impl RdmaNetwork {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "RDMA_NETWORK_NONE",
+            Self::RoceIpv4 => "RDMA_NETWORK_ROCE_IPV4",
+            Self::RoceIpv6 => "RDMA_NETWORK_ROCE_IPV6",
+            Self::Infiniband => "RDMA_NETWORK_INFINIBAND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RDMA_NETWORK_NONE" => Some(Self::None),
+            "RDMA_NETWORK_ROCE_IPV4" => Some(Self::RoceIpv4),
+            "RDMA_NETWORK_ROCE_IPV6" => Some(Self::RoceIpv6),
+            "RDMA_NETWORK_INFINIBAND" => Some(Self::Infiniband),
             _ => None,
         }
     }

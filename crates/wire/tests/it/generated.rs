@@ -13,8 +13,13 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
         .build_client(true)
         .build_server(true)
         .btree_map(".")
-        // The password of a local pull must not reach a log by way of `{:?}`.
-        .skip_debug(["modelcast.local.v1.Pull", "modelcast.v1.TcpEndpoint"])
+        // Passwords and keys must not reach a log by way of `{:?}`.
+        .skip_debug([
+            "modelcast.local.v1.Pull",
+            "modelcast.v1.TcpEndpoint",
+            "modelcast.v1.RdmaProbe",
+            "modelcast.v1.WindowGrant",
+        ])
         .emit_rerun_if_changed(false)
         .out_dir(out.path())
         .compile_fds(descriptors)

@@ -4,4 +4,5 @@ mod connection;
 mod convert;
 mod generated;
 mod local;
+mod rdma;
 mod status;

@@ -3,30 +3,14 @@
 //! Owns: where each fact lies. Does not own: what follows from it.
 
 use std::{
-    fmt, fs,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use rustix::fs::{Access, access};
 
-/// One port of an RDMA device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Port {
-    device: String,
-    number: String,
-    /// `ACTIVE`, `DOWN`, …
-    state: String,
-    /// As the driver puts it: `100 Gb/sec (4X EDR)`.
-    rate: String,
-    link_layer: String,
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, number, state, rate, link_layer } = self;
-        write!(f, "{device} port {number}: {state}, {rate}, {link_layer}")
-    }
-}
+use super::facts::{Container, DeviceFile, Port};
 
 /// The kernel's release: `6.12.0`.
 pub(super) fn kernel() -> String {
@@ -36,12 +20,12 @@ pub(super) fn kernel() -> String {
 
 /// Reads facts below a root, which tests replace.
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(in crate::commands) struct Probe {
     root: PathBuf,
 }
 
 impl Probe {
-    pub(super) fn new(root: impl Into<PathBuf>) -> Self {
+    pub(in crate::commands) fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
@@ -58,10 +42,53 @@ impl Probe {
                 let state = fact("state");
                 let state = state.rsplit(' ').next().unwrap_or(&state).to_owned();
                 let (rate, link_layer) = (fact("rate"), fact("link_layer"));
-                ports.push(Port { device: device.clone(), number, state, rate, link_layer });
+                let netdev = self.netdev(&device, &number);
+                ports.push(Port { device: device.clone(), number, state, rate, link_layer, netdev });
             }
         }
         Some(ports)
+    }
+
+    /// The network interface of an RDMA device: software names its parent, a card's port its first address's or its own.
+    fn netdev(&self, device: &str, port: &str) -> Option<String> {
+        let dir = self.root.join("sys/class/infiniband").join(device);
+        read(&dir.join("parent"))
+            .or_else(|| read(&dir.join("ports").join(port).join("gid_attrs/ndevs/0")))
+            .or_else(|| names(&dir.join("device/net"))?.into_iter().next())
+            .filter(|name| !name.is_empty())
+    }
+
+    /// The drivers that the verbs library has.
+    pub(super) fn providers(&self) -> Vec<String> {
+        let files = names(&self.root.join("etc/libibverbs.d")).unwrap_or_default();
+        files.iter().filter_map(|file| file.strip_suffix(".driver")).map(str::to_owned).collect()
+    }
+
+    /// The files by which programs reach RDMA devices. To open one and close it again does nothing to the device.
+    pub(super) fn device_files(&self) -> Vec<DeviceFile> {
+        let dir = self.root.join("dev/infiniband");
+        let names = names(&dir).unwrap_or_default();
+        let files = names.iter().filter(|name| name.starts_with("uverbs")).map(|name| dir.join(name));
+        files
+            .map(|path| DeviceFile {
+                opens: File::options().read(true).write(true).open(&path).is_ok(),
+                path,
+            })
+            .collect()
+    }
+
+    /// What this process runs in, by what each leaves there.
+    pub(super) fn container(&self) -> Option<Container> {
+        let is_there = |path: &str| self.root.join(path).exists();
+        if is_there("var/run/secrets/kubernetes.io") || env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            Some(Container::Kubernetes)
+        } else if is_there("run/.containerenv") {
+            Some(Container::Podman)
+        } else if is_there(".dockerenv") {
+            Some(Container::Docker)
+        } else {
+            None
+        }
     }
 
     /// Where the dynamic linker would find a library, by its cache.
@@ -77,7 +104,7 @@ impl Probe {
     }
 
     /// The machine's memory.
-    pub(super) fn memory_bytes(&self) -> Option<u64> {
+    pub(in crate::commands) fn memory_bytes(&self) -> Option<u64> {
         let text = read(&self.root.join("proc/meminfo"))?;
         let kilobytes: u64 = text
             .lines()
@@ -90,37 +117,28 @@ impl Probe {
         Some(kilobytes * 1024)
     }
 
-    /// The smallest memory limit among this process's control groups and those above; `None` if there is none.
-    pub(super) fn cgroup_memory_bytes_max(&self) -> Option<u64> {
-        let text = read(&self.root.join("proc/self/cgroup"))?;
-        text.lines()
-            .filter_map(|line| {
-                let mut fields = line.splitn(3, ':');
-                let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-                let (mount, file) = match controllers {
-                    "" => ("sys/fs/cgroup", "memory.max"),
-                    list if list.split(',').any(|one| one == "memory") => {
-                        ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
-                    }
-                    _ => return None,
-                };
-                let dirs = Path::new(path.trim_start_matches('/')).ancestors();
-                dirs.filter_map(|dir| limit(&self.root.join(mount).join(dir).join(file))).min()
-            })
-            .min()
-    }
-
-    /// What the kernel will do about huge pages in the tmpfs that holds `path`.
-    pub(super) fn huge_pages(&self, path: &Path) -> String {
+    /// The `huge=` option of the mount that holds `path`.
+    pub(super) fn huge_pages(&self, path: &Path) -> Option<String> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let mounts = read(&self.root.join("proc/self/mountinfo")).unwrap_or_default();
-        match mount_option(&mounts, &path, "huge=") {
-            Some(value) => format!("mounted with huge={value}"),
-            None => {
-                "mounted without huge=…; `mount -o remount,huge=advise` makes large files faster".to_owned()
-            }
-        }
+        mount_option(&mounts, &path, "huge=")
     }
+}
+
+/// Why a directory, which may still have to be made, cannot be written.
+pub(super) fn refusal(path: &Path) -> Option<String> {
+    let there = path.ancestors().find(|dir| dir.exists());
+    // The rest of a relative path is nothing.
+    let there = there.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !there.is_dir() {
+        return Some(format!("`{}` is no directory", there.display()));
+    }
+    let errno = access(there, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    Some(match errno {
+        rustix::io::Errno::ROFS => "the file system is mounted read-only".to_owned(),
+        rustix::io::Errno::ACCESS => format!("this user may not write to `{}`", there.display()),
+        errno => format!("`{}`: {errno}", there.display()),
+    })
 }
 
 /// The value of an option of the mount that holds `path`, from the text of `mountinfo` (proc(5)).
@@ -137,13 +155,6 @@ fn mount_option(mounts: &str, path: &Path, option: &str) -> Option<String> {
     }
     let options = best?.1.rsplit(' ').next()?;
     options.split(',').find_map(|one| one.strip_prefix(option)).map(str::to_owned)
-}
-
-/// Version 1 says "no limit" as the largest multiple of a page; no machine has half of that.
-const NO_LIMIT_BYTES: u64 = 1 << 62;
-
-fn limit(path: &Path) -> Option<u64> {
-    read(path)?.parse().ok().filter(|bytes| *bytes < NO_LIMIT_BYTES)
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -187,9 +198,16 @@ mod tests {
             ("sys/class/infiniband/mlx5_0/ports/1/state", b"4: ACTIVE\n"),
             ("sys/class/infiniband/mlx5_0/ports/1/rate", b"100 Gb/sec (4X EDR)\n"),
             ("sys/class/infiniband/mlx5_0/ports/1/link_layer", b"Ethernet\n"),
+            ("sys/class/infiniband/mlx5_0/device/net/eth2/mtu", b"1500\n"),
         ]);
         let ports = probe.rdma_ports().unwrap();
-        assert_eq!(ports[0].to_string(), "mlx5_0 port 1: ACTIVE, 100 Gb/sec (4X EDR), Ethernet");
+        let port = &ports[0];
+        assert_eq!(
+            (port.device.as_str(), port.number.as_str(), port.state.as_str()),
+            ("mlx5_0", "1", "ACTIVE")
+        );
+        assert_eq!((port.rate.as_str(), port.link_layer.as_str()), ("100 Gb/sec (4X EDR)", "Ethernet"));
+        assert_eq!(port.netdev.as_deref(), Some("eth2"));
     }
 
     #[test]
@@ -201,21 +219,28 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_limit_of_all_groups_counts() {
+    fn drivers_and_device_files_are_listed() {
         let (_dir, probe) = root(&[
-            ("proc/self/cgroup", b"0::/pods/one\n"),
-            ("sys/fs/cgroup/pods/memory.max", b"4096\n"),
-            ("sys/fs/cgroup/pods/one/memory.max", b"max\n"),
+            ("etc/libibverbs.d/rxe.driver", b"driver rxe\n"),
+            ("etc/libibverbs.d/README", b""),
+            ("dev/infiniband/uverbs0", b""),
+            ("dev/infiniband/rdma_cm", b""),
         ]);
-        assert_eq!(probe.cgroup_memory_bytes_max(), Some(4096));
-        let (_dir, probe) = root(&[
-            ("proc/self/cgroup", b"4:cpu,memory:/a\n0::/\n"),
-            ("sys/fs/cgroup/memory/memory.limit_in_bytes", b"9223372036854771712\n"),
-            ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", b"8192\n"),
-        ]);
-        assert_eq!(probe.cgroup_memory_bytes_max(), Some(8192));
-        let (_dir, probe) = root(&[("proc/self/cgroup", b"0::/\n")]);
-        assert_eq!(probe.cgroup_memory_bytes_max(), None);
+        assert_eq!(probe.providers(), ["rxe"]);
+        let files = probe.device_files();
+        assert_eq!(files.len(), 1);
+        assert!(files[0].opens && files[0].path.ends_with("dev/infiniband/uverbs0"));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"").unwrap();
+        assert_eq!(refusal(&dir.path().join("to/come")), None);
+        assert!(refusal(&dir.path().join("file")).unwrap().ends_with("/file` is no directory"));
+        assert!(refusal(&dir.path().join("file/below")).unwrap().ends_with("/file` is no directory"));
+        assert_eq!(refusal(Path::new("a/relative/one")), None);
+        assert!(refusal(Path::new("/proc/self")).is_some());
     }
 
     #[test]

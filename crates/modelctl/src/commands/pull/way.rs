@@ -13,8 +13,11 @@ use peer::{FleetOptions, LocalPeer, PeerError, PeerSecurity};
 
 use crate::{
     access,
-    cli::{EmbeddedArgs, PeerChoice, PullArgs},
-    commands::serve::{host_name, security},
+    cli::{EmbeddedArgs, Landing, PeerChoice, PullArgs, Transport},
+    commands::{
+        serve::{host_name, security},
+        transports,
+    },
     printer::Printer,
     report::Refusal,
 };
@@ -35,7 +38,7 @@ pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result
         return direct(args, printer).await;
     }
     let reason = match local_peer(args).await? {
-        Found::Answers(local) => return Ok(Way::Local(local)),
+        Found::Answers(local) => return through(local, args, printer),
         Found::Unusable(error) => {
             let reason = format!("{:#}", anyhow::Error::new(error));
             printer.warn(format_args!("{reason}: pulling without it"));
@@ -47,6 +50,24 @@ pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result
         [] => Ok(Way::Alone { reason }),
         schedulers => in_fleet(args, schedulers.to_vec()).await,
     }
+}
+
+/// It is the local peer that reads from others.
+pub(super) fn warn_of_transport(args: &PullArgs, printer: &Printer) {
+    if args.transport.transport != Transport::Auto {
+        printer.warn("the local peer reads from others by its own `--transport`, not by this one");
+    }
+}
+
+/// The local peer lands the bytes, in its own way.
+fn through(local: LocalPeer, args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
+    if args.landing == Landing::Auto {
+        warn_of_transport(args, printer);
+        return Ok(Way::Local(local));
+    }
+    let message = "the local peer lands the bytes, in the way that it was started with";
+    let hint = "land them here with `--direct`, or start the peer with `--landing`";
+    Err(Refusal::usage(message).hint(hint).into())
 }
 
 /// What is found of a local peer.
@@ -145,6 +166,7 @@ async fn in_fleet(args: &PullArgs, schedulers: Vec<String>) -> anyhow::Result<Wa
         // Several may pull on one machine.
         name: format!("{} pull {}", host_name(), std::process::id()),
         security: PeerSecurity { control, data },
+        transports: transports::open(&args.transport)?,
     }))
 }
 

@@ -1,0 +1,44 @@
+//! By what bytes move between peers, as it is typed. Does not own what the machine can.
+
+use clap::{Args, ValueEnum};
+use modelpack::quantity::Size;
+
+/// By what bytes move between peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    /// RDMA where both ends can, else TCP
+    Auto,
+    /// TCP; no device is opened
+    Tcp,
+    /// RDMA or nothing
+    Rdma,
+}
+
+/// How links to other peers carry bytes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Transport")]
+pub(crate) struct TransportArgs {
+    /// By what bytes move between this process and other peers
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Transport::Auto,
+        env = "MODELCTL_TRANSPORT",
+        hide_env_values = true
+    )]
+    pub(crate) transport: Transport,
+
+    /// How much memory RDMA may pin, as in 8GiB [default: half of the memory, as far as it may be locked]
+    #[arg(long, value_name = "SIZE", env = "MODELCTL_PINNED_MAX", hide_env_values = true)]
+    pub(crate) pinned_max: Option<Size>,
+
+    /// The RDMA devices to use [default: all that are active]
+    #[arg(
+        long,
+        value_name = "NAME[,NAME…]",
+        value_delimiter = ',',
+        env = "MODELCTL_RDMA_DEVICE",
+        hide_env_values = true
+    )]
+    pub(crate) rdma_device: Vec<String>,
+}
