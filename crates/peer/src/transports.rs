@@ -59,8 +59,8 @@ pub struct Transports(Arc<Inner>);
 struct Inner {
     mode: TransportMode,
     rdma: Option<Rdma>,
-    /// Set once, to nothing if the buffers cannot be registered.
-    buffers: OnceLock<Option<Registration>>,
+    /// Set once, to why not if the buffers cannot be registered.
+    buffers: OnceLock<Result<Registration, String>>,
     demoted: Mutex<BTreeMap<PeerId, Demotion>>,
 }
 
@@ -119,13 +119,13 @@ impl Transports {
     pub(crate) fn register(&self, region: &Arc<Region>) -> Result<(), PeerError> {
         let Some(rdma) = &self.0.rdma else { return Ok(()) };
         let registered = match rdma.register(region, 0..region.len()) {
-            Ok(registration) => Some(registration),
+            Ok(registration) => Ok(registration),
             Err(error) if self.0.mode == TransportMode::Rdma => return Err(PeerError::Rdma(error)),
             Err(error) => {
-                let hint = rdma_hint(&error);
+                let (hint, reason) = (rdma_hint(&error), explain(&error));
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, hint, "the buffers cannot be registered: peers are read over TCP only");
-                None
+                Err(format!("the buffers cannot be registered: {reason}"))
             }
         };
         // Whoever was first has registered the same buffers.
@@ -135,7 +135,7 @@ impl Transports {
 
     /// The rails, where there are any and they may be used.
     pub(crate) fn rdma(&self) -> Option<&Rdma> {
-        let is_ready = self.0.buffers.get().is_some_and(Option::is_some);
+        let is_ready = self.0.buffers.get().is_some_and(Result::is_ok);
         self.0.rdma.as_ref().filter(|_| is_ready)
     }
 
@@ -157,6 +157,9 @@ impl Transports {
 
     /// The rails for a link to that parent; why it has to do without them, if that is to be told.
     pub(crate) fn rdma_to(&self, parent: PeerId) -> Result<&Rdma, Option<String>> {
+        if let Some(Err(reason)) = self.0.buffers.get() {
+            return Err(Some(reason.clone()));
+        }
         let rdma = self.rdma().ok_or(None)?;
         match self.demoted().get(&parent) {
             Some(demotion) if self.allow_tcp() && demotion.since.elapsed() < COOLDOWN => {
@@ -280,6 +283,8 @@ mod tests {
         let auto = little(TransportMode::Auto);
         auto.register(pool.region()).unwrap();
         assert!(auto.rdma().is_none());
+        let why = auto.rdma_to(peer(1)).err().flatten().expect("a reason");
+        assert!(why.starts_with("the buffers cannot be registered: "), "{why}");
         assert!(matches!(little(TransportMode::Rdma).register(pool.region()), Err(PeerError::Rdma(_))));
     }
 }

@@ -132,13 +132,31 @@ fn judge(came: Came, all: &[Pulled]) -> anyhow::Result<String> {
 /// The seed that pulls read from over RDMA; the first if both do.
 fn choose_victim(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     let owners = queue_pair_owners()?;
-    let serves = |seed: &Process| owners.contains(&u64::from(seed.pid()));
+    let mut seeds = scene.fleet.seeds.iter().enumerate();
+    let serves = |seed: &Process| -> anyhow::Result<bool> {
+        Ok(threads_of(seed)?.iter().any(|thread| owners.contains(thread)))
+    };
+    let victim = seeds.find_map(|(at, seed)| match serves(seed) {
+        Ok(false) => None,
+        Ok(true) => Some(Ok(at)),
+        Err(error) => Some(Err(error)),
+    });
     scene.victim =
-        scene.fleet.seeds.iter().position(serves).context("no seed has a queue pair: nothing to hit")?;
+        victim.with_context(|| format!("no seed has a queue pair, {owners:?} have: nothing to hit"))??;
     Ok(())
 }
 
-/// The processes that have queue pairs.
+/// The kernel names the thread that made a queue pair, not its process.
+fn threads_of(process: &Process) -> anyhow::Result<Vec<u64>> {
+    let tasks = format!("/proc/{}/task", process.pid());
+    let mut threads = Vec::new();
+    for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+        threads.extend(task?.file_name().to_string_lossy().parse::<u64>());
+    }
+    Ok(threads)
+}
+
+/// The threads that have made queue pairs, as far as they live.
 fn queue_pair_owners() -> anyhow::Result<Vec<u64>> {
     let output = Command::new("rdma").args(["-j", "resource", "show", "qp"]).output().context("rdma")?;
     let pairs: Value = serde_json::from_slice(&output.stdout).context("what `rdma resource show qp` says")?;
