@@ -11,7 +11,6 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
-use serde_json::Value;
 use testbed::process::{LOOK_INTERVAL, Process, ending};
 
 use crate::{
@@ -129,42 +128,30 @@ fn judge(came: Came, all: &[Pulled]) -> anyhow::Result<String> {
     }
 }
 
-/// The seed that pulls read from over RDMA; the first if both do.
+/// The seed that pulls read from over RDMA; the one that they read more of if both are read.
 fn choose_victim(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    let owners = queue_pair_owners()?;
-    let mut seeds = scene.fleet.seeds.iter().enumerate();
-    let serves = |seed: &Process| -> anyhow::Result<bool> {
-        Ok(threads_of(seed)?.iter().any(|thread| owners.contains(thread)))
-    };
-    let victim = seeds.find_map(|(at, seed)| match serves(seed) {
-        Ok(false) => None,
-        Ok(true) => Some(Ok(at)),
-        Err(error) => Some(Err(error)),
-    });
-    scene.victim =
-        victim.with_context(|| format!("no seed has a queue pair, {owners:?} have: nothing to hit"))??;
+    let pinned = scene.fleet.seeds.iter().map(pinned_kib).collect::<anyhow::Result<Vec<u64>>>()?;
+    let most = pinned.iter().copied().enumerate().max_by_key(|(_, pinned)| *pinned);
+    // A window that is served is pinned beside the buffers.
+    let victim = most.filter(|(_, pinned)| *pinned > BUFFERS_KIB);
+    scene.victim = victim
+        .with_context(|| format!("no seed serves over RDMA, {pinned:?} KiB are pinned: nothing to hit"))?
+        .0;
     Ok(())
 }
 
-/// The kernel names the thread that made a queue pair, not its process.
-fn threads_of(process: &Process) -> anyhow::Result<Vec<u64>> {
-    let tasks = format!("/proc/{}/task", process.pid());
-    let mut threads = Vec::new();
-    for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
-        threads.extend(task?.file_name().to_string_lossy().parse::<u64>());
-    }
-    Ok(threads)
+/// What every peer pins from its start.
+const BUFFERS_KIB: u64 = 64 << 10;
+
+fn pinned_kib(process: &Process) -> anyhow::Result<u64> {
+    let path = format!("/proc/{}/status", process.pid());
+    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
+    pinned_in(&status).with_context(|| format!("`{path}` has no line `VmPin`"))
 }
 
-/// The threads that have made queue pairs, as far as they live.
-fn queue_pair_owners() -> anyhow::Result<Vec<u64>> {
-    let output = Command::new("rdma").args(["-j", "resource", "show", "qp"]).output().context("rdma")?;
-    let pairs: Value = serde_json::from_slice(&output.stdout).context("what `rdma resource show qp` says")?;
-    Ok(owners_in(&pairs))
-}
-
-fn owners_in(pairs: &Value) -> Vec<u64> {
-    pairs.as_array().into_iter().flatten().filter_map(|pair| pair["pid"].as_u64()).collect()
+fn pinned_in(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPin:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn kill(scene: &mut Scene<'_>) -> anyhow::Result<()> {
@@ -271,9 +258,8 @@ mod tests {
     }
 
     #[test]
-    fn kernel_queue_pairs_have_no_owner() {
-        let pairs =
-            json!([{"ifname": "rxe0", "lqpn": 17, "type": "RC", "pid": 220}, {"lqpn": 1, "type": "GSI"}]);
-        assert_eq!(owners_in(&pairs), [220]);
+    fn pinned_memory_is_found() {
+        assert_eq!(pinned_in("VmLck:\t       0 kB\nVmPin:\t   98304 kB\nVmHWM:\t 9 kB\n"), Some(98_304));
+        assert_eq!(pinned_in("VmLck:\t       0 kB\n"), None);
     }
 }
