@@ -3,10 +3,9 @@
 //! Owns: how the file gets into memory that the system pins, and which of its bytes are whole. Does not own: how many
 //! windows stay (`pinned`), or who may read them.
 //!
-//! From Linux 6.2 on every file is served from its own pages, mapped read-only. Before, a pin is always one for writing:
-//! a file on tmpfs is then mapped for writing, which changes nothing there, and any other is copied, piece by piece as
-//! its bytes are checked, into a mirror in memory; a disk file must not be pinned for writing, since all of it would be
-//! written to disk again.
+//! From Linux 6.2 on every file is served from its own pages, mapped read-only. Before, a pin is always one for writing,
+//! which no file of somebody else's may get: it counts as changed then, even on a tmpfs, and one on a disk would be
+//! written there again. It is copied instead, piece by piece as its bytes are checked, into a mirror in memory.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +13,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
-    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    os::unix::fs::FileExt as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -37,9 +36,6 @@ use crate::{
 
 /// How much is copied into a mirror at once.
 const COPY_BYTES: u64 = 1 << 20;
-
-/// `f_type` of tmpfs, which memfds are files of, too (statfs(2)).
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// A file that is served from memory. Dropping it unpins what nobody is reading.
 pub struct Source {
@@ -130,7 +126,7 @@ impl Source {
         let range = self.window_range(index)?;
         let mapping = self.lock().mapping.clone();
         let mapped = match mapping {
-            Mapping::Untried => self.try_mappings(inner, index, &range)?,
+            Mapping::Untried => self.try_mapping(inner, index, &range)?,
             Mapping::Whole(region) => {
                 let memories = register(inner, &region, &range)?;
                 Some((region, memories))
@@ -147,43 +143,30 @@ impl Source {
     }
 
     /// Finds out how the system pins the file, by pinning this window; `None` if it does not.
-    fn try_mappings(
+    fn try_mapping(
         &self,
         inner: &Inner,
         index: u32,
         range: &Range<u64>,
     ) -> Result<Option<Pinned>, RdmaError> {
-        let map = |file: &File, access| {
-            let bytes = usize::try_from(self.bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory));
-            bytes
-                .and_then(|bytes| Region::map(file, bytes, access))
-                .map_err(|source| RdmaError::Map { index, source })
-        };
-        let mut regions = vec![map(&self.file, Access::Read)?];
-        regions.extend(self.reopened().and_then(|file| map(&file, Access::ReadWrite).ok()));
-        for region in regions {
-            match register(inner, &region, range) {
-                Ok(memories) => {
-                    self.lock().mapping = Mapping::Whole(Arc::clone(&region));
-                    return Ok(Some((region, memories)));
-                }
-                Err(RdmaError::Register { source, .. })
-                    if source.errno() == Some(Errno::FAULT.raw_os_error()) => {}
-                Err(error) => return Err(error),
+        let bytes = usize::try_from(self.bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory));
+        let region = bytes
+            .and_then(|bytes| Region::map(&self.file, bytes, Access::Read))
+            .map_err(|source| RdmaError::Map { index, source })?;
+        match register(inner, &region, range) {
+            Ok(memories) => {
+                self.lock().mapping = Mapping::Whole(Arc::clone(&region));
+                Ok(Some((region, memories)))
             }
+            Err(RdmaError::Register { source, .. })
+                if source.errno() == Some(Errno::FAULT.raw_os_error()) =>
+            {
+                tracing::info!(handle = self.handle, "this kernel pins no files: a copy in memory is served");
+                self.lock().mapping = Mapping::Mirrored;
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
-        tracing::info!(handle = self.handle, "this kernel pins no such file: a copy in memory is served");
-        self.lock().mapping = Mapping::Mirrored;
-        Ok(None)
-    }
-
-    /// The same file for writing, if it is one that pins do not dirty.
-    fn reopened(&self) -> Option<File> {
-        let kind = rustix::fs::fstatfs(&*self.file).ok()?.f_type;
-        if u64::try_from(kind) != Ok(TMPFS_MAGIC) {
-            return None;
-        }
-        File::options().read(true).write(true).open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()
     }
 
     fn make_mirror(&self, inner: &Inner, index: u32, range: &Range<u64>) -> Result<Pinned, RdmaError> {

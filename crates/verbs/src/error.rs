@@ -108,8 +108,7 @@ fn register_hint(rights: Rights, errno: Errno) -> Option<&'static str> {
              tmpfs, or staged",
         ),
         (Errno::FAULT, Rights::RemoteRead) => Some(
-            "before Linux 6.2 a read-only mapping cannot be registered: use a newer kernel, or serve from tmpfs, mapped \
-             for writing",
+            "before Linux 6.2 a read-only mapping cannot be registered: use a newer kernel, or serve a copy in memory",
         ),
         (Errno::OPNOTSUPP | Errno::INVAL | Errno::FAULT, Rights::LocalWriteOnDemand) => {
             Some("this device cannot write on demand (ODP): land staged, or on tmpfs")

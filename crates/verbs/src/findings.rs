@@ -126,9 +126,8 @@ fn kernel_note(kernel: KernelVersion) -> Note {
             hint: None,
         };
     }
-    let text = format!(
-        "Linux {kernel} cannot register read-only mappings: only tmpfs and memfd are served as they are"
-    );
+    let text =
+        format!("Linux {kernel} cannot register read-only mappings: files are served from copies in memory");
     Note { text, hint: Some("Linux 6.2 and later serve files of any file system without a copy") }
 }
 

@@ -63,7 +63,9 @@ fn files_on_disk_and_in_memory_are_served() {
     let ends = Ends::new(&site, SLOT_BYTES);
     let bytes = (3 << 20) + 17;
     for (handle, file) in [(HANDLE + 1, file(bytes)), (HANDLE + 2, memfd(bytes))] {
-        let source = Source::new(&site.parent, file, bytes as u64, handle);
+        let modified = || file.metadata().expect("open").modified().expect("Linux has it");
+        let before = modified();
+        let source = Source::new(&site.parent, Arc::clone(&file), bytes as u64, handle);
         // Half before the window is pinned, half after it: where the kernel takes a mirror, it gets both.
         source.readable(0..2 << 20).expect("readable");
         ends.link().grant(handle, ends.serving().window(&source, 0).expect("pinned")).expect("good");
@@ -73,6 +75,7 @@ fn files_on_disk_and_in_memory_are_served() {
             ends.link().post(read).expect("room");
             ends.expect_good(offset, SLOT_BYTES);
         }
+        assert_eq!(modified(), before, "a file that is served has not changed");
     }
 }
 

@@ -33,6 +33,7 @@ impl Harness for Lawful {
         let export = exports.get(1).expect("exported");
         let file = export.file().try_clone().expect("a descriptor");
         let source = Source::new(&self.site.parent, Arc::new(file), export.bytes(), 1);
+        source.readable(0..export.bytes()).expect("readable");
         link.grant(1, serving.window(&source, 0).expect("pinned")).expect("a good grant");
         let mut kept = self.kept.lock().expect("one thread");
         kept.servings.push((serving, source));

@@ -250,7 +250,7 @@ fn an_old_kernel_serves_copies_and_stages_for_another_reason() {
         facts.kernel_version = Some(KernelVersion { major, minor });
         report(facts).to_string().split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert!(of(6, 1).contains("from copies in memory, unless the store is on a tmpfs: kernel 6.1 lets"));
+    assert!(of(6, 1).contains("from copies in memory: kernel 6.1 lets"));
     assert!(of(6, 1).contains("could lose bytes on this kernel"));
     assert!(!of(6, 2).contains("from copies in memory"));
     assert!(of(6, 5).contains("the kernel lets no card write its pages"));

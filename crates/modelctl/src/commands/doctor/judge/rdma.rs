@@ -220,8 +220,7 @@ fn memlock(limits: &Limits, has_device: bool, container: Option<Container>) -> F
 fn serving(kernel: Option<KernelVersion>) -> Option<Finding> {
     let kernel = kernel.filter(|kernel| !kernel.registers_read_only())?;
     let text = format!(
-        "over RDMA from copies in memory, unless the store is on a tmpfs: kernel {kernel} lets a card read no file \
-         that it may not write"
+        "over RDMA from copies in memory: kernel {kernel} lets a card read no file that it may not write"
     );
     Some(
         Finding::new(Severity::Note, Area::Serving, text)
