@@ -9,13 +9,12 @@ use modelpack::{
     layout::{PieceIndex, Run},
     piece_map::PieceMap,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
+
+use crate::alarm;
 
 /// Least time between two batches to one subscriber. News that come later than that go out at once; faster ones are
-/// worth one message. Far below the 1 ms that a piece takes at 10 Gbit/s; the runtime's timer may make it 1 ms.
+/// worth one message. Below the 1 ms that a piece takes at 10 Gbit/s.
 const BATCH_INTERVAL: Duration = Duration::from_micros(500);
 
 /// As many new pieces are sent without waiting.
@@ -159,7 +158,7 @@ impl HaveNews {
                 }
                 Some(next) if fresh.is_some_and(|count| count < BATCH_PIECES) && Instant::now() < next => {
                     tokio::select! {
-                        () = sleep_until(next) => return Ok(self.take()),
+                        () = alarm::at(next) => return Ok(self.take()),
                         // An error is met again where nothing is fresh.
                         _ = self.state.changed() => {}
                     }

@@ -13,6 +13,7 @@
 //!  (as a child)                 └────────────────► have_feed ─► service (as a parent)
 //! ```
 
+mod alarm;
 mod artifact;
 mod blame;
 mod buffers;
