@@ -3,7 +3,10 @@
 //! Owns: the count, and that nobody is let in after the farewell. Does not own: grants, or what is done when nobody holds
 //! one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use planner::PeerId;
 use tokio::sync::watch;
@@ -18,6 +21,8 @@ struct State {
     grants: BTreeMap<PeerId, usize>,
     /// How many of them are for reads over RDMA.
     over_rdma: usize,
+    /// Whoever is in here may read over TCP only.
+    quarantined: BTreeSet<PeerId>,
     is_leaving: bool,
 }
 
@@ -86,6 +91,27 @@ impl Children {
         self.when(|state| state.is_leaving)
     }
 
+    /// These are quarantined from now on, and nobody else.
+    pub(crate) fn quarantine(&self, peers: &[PeerId]) {
+        self.0.send_if_modified(|state| {
+            let is_news = !state.quarantined.iter().eq(peers);
+            if is_news {
+                state.quarantined = peers.iter().copied().collect();
+            }
+            is_news
+        });
+    }
+
+    /// Ready when this peer is.
+    pub(crate) fn quarantined(&self, peer: PeerId) -> impl Future<Output = ()> + Send + 'static {
+        self.when(move |state| state.quarantined.contains(&peer))
+    }
+
+    /// Whether it is now.
+    pub(crate) fn is_quarantined(&self, peer: PeerId) -> bool {
+        self.0.borrow().quarantined.contains(&peer)
+    }
+
     /// Whether somebody holds a grant.
     pub(crate) fn are_there(&self) -> bool {
         !self.0.borrow().grants.is_empty()
@@ -96,7 +122,10 @@ impl Children {
         self.when(|state| state.grants.is_empty())
     }
 
-    fn when(&self, is_so: fn(&State) -> bool) -> impl Future<Output = ()> + Send + 'static {
+    fn when(
+        &self,
+        is_so: impl FnMut(&State) -> bool + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (children, mut state) = (self.clone(), self.0.subscribe());
         async move {
             // Fails only without a sender, and this is one.

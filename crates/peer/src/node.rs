@@ -363,7 +363,7 @@ impl Node {
                 }
                 Some(SessionEvent::Plan(artifact, plan)) => {
                     if let Some(shared) = self.state().shared.get(&artifact) {
-                        shared.tell(|| Event::Plan(plan.clone()));
+                        shared.planned(plan);
                     }
                 }
                 Some(SessionEvent::Lost { reason, hint }) => self.lost(&reason, hint),

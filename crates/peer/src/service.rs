@@ -58,6 +58,9 @@ const LINKS_MAX: usize = 256;
 /// Messages that wait for the network, at most: the feed coalesces what waits longer.
 const OUTGOING_MAX: usize = 4;
 
+/// Why a child gets no queue pair here.
+const QUARANTINED: &str = "the scheduler says that this child is quarantined";
+
 /// Vouchers in one message: some 150 bytes each, so about 1.2 MB.
 const VOUCHERS_PER_MESSAGE_MAX: usize = 8192;
 
@@ -258,7 +261,14 @@ impl Parent {
         expires = self.grant(&share, expires).await?;
         let mut news = share.have.subscribe();
         loop {
-            match self.next(&mut news, windows.as_mut(), expires).await? {
+            let next = tokio::select! {
+                next = self.next(&mut news, windows.as_mut(), expires) => next?,
+                // With this function its queue pairs end. It may come back over TCP.
+                () = share.children.quarantined(child), if windows.is_some() => {
+                    return Err(LinkEnd::Refused(QUARANTINED.to_owned()));
+                }
+            };
+            match next {
                 Next::News(batch) => self.announce(batch, share.vouching.as_deref(), expires).await?,
                 Next::Renewal => {
                     if let (Some(_), Some(sources)) = (&windows, &share.sources) {
@@ -288,6 +298,7 @@ impl Parent {
         let transports = &self.options.transports;
         let is_offered = offer.is_some();
         let answered = match offer {
+            Some(_) if share.children.is_quarantined(child) => Err(QUARANTINED.to_owned()),
             Some(offer) => windows::answer(transports, offer, share).await,
             None => Err("the child offers none".to_owned()),
         };

@@ -9,7 +9,7 @@ use modelpack::{
     layout::{PIECE_BYTES, Run},
     piece_map::PieceMap,
 };
-use planner::ArtifactId;
+use planner::{ArtifactId, PeerPlan};
 use store::Pin;
 use tokio::sync::mpsc;
 use transport::{Export, Exports};
@@ -208,6 +208,12 @@ impl Shared {
             // A download that has just ended needs no news.
             let _ = events.send(event());
         }
+    }
+
+    /// What its plan says of others.
+    pub(crate) fn planned(&self, plan: PeerPlan) {
+        self.share.children.quarantine(&plan.quarantined);
+        self.tell(|| Event::Plan(plan));
     }
 
     /// What the scheduler is told when it is shared, or when a scheduler is new.

@@ -17,6 +17,9 @@ pub struct PeerPlan {
     pub stripes: Vec<StripePart>,
     /// Everybody named above, and more who may serve; never the member itself.
     pub members: Vec<Member>,
+    /// Those in the swarm that are quarantined, except the member itself: nobody reads from them, and nobody's network
+    /// card serves them.
+    pub quarantined: Vec<PeerId>,
     /// Predicted time from the plan's start to the last member's last piece, if the rates are known.
     pub finish: Option<Duration>,
     /// The fluid bound for the same, if the rates are known.

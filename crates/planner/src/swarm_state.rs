@@ -274,6 +274,8 @@ impl SwarmState {
             });
         }
         let (finish, bound) = self.predict(&cast, peers);
+        let is_quarantined = |peer: &&PeerId| cast.trust.standing(**peer) == Standing::Quarantined;
+        let quarantined: Vec<PeerId> = self.members.keys().filter(is_quarantined).copied().collect();
         let mut changed = Vec::new();
         for peer in self.members.keys() {
             let stripes = self.parts_of(*peer, &cast);
@@ -282,11 +284,13 @@ impl SwarmState {
             }
             self.sent.insert(*peer, stripes.clone());
             let members = self.named(*peer, &stripes, &cast.trust);
+            let quarantined = quarantined.iter().copied().filter(|other| other != peer).collect();
             let plan = PeerPlan {
                 epoch: self.epoch,
                 stripe_pieces: self.stripe_pieces,
                 stripes,
                 members,
+                quarantined,
                 finish,
                 bound,
             };

@@ -139,6 +139,7 @@ mod tests {
             stripe_pieces: 1,
             stripes: Vec::new(),
             members: Vec::new(),
+            quarantined: Vec::new(),
             finish: None,
             bound: None,
         }

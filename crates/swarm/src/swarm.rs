@@ -242,7 +242,19 @@ impl Swarm {
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
         self.lost_at = None;
         self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
+        for peer in &plan.quarantined {
+            // No plan names it, so that nothing opens it again.
+            self.part_with(*peer);
+        }
         self.plan = Some(plan);
+    }
+
+    /// Reads nothing more from this peer.
+    fn part_with(&mut self, peer: PeerId) {
+        self.abandon_link(peer);
+        if self.links.remove(&peer).is_some() {
+            self.outputs.push_back(Output::Disconnect { peer });
+        }
     }
 
     fn no_scheduler(&mut self) {
@@ -324,9 +336,7 @@ impl Swarm {
         match read.source {
             Source::Peer(peer) if self.blamed.insert(peer) => {
                 self.outputs.push_back(Output::Blame { peer, piece });
-                self.outputs.push_back(Output::Disconnect { peer });
-                self.abandon_link(peer);
-                self.links.remove(&peer);
+                self.part_with(peer);
             }
             Source::Peer(_) => {}
             Source::Origin => {

@@ -22,6 +22,7 @@ fn plan(epoch: u64, source: StripeSource, members: &[PeerId]) -> PeerPlan {
         stripe_pieces: 4,
         stripes: vec![StripePart { source, backups: Vec::new(), before: Vec::new() }; 2],
         members: members.iter().map(member).collect(),
+        quarantined: Vec::new(),
         finish: None,
         bound: None,
     }

@@ -33,6 +33,7 @@ fn plan() -> PeerPlan {
         stripe_pieces: 4,
         stripes: vec![StripePart { source, backups: Vec::new(), before: Vec::new() }],
         members: vec![Member { id: PARENT, address, name: String::new(), is_seed: false }],
+        quarantined: Vec::new(),
         finish: None,
         bound: None,
     }

@@ -22,6 +22,7 @@ fn plan(epoch: u64, source: StripeSource, before: Vec<Before>) -> PeerPlan {
         stripe_pieces: PIECES,
         stripes: vec![StripePart { source, backups: Vec::new(), before }],
         members: vec![member],
+        quarantined: Vec::new(),
         finish: None,
         bound: None,
     }

@@ -22,6 +22,7 @@ fn plan() -> PeerPlan {
         stripe_pieces: 4,
         stripes: vec![StripePart { source, backups: Vec::new(), before: Vec::new() }; 2],
         members: vec![parent],
+        quarantined: Vec::new(),
         finish: None,
         bound: None,
     }
@@ -114,6 +115,24 @@ fn linked() -> Swarm {
         swarm.handle(Duration::ZERO, input);
     }
     swarm
+}
+
+#[test]
+fn a_link_to_a_peer_that_is_quarantined_is_closed() {
+    let mut swarm = linked();
+    while swarm.poll().is_some() {}
+    let without = PeerPlan {
+        epoch: 2,
+        stripes: vec![StripePart { source: StripeSource::None, backups: Vec::new(), before: Vec::new() }; 2],
+        members: Vec::new(),
+        quarantined: vec![PARENT],
+        ..plan()
+    };
+    swarm.handle(Duration::ZERO, Input::Plan(without));
+    let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
+    assert!(outputs.contains(&Output::Disconnect { peer: PARENT }), "{outputs:?}");
+    let is_read = |output: &Output| matches!(output, Output::Read { .. } | Output::Connect { .. });
+    assert!(!outputs.iter().any(is_read), "{outputs:?}");
 }
 
 /// A swarm that reads from a parent which gives nothing, and what it wants done until `until`, if it ticks when it is

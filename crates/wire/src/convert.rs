@@ -177,6 +177,7 @@ pub fn plan_message(artifact: ArtifactId, plan: &PeerPlan) -> control::Plan {
         members: plan.members.iter().map(control::Member::from).collect(),
         finish_seconds: plan.finish.map_or(0.0, |time| time.as_secs_f64()),
         bound_seconds: plan.bound.map_or(0.0, |time| time.as_secs_f64()),
+        quarantined: plan.quarantined.iter().map(|id| id.bytes().to_vec()).collect(),
     }
 }
 
@@ -279,6 +280,7 @@ pub fn plan(message: control::Plan) -> Result<(ArtifactId, PeerPlan), WireError>
         stripe_pieces: message.stripe_pieces,
         stripes,
         members,
+        quarantined: message.quarantined.iter().map(|id| peer_id(id)).collect::<Result<_, _>>()?,
         finish: seconds("finish_seconds", message.finish_seconds)?,
         bound: seconds("bound_seconds", message.bound_seconds)?,
     };

@@ -79,6 +79,7 @@ fn plan() -> PeerPlan {
         stripe_pieces: 1,
         stripes: vec![part],
         members: vec![Member { id: PARENT, address, name: "parent".to_owned(), is_seed: false }],
+        quarantined: Vec::new(),
         finish: None,
         bound: None,
     }

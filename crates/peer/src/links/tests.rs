@@ -117,6 +117,8 @@ struct ParentPeer {
     have: HaveFeed,
     description: Arc<Description>,
     children: Children,
+    /// Those of the share.
+    readers: Children,
     gate: Arc<Gate>,
     /// For cards, if it has one.
     sources: Option<Sources>,
@@ -162,12 +164,13 @@ impl ParentPeer {
             config: b"{}".to_vec(),
             trees: vec![(BlobIndex(0), vec![9; 96])],
         });
+        let readers = Children::none();
         let share = Share {
             windows,
             sources: sources.clone(),
             have: have.clone(),
             vouching: None,
-            children: Children::none(),
+            children: readers.clone(),
             description: Arc::clone(&description),
             kept: None,
         };
@@ -190,7 +193,7 @@ impl ParentPeer {
             let shutdown = async { drop(stopped.await) };
             service::serve(listener, shares, options, shutdown).await.expect("served");
         });
-        Self { address, have, description, children, gate, sources, stop }
+        Self { address, have, description, children, readers, gate, sources, stop }
     }
 }
 

@@ -162,6 +162,7 @@ fn plan(epoch: u64) -> PeerPlan {
         stripe_pieces: 1,
         stripes: vec![stripe],
         members: Vec::new(),
+        quarantined: Vec::new(),
         finish: None,
         bound: Some(Duration::from_secs(2)),
     }

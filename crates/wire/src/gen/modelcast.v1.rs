@@ -323,6 +323,9 @@ pub struct Plan {
     /// the fluid bound; 0 when a rate is unknown
     #[prost(double, tag = "8")]
     pub bound_seconds: f64,
+    /// of the swarm; none of them is named above
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub quarantined: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// Where a member gets one stripe: from the origin if it is the stripe's entrant, else from `parent`.
 #[derive(Clone, PartialEq, ::prost::Message)]

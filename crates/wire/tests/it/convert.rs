@@ -30,6 +30,7 @@ fn plan() -> PeerPlan {
             StripePart { source: StripeSource::None, backups: vec![], before: vec![] },
         ],
         members: vec![member(1), member(2), member(3)],
+        quarantined: vec![PeerId::new([9; 16])],
         finish: Some(Duration::from_millis(1500)),
         bound: None,
     }

@@ -71,6 +71,24 @@ impl ChildLink {
     }
 }
 
+/// A link between two cards.
+struct Linked {
+    parent: ParentPeer,
+    card: Card,
+    child: ChildLink,
+    grant: GrantedLink,
+}
+
+impl Linked {
+    async fn over(fabric: &Fabric) -> Self {
+        let parent = ParentPeer::start_over(GRANT_EXPIRY, parents(&fabric.adapter(1))).await;
+        let card = card(&fabric.adapter(1));
+        let mut child = ChildLink::over(parent.address, &card);
+        let grant = child.up().await;
+        Self { parent, card, child, grant }
+    }
+}
+
 async fn until(what: impl Fn() -> bool) {
     in_time(async {
         while !what() {
@@ -83,10 +101,7 @@ async fn until(what: impl Fn() -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rdma_is_chosen_where_both_ends_can_and_its_queue_pairs_end_with_the_link() {
     let fabric = Fabric::new();
-    let parent = ParentPeer::start_over(GRANT_EXPIRY, parents(&fabric.adapter(1))).await;
-    let card = card(&fabric.adapter(1));
-    let mut child = ChildLink::over(parent.address, &card);
-    let grant = child.up().await;
+    let Linked { parent, card, mut child, grant } = Linked::over(&fabric).await;
     assert_eq!((grant.link.level(), &grant.fallback), (Level::Nic, &None));
     parent.have.publish(Run::new(3, 4));
     assert_eq!(child.have_pieces(3).await, [Run::new(0, 2), Run::new(3, 4)]);
@@ -177,12 +192,28 @@ async fn a_card_that_fails_moves_the_link_also_when_nothing_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_quarantined_loses_its_queue_pairs_and_may_read_over_tcp() {
+    let fabric = Fabric::new();
+    let Linked { parent, card, mut child, grant } = Linked::over(&fabric).await;
+    child.have().await;
+    parent.readers.quarantine(&[PARENT]);
+    assert!(child.read(&grant, &card, BlobIndex(0)).is_ok(), "another one is");
+    parent.readers.quarantine(&[CHILD]);
+    let reason = child.down().await;
+    assert_eq!(reason, "the peer refused: the scheduler says that this child is quarantined");
+    drop((child.handle, grant));
+    until(|| fabric.queue_pairs() == 0).await;
+    let grant = ChildLink::over(parent.address, &card).up().await;
+    let reason = "the peer does not serve over RDMA: the scheduler says that this child is quarantined";
+    assert_eq!((grant.link.level(), grant.fallback.as_deref()), (Level::Tcp, Some(reason)));
+    parent.readers.quarantine(&[]);
+    assert_eq!(ChildLink::over(parent.address, &card).up().await.link.level(), Level::Nic);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_here_is_given_back_and_what_is_withdrawn_is_read_no_more() {
     let fabric = Fabric::new();
-    let parent = ParentPeer::start_over(GRANT_EXPIRY, parents(&fabric.adapter(1))).await;
-    let card = card(&fabric.adapter(1));
-    let mut child = ChildLink::over(parent.address, &card);
-    let grant = child.up().await;
+    let Linked { parent, card, mut child, grant } = Linked::over(&fabric).await;
     parent.have.publish(Run::new(2, 4));
     child.have_pieces(4).await;
     let sources = parent.sources.clone().expect("it has a card");
@@ -200,10 +231,7 @@ async fn what_is_here_is_given_back_and_what_is_withdrawn_is_read_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_is_given_back_only_when_no_read_is_out_there() {
     let fabric = Fabric::new();
-    let parent = ParentPeer::start_over(GRANT_EXPIRY, parents(&fabric.adapter(1))).await;
-    let card = card(&fabric.adapter(1));
-    let mut child = ChildLink::over(parent.address, &card);
-    let grant = child.up().await;
+    let Linked { parent, card, mut child, grant } = Linked::over(&fabric).await;
     parent.have.publish(Run::new(2, 4));
     child.have_pieces(4).await;
     let sources = parent.sources.clone().expect("it has a card");
