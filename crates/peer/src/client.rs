@@ -245,6 +245,8 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Option<Pu
         local_bytes: totals.local,
         tcp_bytes: done.tcp_bytes,
         rdma_bytes: done.rdma_bytes,
+        direct_bytes: done.direct_bytes,
+        staged_bytes: done.staged_bytes,
         landing: done.landing.clone(),
         elapsed: start.elapsed(),
         first_piece: seconds(done.first_piece_seconds),

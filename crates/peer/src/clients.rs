@@ -335,6 +335,8 @@ fn done(transfer: &Transfer, brought: &Brought) -> Done {
         rdma_bytes,
         fallback_reason: transfer.counters.fallback().unwrap_or_default().to_owned(),
         landing: transfer.counters.landing().to_owned(),
+        direct_bytes: transfer.counters.direct_bytes(),
+        staged_bytes: transfer.counters.staged_bytes(),
         bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
         blamed: transfer.counters.blames.all().into_iter().map(Into::into).collect(),
         bounded_by: brought.bounded_by.map_or("", Stage::name).to_owned(),

@@ -46,8 +46,10 @@ pub(crate) struct Counters {
     rdma: AtomicU64,
     /// The first reason why something went over TCP though RDMA might have been.
     fallback: OnceLock<String>,
-    /// What landed without a buffer.
+    /// Good pieces that landed without a buffer.
     direct: AtomicU64,
+    /// Those that landed through one.
+    staged: AtomicU64,
     /// What came over network cards that write memory, and went through buffers all the same.
     staged_by_nic: AtomicU64,
     /// Of the whole process.
@@ -91,9 +93,11 @@ impl Counters {
 
     /// A piece is good and where it belongs.
     pub(crate) fn landed(&self, place: Place, bytes: u64) {
-        if place == Place::File {
-            self.direct.fetch_add(bytes, Ordering::Relaxed);
-        }
+        let counter = match place {
+            Place::File => &self.direct,
+            Place::Buffer => &self.staged,
+        };
+        counter.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// A piece came into a buffer over a link of that level.
@@ -147,6 +151,14 @@ impl Counters {
 
     pub(crate) fn rdma_bytes(&self) -> u64 {
         self.rdma.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn direct_bytes(&self) -> u64 {
+        self.direct.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn staged_bytes(&self) -> u64 {
+        self.staged.load(Ordering::Relaxed)
     }
 
     pub(crate) fn note_first_piece(&self, elapsed: Duration) {

@@ -64,6 +64,10 @@ pub struct PullReport {
     pub tcp_bytes: u64,
     /// Bytes that came over RDMA links between peers.
     pub rdma_bytes: u64,
+    /// Bytes of good pieces that the network card wrote to their place in the file.
+    pub direct_bytes: u64,
+    /// Bytes of good pieces that went through a buffer. A piece that was read twice counts twice.
+    pub staged_bytes: u64,
     /// How bytes landed: `direct`, `staged`, `mixed`, or `none` if none had to.
     pub landing: String,
     /// From the command to the published directory.
@@ -231,6 +235,8 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
         local_bytes: local,
         tcp_bytes: counters.tcp_bytes(),
         rdma_bytes: counters.rdma_bytes(),
+        direct_bytes: counters.direct_bytes(),
+        staged_bytes: counters.staged_bytes(),
         landing: counters.landing().to_owned(),
         elapsed: start.elapsed(),
         first_piece: counters.first_piece(),

@@ -229,8 +229,8 @@ mod tests {
 
     fn pulled(tcp: u64, rdma: u64, reason: Option<&str>) -> Pulled {
         let line = json!({
-            "bytes": tcp + rdma, "bytes_by_transport": {"tcp": tcp, "rdma": rdma}, "landing": "direct",
-            "fallback_reason": reason, "verified": true,
+            "bytes": tcp + rdma, "bytes_by_transport": {"tcp": tcp, "rdma": rdma},
+            "bytes_by_landing": {"direct": rdma, "staged": tcp}, "fallback_reason": reason, "verified": true,
         });
         serde_json::from_value(line).unwrap()
     }

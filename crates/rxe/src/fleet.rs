@@ -66,7 +66,7 @@ pub(crate) struct Cast {
 pub(crate) struct Pulled {
     pub(crate) bytes: u64,
     pub(crate) bytes_by_transport: ByTransport,
-    pub(crate) landing: String,
+    pub(crate) bytes_by_landing: ByLanding,
     pub(crate) fallback_reason: Option<String>,
     verified: bool,
 }
@@ -76,6 +76,13 @@ pub(crate) struct Pulled {
 pub(crate) struct ByTransport {
     pub(crate) tcp: u64,
     pub(crate) rdma: u64,
+}
+
+/// Good bytes, by how they came to their place in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct ByLanding {
+    pub(crate) direct: u64,
+    pub(crate) staged: u64,
 }
 
 /// A fleet that runs. Dropping it kills all of it.
@@ -288,10 +295,11 @@ mod tests {
     fn a_report_is_read_whatever_else_it_says() {
         let line = json!({
             "reference": "fleet:sha256:00", "bytes": 7, "bytes_by_transport": {"tcp": 1, "rdma": 6},
-            "landing": "direct", "fallback_reason": null, "verified": true,
+            "bytes_by_landing": {"direct": 5, "staged": 2}, "fallback_reason": null, "verified": true,
         });
         let pulled: Pulled = serde_json::from_value(line).unwrap();
         assert_eq!(pulled.bytes_by_transport, ByTransport { tcp: 1, rdma: 6 });
+        assert_eq!(pulled.bytes_by_landing, ByLanding { direct: 5, staged: 2 });
         assert!(serde_json::from_value::<Pulled>(json!({"bytes_done": 1, "bytes_total": 2})).is_err());
     }
 }

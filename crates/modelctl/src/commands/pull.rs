@@ -39,6 +39,7 @@ struct Report {
     transport: &'static str,
     bytes_by_transport: BytesByTransport,
     landing: String,
+    bytes_by_landing: BytesByLanding,
     fallback_reason: Option<String>,
     bound_seconds: Option<f64>,
     ratio: Option<f64>,
@@ -59,6 +60,13 @@ struct Blame {
 struct BytesByTransport {
     tcp: u64,
     rdma: u64,
+}
+
+/// Of good pieces: written to their place by the network card, or through a buffer.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct BytesByLanding {
+    direct: u64,
+    staged: u64,
 }
 
 /// One line of progress with `--json`.
@@ -209,6 +217,7 @@ impl Report {
             transport: pull.transport(),
             bytes_by_transport: BytesByTransport { tcp: pull.tcp_bytes, rdma: pull.rdma_bytes },
             landing: if moved { pull.landing } else { "none".to_owned() },
+            bytes_by_landing: BytesByLanding { direct: pull.direct_bytes, staged: pull.staged_bytes },
             fallback_reason: pull.fallback_reason,
             bound_seconds: pull.bound.map(|bound| bound.as_secs_f64()),
             ratio,

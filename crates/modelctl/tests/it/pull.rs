@@ -40,6 +40,7 @@ fn pull_json_ends_with_the_result() {
     let result = scratch.json(&pull(&reference, "there", &[]));
     assert_eq!(result["verified"], true);
     assert_eq!(result["origin_bytes"], result["bytes"]);
+    assert_eq!(result["bytes_by_landing"]["staged"], result["bytes"]);
     for name in [
         "reference",
         "digest",
@@ -53,6 +54,7 @@ fn pull_json_ends_with_the_result() {
         "transport",
         "bytes_by_transport",
         "landing",
+        "bytes_by_landing",
         "fallback_reason",
         "bound_seconds",
         "ratio",

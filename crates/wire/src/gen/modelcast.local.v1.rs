@@ -120,6 +120,12 @@ pub struct Done {
     /// why not all of it came over RDMA, where that was tried; empty: no reason
     #[prost(string, tag = "11")]
     pub fallback_reason: ::prost::alloc::string::String,
+    /// of good pieces that were written by the network card
+    #[prost(uint64, tag = "12")]
+    pub direct_bytes: u64,
+    /// of good pieces that went through a buffer; one that is read twice counts twice
+    #[prost(uint64, tag = "13")]
+    pub staged_bytes: u64,
 }
 /// A peer that gave, or vouched for, other bytes than the manifest's. They were refused.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
