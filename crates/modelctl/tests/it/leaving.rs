@@ -205,7 +205,8 @@ async fn a_read_under_way_is_served_to_its_end_and_waited_for_no_longer() {
     let reading = child.read_slowly().await;
     parent.tell_to_end();
     child.farewell().await;
-    assert!(parent.has_said("leaving: 1 child, at most 30 s\n"));
+    // Children hear it before people do.
+    until("it has said so", || parent.has_said("leaving: 1 child, at most 30 s\n"));
 
     // Nobody new is let in meanwhile, neither here nor from elsewhere.
     let mut late = Child::open(&parent).await;
