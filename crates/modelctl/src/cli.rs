@@ -19,7 +19,7 @@ pub(crate) use self::fleet::{
     TrustArgs,
 };
 pub(crate) use self::status::StatusArgs;
-pub(crate) use self::transport::{Transport, TransportArgs};
+pub(crate) use self::transport::{DeviceArgs, Transport, TransportArgs};
 use crate::report::Refusal;
 
 const REFERENCES: &str = "\
@@ -196,15 +196,8 @@ pub(crate) struct PeerTestArgs {
     #[arg(long, requires = "peer")]
     pub(crate) data_plain: bool,
 
-    /// The RDMA devices to use [default: all that are active]
-    #[arg(
-        long,
-        value_name = "NAME[,NAME…]",
-        value_delimiter = ',',
-        env = "MODELCTL_RDMA_DEVICE",
-        hide_env_values = true
-    )]
-    pub(crate) rdma_device: Vec<String>,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
 }
 
 /// How registries are reached.

@@ -6,11 +6,7 @@ use crate::{Endpoint, Network};
 
 /// The address that a port is reached by: RoCE v2 over IPv4, else over an IPv6 that is more than link-local, else
 /// InfiniBand. The first of equals. With an interface's name only its addresses count.
-pub(crate) fn choose_gid<'a>(
-    gids: &'a [Gid],
-    port: &Port,
-    netdev: Option<&str>,
-) -> Option<(&'a Gid, Network)> {
+pub fn choose_gid<'a>(gids: &'a [Gid], port: &Port, netdev: Option<&str>) -> Option<(&'a Gid, Network)> {
     let usable = gids.iter().filter(|gid| gid.port == port.number);
     let wanted = usable.filter(|gid| netdev.is_none_or(|name| gid.netdev.as_deref() == Some(name)));
     wanted

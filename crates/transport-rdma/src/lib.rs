@@ -23,6 +23,7 @@ mod shape;
 mod source;
 mod spans;
 
+pub use choose::choose_gid;
 pub use endpoint::{Endpoint, Network, Probe, RailInfo, RemoteWindow};
 pub use error::{RdmaError, Unavailable};
 pub use link::RdmaLink;

@@ -32,6 +32,13 @@ pub(crate) struct TransportArgs {
     #[arg(long, value_name = "SIZE", env = "MODELCTL_PINNED_MAX", hide_env_values = true)]
     pub(crate) pinned_max: Option<Size>,
 
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+}
+
+/// By which devices.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArgs {
     /// The RDMA devices to use [default: all that are active]
     #[arg(
         long,

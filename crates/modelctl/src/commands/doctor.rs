@@ -106,7 +106,7 @@ fn destination(probe: &Probe, path: &Path, role: Role) -> anyhow::Result<Destina
     let filesystem = match store::filesystem_of(path)? {
         FsKind::Tmpfs => Filesystem::Tmpfs,
         FsKind::Other(HUGETLBFS_MAGIC) => Filesystem::Hugetlbfs,
-        kind => Filesystem::Named(filesystem_name(kind)),
+        kind => Filesystem::Named(kind.to_string()),
     };
     Ok(Destination {
         path: path.to_path_buf(),
@@ -121,26 +121,6 @@ fn destination(probe: &Probe, path: &Path, role: Role) -> anyhow::Result<Destina
 
 /// The numbers are those of statfs(2).
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
-
-fn filesystem_name(kind: FsKind) -> String {
-    let name = match kind {
-        FsKind::Ext => "ext4",
-        FsKind::Xfs => "xfs",
-        FsKind::Btrfs => "btrfs",
-        FsKind::Overlay => "overlay",
-        // Those that models are likely to be put on.
-        FsKind::Other(0x6969) => "nfs",
-        FsKind::Other(0x6573_5546) => "fuse",
-        FsKind::Other(0x2fc1_2fc1) => "zfs",
-        FsKind::Other(0x0102_1997) => "9p",
-        FsKind::Other(0x00c3_6400) => "ceph",
-        FsKind::Other(0x0bd0_0bd0) => "lustre",
-        FsKind::Other(0x8584_58f6) => "ramfs",
-        FsKind::Other(magic) => return format!("unknown file system {magic:#x}"),
-        _ => "unknown file system",
-    };
-    name.to_owned()
-}
 
 fn peer(socket: &Path) -> Peer {
     let reason = UnixStream::connect(socket).err().map(|error| match error.kind() {

@@ -20,11 +20,11 @@ pub(super) fn open(args: &TransportArgs) -> anyhow::Result<Transports> {
         Transport::Tcp => TransportMode::Tcp,
         Transport::Rdma => TransportMode::Rdma,
     };
-    if mode == TransportMode::Tcp && !args.rdma_device.is_empty() {
+    if mode == TransportMode::Tcp && !args.devices.rdma_device.is_empty() {
         let message = "`--rdma-device` names devices that `--transport tcp` does not open";
         return Err(Refusal::usage(message).hint("leave one of them out").into());
     }
-    let devices = args.rdma_device.clone();
+    let devices = args.devices.rdma_device.clone();
     let pinned_bytes_max = args.pinned_max.map_or_else(pinned_default, |size| size.0);
     Ok(Transports::open(TransportOptions { mode, devices, pinned_bytes_max })?)
 }

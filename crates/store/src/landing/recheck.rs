@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use memory::{Lease, NotLeased};
 use modelpack::{
-    layout::{PieceIndex, PieceSpan},
+    layout::{BlobPiece, PieceIndex, PieceSpan},
     piece_tree::{Anchored, Landed, PieceTree, piece_value},
 };
 
-use super::{Landing, SlotState, direct::range_of, unpoison};
+use super::{Landing, SlotState, State, direct::range_of, unpoison};
 use crate::error::StoreError;
 
 impl Landing {
@@ -20,22 +20,10 @@ impl Landing {
         tree: &PieceTree<Anchored>,
         buf: &mut [u8],
     ) -> Result<bool, StoreError> {
-        let span = self.layout.span(piece);
-        // Nobody maps the blob meanwhile.
-        let slot = unpoison(self.slot(span.blob).state.read());
-        let Some(held) = self.hold_still(&slot, piece, span) else { return Ok(false) };
-        if !self.read_if_there(&slot, piece, buf)? {
-            return Ok(false);
-        }
-        let is_good = tree.verify(Landed::new(span.in_blob, &*buf)).is_ok();
-        let mut state = self.state();
-        if is_good {
+        let is_admitted = |at, bytes: &[u8]| tree.verify(Landed::new(at, bytes)).is_ok();
+        self.recheck_by(piece, buf, is_admitted, |state| {
             state.verified.insert(piece);
-            held.seal();
-        } else {
-            state.claims.withdraw(piece);
-        }
-        Ok(is_good)
+        })
     }
 
     /// Hashes a landed piece again; says whether it is still what the journal says. If so `buf` holds its bytes, to be
@@ -46,6 +34,16 @@ impl Landing {
         value: &[u8; 32],
         buf: &mut [u8],
     ) -> Result<bool, StoreError> {
+        self.recheck_by(piece, buf, |at, bytes| piece_value(at, bytes) == *value, |_| {})
+    }
+
+    fn recheck_by(
+        &self,
+        piece: PieceIndex,
+        buf: &mut [u8],
+        is_good: impl FnOnce(BlobPiece, &[u8]) -> bool,
+        note: impl FnOnce(&mut State),
+    ) -> Result<bool, StoreError> {
         let span = self.layout.span(piece);
         // Nobody maps the blob meanwhile.
         let slot = unpoison(self.slot(span.blob).state.read());
@@ -53,13 +51,15 @@ impl Landing {
         if !self.read_if_there(&slot, piece, buf)? {
             return Ok(false);
         }
-        let is_same = piece_value(span.in_blob, buf) == *value;
-        if is_same {
+        let is_good = is_good(span.in_blob, buf);
+        let mut state = self.state();
+        if is_good {
+            note(&mut state);
             held.seal();
         } else {
-            self.state().claims.withdraw(piece);
+            state.claims.withdraw(piece);
         }
-        Ok(is_same)
+        Ok(is_good)
     }
 
     /// Sees to it that nobody writes the piece. `None` if somebody does: then its claim is void.

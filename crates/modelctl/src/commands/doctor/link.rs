@@ -19,7 +19,7 @@ pub(super) fn link(args: &PeerTestArgs) -> anyhow::Result<Option<Link>> {
     let options = LinkTestOptions {
         address: address.clone(),
         security: PeerSecurity { control, data },
-        devices: args.rdma_device.clone(),
+        devices: args.devices.rdma_device.clone(),
     };
     let report = access::runtime()?.block_on(link_test(options));
     Ok(Some(of(address, report)))
