@@ -84,7 +84,7 @@ mod tests {
             () = tokio::task::yield_now() => {}
             _ = wait(50_000) => panic!("not yet"),
         }
-        let all = async { tokio::join!(wait(700), wait(300), wait(300), wait(0)) };
-        assert_eq!(timeout(Duration::from_secs(30), all).await, Ok((700, 300, 300, 0)));
+        let all = async { tokio::join!(wait(20_000), wait(9_000), wait(9_000), wait(0)) };
+        assert_eq!(timeout(Duration::from_secs(30), all).await, Ok((20_000, 9_000, 9_000, 0)));
     }
 }
