@@ -1,11 +1,17 @@
 //! A whole fleet in one thread on a virtual clock, driving the production planner and swarms.
 //!
-//! Owns: the network model, the queue of events, faults. Does not own any decision about pieces or sources.
+//! Owns: the network model, the queue of events, faults, the cases that are measured. Does not own any decision about
+//! pieces or sources.
 //!
-//! The model: a sender's card carries one piece after another, round robin over the reads asked of it; a receiver's
-//! card does the same with what arrives; control messages take a fixed latency. That is fair sharing at the grain of
-//! a piece, and work-conserving.
+//! The model: full-duplex cards and rack uplinks that flows share max-min fairly (`network`), control messages of a
+//! fixed latency, announcements in batches as the product sends them. Pieces are of the product's size. A case with
+//! fewer pieces than its artifact has is that artifact with bytes and rates divided by the same number: time is not.
 
+mod network;
+mod options;
+mod queue;
+pub mod sweep;
 mod world;
 
-pub use world::{Fault, Options, Report, run};
+pub use options::{Busy, Fault, Options, Report};
+pub use world::run;

@@ -18,7 +18,7 @@ const PIECES: u32 = 512;
 const HALF: Duration = Duration::from_millis(250);
 
 fn fleet(nodes: usize, faults: Vec<Fault>) -> Options {
-    Options { nodes, pieces: PIECES, rate: RATE, seed: 1, faults }
+    Options { faults, ..Options::new(nodes, PIECES, RATE) }
 }
 
 fn copies(report: &Report, options: &Options) -> f64 {
@@ -69,7 +69,8 @@ fn clean_fleets_finish_near_the_bound_and_read_the_origin_once() {
 fn a_small_artifact_on_slow_cards_is_near_the_bound_too() {
     for seed in 1..=3 {
         for nodes in [4, 8, 16] {
-            let options = Options { pieces: 256, rate: 24 << 20, seed, ..fleet(nodes, vec![]) };
+            let options =
+                Options { pieces: 256, rate: 24 << 20, origin_rate: 24 << 20, seed, ..fleet(nodes, vec![]) };
             let (report, ratio) = check("small and slow", &options, &[]);
             assert!(copies(&report, &options) <= 1.02, "N={nodes}: {}", copies(&report, &options));
             assert!(ratio <= 1.12, "N={nodes}: {ratio}");
@@ -141,7 +142,8 @@ fn a_slow_peer_does_not_hold_the_others() {
 #[test]
 fn a_straggler_reads_nothing_for_others_any_more() {
     // Some eight seconds, as a pull of a small model is.
-    let clean = Options { pieces: 1024, rate: RATE / 8, ..fleet(8, vec![Fault::NoRates]) };
+    let clean =
+        Options { pieces: 1024, rate: RATE / 8, origin_rate: RATE / 8, ..fleet(8, vec![Fault::NoRates]) };
     let last = |report: &Report| {
         let others = report.done.iter().enumerate().filter(|(node, _)| *node != 2);
         others.filter_map(|(_, done)| *done).max().unwrap().as_secs_f64()
@@ -230,6 +232,6 @@ fn random_faults_never_keep_a_healthy_node_from_finishing() {
             }
         }
         println!("seed {seed}: {faults:?}");
-        check("random", &Options { nodes, pieces: 64, rate: RATE, seed, faults }, &dead);
+        check("random", &Options { seed, faults, ..Options::new(nodes, 64, RATE) }, &dead);
     }
 }

@@ -1,0 +1,307 @@
+//! The network: cards and rack uplinks as stations, pairs of nodes as flows through them, shared max-min fairly.
+//!
+//! Owns: when a piece has crossed. Does not own: who asks for what, and what a message costs (`world`).
+//!
+//! A piece crosses as a few quanta. Each station serves the flows that wait at it round robin, a quantum at a time, and
+//! a flow has at most [`WINDOW`] quanta at each station after its first: who is held up further on leaves the card to
+//! the others. Round robin with such windows gives max-min fair rates (Hahne 1991), is work-conserving, and costs two
+//! events a quantum, however many flows there are; a test compares it with progressive filling.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use modelpack::layout::{PIECE_BYTES, PieceIndex, Run};
+use swarm::ReadId;
+
+use crate::queue::{Queue, nanos};
+
+/// Quanta of one flow at a station, at most, but for its first: one that is served, one that waits, and one so that
+/// another station's rounding never leaves it without.
+const WINDOW: u32 = 3;
+
+/// How often a flow that carries bytes of an unfinished piece says so.
+const PROGRESS: Duration = Duration::from_millis(100);
+
+/// Stations on the longest way: card, rack, rack, card, disk.
+const HOPS_MAX: usize = 5;
+
+/// One quantum is through a station.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Served(u32);
+
+/// A resource that flows share.
+#[derive(Debug)]
+struct Station {
+    quantum: u64,
+    waiting: VecDeque<(u32, u8)>,
+    serving: Option<(u32, u8, u32)>,
+    busy: u64,
+}
+
+/// What one read still has to send.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    read: ReadId,
+    run: Run,
+}
+
+/// Everything that one node sends another.
+#[derive(Debug)]
+struct Flow {
+    from: u32,
+    to: u32,
+    path: [u32; HOPS_MAX],
+    hops: u8,
+    queued: [u32; HOPS_MAX],
+    is_waiting: [bool; HOPS_MAX],
+    /// Grows when everything on the way is dropped.
+    generation: u32,
+    jobs: VecDeque<Job>,
+    /// Quanta of the first piece that have arrived.
+    arrived: u32,
+    /// When it last said that bytes came.
+    said: Duration,
+}
+
+/// A piece that has crossed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crossed {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) read: ReadId,
+    pub(crate) piece: PieceIndex,
+    /// Nothing of the read is left to send.
+    pub(crate) is_last: bool,
+}
+
+/// What became of a quantum.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arrival {
+    /// Nothing yet.
+    None,
+    /// Bytes of an unfinished piece came from one node to another.
+    Bytes(u32, u32),
+    /// A piece has crossed.
+    Piece(Crossed),
+}
+
+/// All stations and flows.
+#[derive(Debug)]
+pub(crate) struct Network {
+    quanta: u32,
+    stations: Vec<Station>,
+    flows: Vec<Flow>,
+    by_pair: BTreeMap<(u32, u32), u32>,
+}
+
+impl Network {
+    /// A network in which each piece crosses as so many quanta.
+    pub(crate) fn new(quanta: u32) -> Self {
+        Self { quanta, stations: Vec::new(), flows: Vec::new(), by_pair: BTreeMap::new() }
+    }
+
+    /// Adds a resource of so many bytes per second; gives its number.
+    pub(crate) fn add_station(&mut self, rate: u64) -> u32 {
+        let quantum = PIECE_BYTES.saturating_mul(1_000_000_000) / (rate.max(1) * u64::from(self.quanta));
+        let station = Station { quantum: quantum.max(1), waiting: VecDeque::new(), serving: None, busy: 0 };
+        self.stations.push(station);
+        u32::try_from(self.stations.len() - 1).expect("few stations")
+    }
+
+    /// How long a station has been busy in all, what it is serving now included.
+    pub(crate) fn busy(&self, station: u32) -> Duration {
+        Duration::from_nanos(self.stations[station as usize].busy)
+    }
+
+    /// Puts a read behind what the pair has to send; `path` is the way if they never had any.
+    pub(crate) fn send<T>(
+        &mut self,
+        queue: &mut Queue<T>,
+        (from, to): (u32, u32),
+        path: &[u32],
+        (read, run): (ReadId, Run),
+    ) where
+        Served: Into<T>,
+    {
+        let flow = match self.by_pair.get(&(from, to)) {
+            Some(flow) => *flow,
+            None => self.add_flow((from, to), path),
+        };
+        let state = &mut self.flows[flow as usize];
+        state.jobs.push_back(Job { read, run });
+        state.queued[0] += run.len() * self.quanta;
+        self.wake(queue, flow, 0);
+    }
+
+    fn add_flow(&mut self, (from, to): (u32, u32), path: &[u32]) -> u32 {
+        let number = u32::try_from(self.flows.len()).expect("few flows");
+        let mut hops = [0; HOPS_MAX];
+        hops[..path.len()].copy_from_slice(path);
+        self.flows.push(Flow {
+            from,
+            to,
+            path: hops,
+            hops: u8::try_from(path.len()).expect("few hops"),
+            queued: [0; HOPS_MAX],
+            is_waiting: [false; HOPS_MAX],
+            generation: 0,
+            jobs: VecDeque::new(),
+            arrived: 0,
+            said: Duration::ZERO,
+        });
+        self.by_pair.insert((from, to), number);
+        number
+    }
+
+    /// Drops everything that a pair has on its way; gives the reads that it was for.
+    pub(crate) fn cut(&mut self, from: u32, to: u32) -> Vec<ReadId> {
+        let Some(flow) = self.by_pair.get(&(from, to)) else { return Vec::new() };
+        let flow = &mut self.flows[*flow as usize];
+        flow.generation += 1;
+        flow.queued = [0; HOPS_MAX];
+        flow.arrived = 0;
+        flow.jobs.drain(..).map(|job| job.read).collect()
+    }
+
+    /// Whoever sends to, or gets from, this node.
+    pub(crate) fn pairs_of(&self, node: u32) -> Vec<(u32, u32)> {
+        self.by_pair.keys().filter(|(from, to)| *from == node || *to == node).copied().collect()
+    }
+
+    /// Sends of a read only what has begun; says whether nothing had.
+    pub(crate) fn cancel(&mut self, from: u32, to: u32, read: ReadId) -> bool {
+        let Some(flow) = self.by_pair.get(&(from, to)) else { return false };
+        let flow = &mut self.flows[*flow as usize];
+        let all: u32 = flow.jobs.iter().map(|job| job.run.len()).sum();
+        // What has left the first station, or is in service there, cannot be called back.
+        let serving = self.stations[flow.path[0] as usize].serving;
+        let is_serving = serving.is_some_and(|(of, hop, generation)| {
+            hop == 0
+                && generation == flow.generation
+                && self.by_pair.get(&(from, to)).is_some_and(|at| *at == of)
+        });
+        let unsent = flow.queued[0].saturating_sub(u32::from(is_serving));
+        let mut begun = all - unsent / self.quanta;
+        let mut is_dropped = false;
+        for at in 0..flow.jobs.len() {
+            let job = &mut flow.jobs[at];
+            let kept = begun.min(job.run.len());
+            begun -= kept;
+            if job.read == read {
+                flow.queued[0] -= (job.run.len() - kept) * self.quanta;
+                job.run.end.0 = job.run.start.0 + kept;
+                is_dropped = kept == 0;
+            }
+        }
+        flow.jobs.retain(|job| !job.run.is_empty());
+        is_dropped
+    }
+
+    /// Takes note that a station has served a quantum.
+    pub(crate) fn served<T>(&mut self, queue: &mut Queue<T>, Served(station): Served) -> Arrival
+    where
+        Served: Into<T>,
+    {
+        let Some((flow, hop, generation)) = self.stations[station as usize].serving.take() else {
+            return Arrival::None;
+        };
+        let state = &mut self.flows[flow as usize];
+        let mut arrival = Arrival::None;
+        if state.generation == generation {
+            let at = usize::from(hop);
+            state.queued[at] -= 1;
+            if hop + 1 < state.hops {
+                state.queued[at + 1] += 1;
+                self.wake(queue, flow, hop + 1);
+            } else {
+                arrival = arrive(state, self.quanta, queue.now());
+            }
+            if hop > 0 {
+                self.wake(queue, flow, hop - 1);
+            }
+        }
+        self.wake(queue, flow, hop);
+        self.start(queue, station);
+        arrival
+    }
+
+    fn may_go(&self, flow: u32, hop: u8) -> bool {
+        let flow = &self.flows[flow as usize];
+        let at = usize::from(hop);
+        flow.queued[at] > 0 && (hop + 1 == flow.hops || flow.queued[at + 1] < WINDOW)
+    }
+
+    /// Lets a flow wait for a station, if it has something that may go on.
+    fn wake<T>(&mut self, queue: &mut Queue<T>, flow: u32, hop: u8)
+    where
+        Served: Into<T>,
+    {
+        let at = usize::from(hop);
+        if self.flows[flow as usize].is_waiting[at] || !self.may_go(flow, hop) {
+            return;
+        }
+        let station = self.flows[flow as usize].path[at];
+        let is_served = self.stations[station as usize].serving.is_some_and(|(of, _, _)| of == flow);
+        if is_served {
+            // It comes back when that is done.
+            return;
+        }
+        self.flows[flow as usize].is_waiting[at] = true;
+        self.stations[station as usize].waiting.push_back((flow, hop));
+        self.start(queue, station);
+    }
+
+    fn start<T>(&mut self, queue: &mut Queue<T>, station: u32)
+    where
+        Served: Into<T>,
+    {
+        while self.stations[station as usize].serving.is_none() {
+            let Some((flow, hop)) = self.stations[station as usize].waiting.pop_front() else { return };
+            self.flows[flow as usize].is_waiting[usize::from(hop)] = false;
+            if self.may_go(flow, hop) {
+                let generation = self.flows[flow as usize].generation;
+                let state = &mut self.stations[station as usize];
+                state.serving = Some((flow, hop, generation));
+                state.busy += state.quantum;
+                queue.after(state.quantum, Served(station).into());
+            }
+        }
+    }
+
+    /// Makes a station faster or slower from its next quantum on.
+    pub(crate) fn set_rate(&mut self, station: u32, rate: u64) {
+        let quantum = nanos(Duration::from_secs_f64(piece_seconds(rate) / f64::from(self.quanta)));
+        self.stations[station as usize].quantum = quantum.max(1);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a piece is far below 2^53 bytes, and so is a rate")]
+fn piece_seconds(rate: u64) -> f64 {
+    PIECE_BYTES as f64 / rate.max(1) as f64
+}
+
+/// One quantum of the first piece has come.
+fn arrive(flow: &mut Flow, quanta: u32, now: Duration) -> Arrival {
+    flow.arrived += 1;
+    if flow.arrived < quanta {
+        if now < flow.said + PROGRESS {
+            return Arrival::None;
+        }
+        flow.said = now;
+        return Arrival::Bytes(flow.from, flow.to);
+    }
+    flow.said = now;
+    flow.arrived = 0;
+    let Some(job) = flow.jobs.front_mut() else { return Arrival::None };
+    let piece = job.run.start;
+    job.run.start.0 += 1;
+    let crossed =
+        Crossed { from: flow.from, to: flow.to, read: job.read, piece, is_last: job.run.is_empty() };
+    if crossed.is_last {
+        flow.jobs.pop_front();
+    }
+    Arrival::Piece(crossed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! What is simulated, and what came of it, as data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use planner::Standing;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Node `node` dies at `at`.
+    Kill {
+        /// Its number.
+        node: usize,
+        /// When.
+        at: Duration,
+    },
+    /// The scheduler dies; peers notice.
+    SchedulerGone {
+        /// When.
+        at: Duration,
+    },
+    /// The scheduler dies and another one takes over: peers come to it one after another.
+    TakeOver {
+        /// When the first dies.
+        at: Duration,
+        /// How long there is none.
+        after: Duration,
+    },
+    /// Node `node` serves wrong bytes from the start.
+    Corrupt {
+        /// Its number.
+        node: usize,
+    },
+    /// Node `node` has a card that is `factor` times slower, and says so.
+    Slow {
+        /// Its number.
+        node: usize,
+        /// How many times.
+        factor: u32,
+    },
+    /// Node `node` has a card that is `factor` times slower than it says.
+    Lame {
+        /// Its number.
+        node: usize,
+        /// How many times.
+        factor: u32,
+    },
+    /// Node `node` joins at `at` only.
+    Late {
+        /// Its number.
+        node: usize,
+        /// When.
+        at: Duration,
+    },
+    /// Node `node` is a seed that has everything.
+    Seed {
+        /// Its number.
+        node: usize,
+    },
+    /// Node `node` has everything, and takes reads that it never answers.
+    Silent {
+        /// Its number.
+        node: usize,
+    },
+    /// No node can read the origin.
+    NoOrigin,
+    /// No node says what its card does.
+    NoRates,
+}
+
+/// A scenario.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Pieces of the artifact, one blob.
+    pub pieces: u32,
+    /// Bytes per second of each card, in each direction.
+    pub rate: u64,
+    /// Bytes per second of the origin.
+    pub origin_rate: u64,
+    /// In how many parts a piece crosses the network: more are nearer to a fluid, and slower to simulate.
+    pub quanta: u32,
+    /// What makes the run its own.
+    pub seed: u64,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+impl Options {
+    /// A healthy fleet.
+    pub fn new(nodes: usize, pieces: u32, rate: u64) -> Self {
+        Self { nodes, pieces, rate, origin_rate: rate, quanta: 4, seed: 1, faults: Vec::new() }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// When each node was complete.
+    pub done: Vec<Option<Duration>>,
+    /// Nodes that said they failed.
+    pub failed: Vec<usize>,
+    /// Payload bytes that the origin sent.
+    pub origin_bytes: u64,
+    /// Payload bytes that seeds sent.
+    pub seed_bytes: u64,
+    /// Pieces each node received, duplicates included.
+    pub received: Vec<u64>,
+    /// Nodes that were blamed.
+    pub blamed: BTreeSet<usize>,
+    /// What the scheduler trusts nodes with, where that has changed.
+    pub standings: BTreeMap<usize, Standing>,
+    /// How busy things were, from time to time.
+    pub busy: Vec<Busy>,
+    /// A fold over every event, to compare two runs.
+    pub event_hash: u64,
+    /// Events handled.
+    pub events: u64,
+}
+
+/// How busy cards were since the last such line, as shares of all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Busy {
+    /// When.
+    pub at: Duration,
+    /// The origin's sending.
+    pub origin: f64,
+    /// All nodes' sending.
+    pub up: f64,
+    /// All nodes' receiving.
+    pub down: f64,
+}

@@ -1,0 +1,218 @@
+//! The cases that are measured: which fleet, what goes wrong in it, and what it is compared with.
+//!
+//! Owns: the cases, their bounds, the figures of a run. Does not own: how a run goes (`world`), how figures are shown.
+
+use std::time::Duration;
+
+use modelpack::layout::PIECE_BYTES;
+use planner::bound::{Bound, Rates, discrete_optimum};
+
+use crate::options::{Fault, Options, Report};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Nothing goes wrong.
+    Clean,
+    /// A tenth of the peers have a tenth of the rate, in both directions, and do not say so.
+    Slow,
+    /// A tenth of the peers die at half time.
+    Kill,
+    /// The origin has four times the rate of a card.
+    OriginFast,
+    /// The origin has half the rate of a card.
+    OriginSlow,
+    /// One peer comes at half time.
+    Late,
+    /// There is no scheduler from 20 % to 80 % of the time.
+    SchedulerDown,
+    /// Cards of the whole, half and quarter of the rate, a third of the peers each.
+    Heterogeneous,
+}
+
+impl Case {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Clean,
+        Self::Slow,
+        Self::Kill,
+        Self::OriginFast,
+        Self::OriginSlow,
+        Self::Late,
+        Self::SchedulerDown,
+        Self::Heterogeneous,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Slow => "slow",
+            Self::Kill => "kill",
+            Self::OriginFast => "origin-fast",
+            Self::OriginSlow => "origin-slow",
+            Self::Late => "late",
+            Self::SchedulerDown => "scheduler-down",
+            Self::Heterogeneous => "heterogeneous",
+        }
+    }
+}
+
+/// What is swept.
+#[derive(Clone, Copy, Debug)]
+pub struct Sweep {
+    /// What is measured.
+    pub case: Case,
+    /// How many peers.
+    pub peers: u32,
+    /// Bytes of the artifact.
+    pub bytes: u64,
+    /// Bytes per second of a card, in each direction.
+    pub rate: u64,
+    /// Pieces that the artifact is cut into.
+    pub pieces: u32,
+    /// In how many parts a piece crosses the network.
+    pub quanta: u32,
+}
+
+/// The figures of one run.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The time of each healthy peer, as a multiple of its own bound; infinite for those that never finished.
+    pub ratios: Vec<f64>,
+    /// The same of the peer that came late, if one did; it is not among `ratios`.
+    pub late: Option<f64>,
+    /// Copies of the artifact that left the origin.
+    pub origin_copies: f64,
+    /// When the last healthy peer was done.
+    pub last: Duration,
+}
+
+impl Figures {
+    /// The ratio of the last healthy peer, or of the one that came late if that is worse.
+    pub fn worst(&self) -> f64 {
+        self.ratios.iter().copied().chain(self.late).fold(0.0, f64::max)
+    }
+}
+
+/// The share of peers that are slow, or die.
+const FEW: u32 = 10;
+
+impl Sweep {
+    /// Bytes of one piece of the artifact.
+    pub fn piece_bytes(&self) -> u64 {
+        self.bytes.div_ceil(u64::from(self.pieces.max(1)))
+    }
+
+    /// The fluid bound of a clean run, and the discrete optimum.
+    pub fn yardsticks(&self) -> (Duration, Duration) {
+        let rate = as_f64(self.rate);
+        let rates = vec![Rates { up: rate, down: rate }; self.peers as usize];
+        let bound = Bound::new(self.bytes, Some(self.origin_rate()), &rates).time();
+        (bound, discrete_optimum(self.pieces, self.peers, self.piece_bytes(), rate))
+    }
+
+    fn origin_rate(&self) -> f64 {
+        let rate = as_f64(self.rate);
+        match self.case {
+            Case::OriginFast => rate * 4.0,
+            Case::OriginSlow => rate / 2.0,
+            _ => rate,
+        }
+    }
+
+    /// The rate of a card relative to the fastest, as a divisor.
+    fn divisor(&self, peer: u32) -> u32 {
+        match self.case {
+            Case::Slow if self.is_one_of_few(peer) => 10,
+            Case::Heterogeneous => 1 << (peer % 3),
+            _ => 1,
+        }
+    }
+
+    fn is_one_of_few(&self, peer: u32) -> bool {
+        // Where there are less than ten, one is.
+        peer % FEW == FEW / 2 || self.peers <= FEW / 2 && peer == 0
+    }
+
+    fn is_healthy(&self, peer: u32) -> bool {
+        !matches!(self.case, Case::Slow | Case::Kill) || !self.is_one_of_few(peer)
+    }
+
+    /// The run of one seed: bytes and rates are those of the sweep, divided so that pieces are of the product's size.
+    pub fn options(&self, seed: u64) -> Options {
+        let shrink = as_f64(self.piece_bytes()) / as_f64(PIECE_BYTES);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rates are positive and small"
+        )]
+        let scaled = |rate: f64| (rate / shrink) as u64;
+        let mut options = Options {
+            origin_rate: scaled(self.origin_rate()),
+            quanta: self.quanta,
+            seed,
+            ..Options::new(self.peers as usize, self.pieces, scaled(as_f64(self.rate)))
+        };
+        let (bound, _) = self.yardsticks();
+        for peer in 0..self.peers {
+            let (node, factor) = (peer as usize, self.divisor(peer));
+            match self.case {
+                Case::Slow if factor > 1 => options.faults.push(Fault::Lame { node, factor }),
+                Case::Kill if !self.is_healthy(peer) => {
+                    options.faults.push(Fault::Kill { node, at: bound / 2 });
+                }
+                _ if factor > 1 => options.faults.push(Fault::Slow { node, factor }),
+                _ => {}
+            }
+        }
+        if self.case == Case::Late {
+            options.faults.push(Fault::Late { node: self.peers as usize - 1, at: bound / 2 });
+        }
+        if self.case == Case::SchedulerDown {
+            options.faults.push(Fault::TakeOver { at: bound / 5, after: bound * 3 / 5 });
+        }
+        options
+    }
+
+    /// What a peer is compared with: the bound on giving everything to all healthy ones with a card as fast as its own,
+    /// while all others only help.
+    fn bound_of(&self, peer: u32) -> Duration {
+        let rates = |peer: u32| {
+            let rate = as_f64(self.rate) / f64::from(self.divisor(peer));
+            Rates { up: rate, down: rate }
+        };
+        let own = self.divisor(peer);
+        let (same, others): (Vec<u32>, Vec<u32>) =
+            (0..self.peers).partition(|other| self.is_healthy(*other) && self.divisor(*other) <= own);
+        let of = |peers: Vec<u32>| -> Vec<Rates> { peers.into_iter().map(rates).collect() };
+        Bound::with_helpers(self.bytes, Some(self.origin_rate()), &of(same), &of(others)).time()
+    }
+
+    /// What came of a run.
+    pub fn figures(&self, report: &Report) -> Figures {
+        let (late, from) = match self.case {
+            Case::Late => (Some(self.peers - 1), self.yardsticks().0 / 2),
+            _ => (None, Duration::ZERO),
+        };
+        let mut bounds = std::collections::BTreeMap::new();
+        let mut ratio = |peer: u32, from: Duration| {
+            let bound = *bounds.entry(self.divisor(peer)).or_insert_with(|| self.bound_of(peer));
+            let time = report.done[peer as usize].map(|done| done.saturating_sub(from));
+            time.map_or(f64::INFINITY, |time| time.as_secs_f64() / bound.as_secs_f64())
+        };
+        let healthy: Vec<u32> =
+            (0..self.peers).filter(|peer| self.is_healthy(*peer) && Some(*peer) != late).collect();
+        Figures {
+            ratios: healthy.iter().map(|peer| ratio(*peer, Duration::ZERO)).collect(),
+            late: late.map(|peer| ratio(peer, from)),
+            origin_copies: as_f64(report.origin_bytes) / as_f64(u64::from(self.pieces) * PIECE_BYTES),
+            last: healthy.iter().filter_map(|peer| report.done[*peer as usize]).max().unwrap_or_default(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes and rates are far below 2^53")]
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}

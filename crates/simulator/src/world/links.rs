@@ -1,0 +1,208 @@
+//! What swarms want done, and what comes of it: links, reads, announcements. Does not own faults.
+
+use std::time::Duration;
+
+use modelpack::layout::{PIECE_BYTES, Run};
+use planner::PeerId;
+use swarm::{Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
+
+use super::{ARTIFACT, Event, World, node_of};
+use crate::network::{Arrival, Crossed, Served};
+
+/// Until when a read that is never answered ends: as the grants of the product do.
+const GRANT_EXPIRY: Duration = Duration::from_secs(10);
+
+/// What is proved is said after this, or when it is so much, as the product does.
+const FLUSH_AFTER: Duration = Duration::from_micros(500);
+const FLUSH_PIECES: u32 = 64;
+
+/// Requests that one peer has at the origin at once, at most.
+const ORIGIN_LANES: u64 = 16;
+
+/// Reads that a link grants.
+const IN_FLIGHT_MAX: u32 = 16;
+
+impl World {
+    pub(super) fn input(&mut self, node: u32, input: Input) {
+        let now = self.queue.now();
+        let Some(swarm) = &mut self.nodes[node as usize].swarm else { return };
+        swarm.handle(now, input);
+        let mut outputs = std::mem::take(&mut self.outputs);
+        while let Some(output) = swarm.poll() {
+            outputs.push(output);
+        }
+        let wake = swarm.next_wake();
+        for output in outputs.drain(..) {
+            self.output(node, output);
+        }
+        self.outputs = outputs;
+        let set = &mut self.nodes[node as usize].wake;
+        if let Some(at) = wake
+            && set.is_none_or(|set| at < set || set <= now)
+        {
+            *set = Some(at);
+            self.queue.push(at, Event::Tick(node));
+        }
+    }
+
+    fn output(&mut self, node: u32, output: Output) {
+        let me = self.id_of(node);
+        match output {
+            Output::Connect { peer, .. } => self.connect(node, peer),
+            Output::Disconnect { peer } => self.disconnect(node, node_of(peer)),
+            Output::Read { read, source, run, .. } => {
+                self.fold([u64::from(node), read.0, u64::from(run.start.0) << 32 | u64::from(run.end.0)]);
+                let from = match source {
+                    Source::Origin => self.origin(),
+                    Source::Peer(peer) => node_of(peer),
+                };
+                self.reads.insert((node, read), from);
+                self.queue.later(Event::Asked(from, node, read, run));
+            }
+            Output::Cancel { read } => {
+                if let Some(from) = self.reads.get(&(node, read)).copied()
+                    && self.network.cancel(self.lane(from, read), node, read)
+                {
+                    self.later_input(node, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+                }
+            }
+            Output::Announce { run } => self.unsaid(node, run),
+            Output::Coming { epoch, runs } => {
+                // Children hear of pieces before they hear that these are no longer on their way.
+                self.flush(node);
+                for child in self.at(node).children.clone() {
+                    self.later_input(child, Input::Coming { peer: me, epoch, runs: runs.clone() });
+                }
+                self.at(node).coming = (epoch, runs);
+            }
+            Output::OriginLost => {}
+            Output::Blame { peer, piece } => {
+                self.report.blamed.insert(node_of(peer) as usize);
+                let (about, piece) = (peer, piece.0);
+                self.tell_planner(planner::Input::Complaint { peer: me, artifact: ARTIFACT, about, piece });
+            }
+            Output::Silent { peer } => {
+                self.tell_planner(planner::Input::Silence { peer: me, artifact: ARTIFACT, about: peer });
+            }
+            Output::Complete => {
+                self.flush(node);
+                self.report.done[node as usize] = Some(self.queue.now());
+                self.over += 1;
+            }
+            Output::Failed { .. } => {
+                self.report.failed.push(node as usize);
+                self.over += 1;
+            }
+        }
+    }
+
+    fn unsaid(&mut self, node: u32, run: Run) {
+        let unsaid = &mut self.at(node).unsaid;
+        let is_first = unsaid.is_empty();
+        match unsaid.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => unsaid.push(run),
+        }
+        if unsaid.iter().map(Run::len).sum::<u32>() >= FLUSH_PIECES {
+            self.flush(node);
+        } else if is_first {
+            self.queue.push(self.queue.now() + FLUSH_AFTER, Event::Flush(node));
+        }
+    }
+
+    pub(super) fn flush(&mut self, node: u32) {
+        let runs = std::mem::take(&mut self.at(node).unsaid);
+        if !runs.is_empty() {
+            self.queue.later(Event::Announced(node, runs.into_boxed_slice()));
+        }
+    }
+
+    pub(super) fn announced(&mut self, node: u32, runs: &[Run]) {
+        if !self.at(node).is_alive {
+            return;
+        }
+        let peer = self.id_of(node);
+        for child in self.at(node).children.clone() {
+            self.input(child, Input::Have { peer, runs: runs.to_vec() });
+        }
+        self.planner_input(planner::Input::Have { peer, artifact: ARTIFACT, runs: runs.to_vec() });
+    }
+
+    fn connect(&mut self, node: u32, peer: PeerId) {
+        let parent = node_of(peer);
+        let state = &self.nodes[parent as usize];
+        let Some(swarm) = state.swarm.as_ref().filter(|_| state.is_alive) else {
+            return self.later_input(node, Input::LinkDown { peer });
+        };
+        let (runs, (epoch, coming)) = (swarm.have().runs(), state.coming.clone());
+        let children = &mut self.at(parent).children;
+        if let Err(at) = children.binary_search(&node) {
+            children.insert(at, node);
+        }
+        self.later_input(node, Input::LinkUp { peer, in_flight_max: IN_FLIGHT_MAX });
+        self.later_input(node, Input::Have { peer, runs });
+        self.later_input(node, Input::Coming { peer, epoch, runs: coming });
+    }
+
+    fn disconnect(&mut self, node: u32, parent: u32) {
+        self.at(parent).children.retain(|child| *child != node);
+        for read in self.network.cut(parent, node) {
+            self.later_input(node, Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
+        }
+    }
+
+    /// Reads at the origin are requests of their own, each of which gets its share; those of a link follow one another.
+    fn lane(&self, from: u32, read: ReadId) -> u32 {
+        let lane = u32::try_from(read.0 % ORIGIN_LANES).unwrap_or(0);
+        if from == self.origin() { from + lane } else { from }
+    }
+
+    pub(super) fn asked(&mut self, from: u32, to: u32, (read, run): (ReadId, Run)) {
+        let source = &self.nodes[from as usize];
+        let is_link = from == self.origin() || source.children.binary_search(&to).is_ok();
+        if source.is_silent {
+            let ended = Input::ReadEnded { read, outcome: ReadOutcome::SourceGone };
+            self.queue.push(self.queue.now() + GRANT_EXPIRY, Event::Input(to, Box::new(ended)));
+        } else if source.is_alive && is_link {
+            let path = [source.card.0, self.nodes[to as usize].card.1];
+            let lane = self.lane(from, read);
+            self.network.send(&mut self.queue, (lane, to), &path, (read, run));
+        } else {
+            self.later_input(to, Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
+        }
+    }
+
+    pub(super) fn served(&mut self, served: Served) {
+        match self.network.served(&mut self.queue, served) {
+            Arrival::None => {}
+            Arrival::Bytes(from, to) if from >= self.origin() => self.fold([from.into(), to.into(), 0]),
+            Arrival::Bytes(from, to) => {
+                let peer = self.id_of(from);
+                self.input(to, Input::Progress { peer });
+            }
+            Arrival::Piece(crossed) => self.queue.later(Event::Crossed(crossed)),
+        }
+    }
+
+    pub(super) fn crossed(&mut self, crossed: Crossed) {
+        let Crossed { to, read, piece, is_last, .. } = crossed;
+        let from = crossed.from.min(self.origin());
+        if from == self.origin() {
+            self.report.origin_bytes += PIECE_BYTES;
+        } else if self.at(from).is_seed {
+            self.report.seed_bytes += PIECE_BYTES;
+        }
+        if self.at(to).swarm.is_none() {
+            return;
+        }
+        self.report.received[to as usize] += 1;
+        self.fold([from.into(), to.into(), piece.0.into()]);
+        let is_corrupt = self.at(from).is_corrupt;
+        let outcome = if is_corrupt { PieceOutcome::Bad } else { PieceOutcome::Good };
+        self.input(to, Input::Piece { read, piece, outcome });
+        if is_last {
+            self.reads.remove(&(to, read));
+            self.input(to, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+        }
+    }
+}
