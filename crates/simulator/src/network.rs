@@ -13,7 +13,7 @@ use std::time::Duration;
 use modelpack::layout::{PIECE_BYTES, PieceIndex, Run};
 use swarm::ReadId;
 
-use crate::queue::{Queue, nanos};
+use crate::queue::Queue;
 
 /// Quanta of one flow at a station, at most, but for its first: one that is served, one that waits, and one so that
 /// another station's rounding never leaves it without.
@@ -102,10 +102,14 @@ impl Network {
 
     /// Adds a resource of so many bytes per second; gives its number.
     pub(crate) fn add_station(&mut self, rate: u64) -> u32 {
-        let quantum = PIECE_BYTES.saturating_mul(1_000_000_000) / (rate.max(1) * u64::from(self.quanta));
-        let station = Station { quantum: quantum.max(1), waiting: VecDeque::new(), serving: None, busy: 0 };
-        self.stations.push(station);
+        let quantum = self.quantum_at(rate);
+        self.stations.push(Station { quantum, waiting: VecDeque::new(), serving: None, busy: 0 });
         u32::try_from(self.stations.len() - 1).expect("few stations")
+    }
+
+    /// How many nanoseconds a quantum takes at so many bytes per second.
+    fn quantum_at(&self, rate: u64) -> u64 {
+        (PIECE_BYTES.saturating_mul(1_000_000_000) / (rate.max(1) * u64::from(self.quanta))).max(1)
     }
 
     /// How long a station has been busy in all, what it is serving now included.
@@ -170,16 +174,12 @@ impl Network {
 
     /// Sends of a read only what has begun; says whether nothing had.
     pub(crate) fn cancel(&mut self, from: u32, to: u32, read: ReadId) -> bool {
-        let Some(flow) = self.by_pair.get(&(from, to)) else { return false };
-        let flow = &mut self.flows[*flow as usize];
+        let Some(number) = self.by_pair.get(&(from, to)) else { return false };
+        let flow = &mut self.flows[*number as usize];
         let all: u32 = flow.jobs.iter().map(|job| job.run.len()).sum();
         // What has left the first station, or is in service there, cannot be called back.
         let serving = self.stations[flow.path[0] as usize].serving;
-        let is_serving = serving.is_some_and(|(of, hop, generation)| {
-            hop == 0
-                && generation == flow.generation
-                && self.by_pair.get(&(from, to)).is_some_and(|at| *at == of)
-        });
+        let is_serving = serving == Some((*number, 0, flow.generation));
         let unsent = flow.queued[0].saturating_sub(u32::from(is_serving));
         let mut begun = all - unsent / self.quanta;
         let mut is_dropped = false;
@@ -270,14 +270,8 @@ impl Network {
 
     /// Makes a station faster or slower from its next quantum on.
     pub(crate) fn set_rate(&mut self, station: u32, rate: u64) {
-        let quantum = nanos(Duration::from_secs_f64(piece_seconds(rate) / f64::from(self.quanta)));
-        self.stations[station as usize].quantum = quantum.max(1);
+        self.stations[station as usize].quantum = self.quantum_at(rate);
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a piece is far below 2^53 bytes, and so is a rate")]
-fn piece_seconds(rate: u64) -> f64 {
-    PIECE_BYTES as f64 / rate.max(1) as f64
 }
 
 /// One quantum of the first piece has come.
