@@ -109,8 +109,10 @@ impl Swarm {
         let source = self.stripes.at(piece).source;
         let link = &self.links[&peer];
         if link.is_slow {
-            // The last choice, but a choice.
-            let has_other = self.links.values().any(|other| other.is_usable() && other.has.contains(piece));
+            // The last choice, but a choice. A seed is none: it is asked only by whoever is told to.
+            let others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
+            let has_other =
+                others.map(|(_, link)| link).any(|other| other.is_usable() && other.has.contains(piece));
             return pass == Pass::Anybody && !has_other;
         }
         if source == StripeSource::Parent(peer) {
@@ -237,7 +239,9 @@ impl Swarm {
         let is_with = |link: &Link| {
             if stripe.is_last_resort { link.has_for_sure(piece) } else { link.has_or_will(piece) }
         };
-        self.wanted.contains(piece) && self.may_read_origin(stripe) && !self.links.values().any(is_with)
+        // A seed is an origin too, which gives nothing of a stripe that is read here.
+        let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
+        self.wanted.contains(piece) && self.may_read_origin(stripe) && !others.any(|(_, link)| is_with(link))
     }
 
     fn post(&mut self, source: Source, run: Run) {
