@@ -11,7 +11,7 @@ use crate::io::ReadId;
 /// before it reports a failure, so this only keeps a broken origin from being asked in a tight loop.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Failed reads in a row after which the origin counts as down: 100 ms · (2^8 − 1) ≈ 25 s of waiting.
+/// Rounds of failed reads in a row after which the origin counts as down: 100 ms · (2^8 − 1) ≈ 25 s of waiting.
 const FAILURES_MAX: u32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,11 @@ impl Origin {
         *count
     }
 
+    /// A read failed. Those that were out beside it fail for the same reason, and count as one.
     pub(crate) fn failed(&mut self, now: Duration) {
+        if now < self.pause_until {
+            return;
+        }
         self.pause_until = now + PAUSE * 2_u32.pow(self.failures);
         self.failures += 1;
         if self.failures >= FAILURES_MAX {
