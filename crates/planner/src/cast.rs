@@ -21,6 +21,16 @@ impl Trust<'_> {
             && self.0.get(&source).is_none_or(|registered| !registered.accusers.contains(&reader))
     }
 
+    /// Those that may read from a holder, or can read by themselves; if there are none, all. Whoever accuses all holders
+    /// and cannot read the origin gets nothing that it could give on.
+    pub(crate) fn supplied(&self, serving: &[PeerId], holders: &[PeerId], reading: &[PeerId]) -> Vec<PeerId> {
+        let has_source = |peer: &PeerId| {
+            reading.contains(peer) || holders.iter().any(|holder| self.may_serve(*holder, *peer))
+        };
+        let supplied: Vec<PeerId> = serving.iter().copied().filter(has_source).collect();
+        if supplied.is_empty() { serving.to_vec() } else { supplied }
+    }
+
     /// Those in good standing; if there are none, those that are suspects.
     pub(crate) fn best(&self, candidates: &[PeerId]) -> Vec<PeerId> {
         let of =

@@ -325,7 +325,8 @@ impl SwarmState {
             readers = elected.into_iter().collect();
         }
         let serving = self.not_straggling(trust.best(&wanting));
-        let eligible = if holders.is_empty() { readers } else { serving.clone() };
+        let supplied = trust.supplied(&serving, &holders, &reading);
+        let eligible = if holders.is_empty() { readers } else { supplied };
         let seeds = of(&|member| member.is_seed);
         Cast { trust, wanting, unaware, serving, holders, seeds, eligible: eligible.into_iter().collect() }
     }
