@@ -9,6 +9,7 @@ use modelpack::{
     layout::{PieceIndex, Run},
     piece_map::PieceMap,
 };
+use planner::StripeSet;
 use tokio::{sync::watch, time::Instant};
 
 use crate::alarm;
@@ -16,6 +17,9 @@ use crate::alarm;
 /// Least time between two batches to one subscriber. News that come later than that go out at once; faster ones are
 /// worth one message. Below the 1 ms that a piece takes at 10 Gbit/s.
 const BATCH_INTERVAL: Duration = Duration::from_micros(500);
+
+/// The same where the subscriber is interested in none of the news: it looks at them to see how far others are.
+const IDLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// As many new pieces are sent without waiting.
 const BATCH_PIECES: usize = 64;
@@ -43,6 +47,15 @@ pub(crate) struct Coming {
     pub(crate) epoch: u64,
     /// The pieces, ascending and apart.
     pub(crate) runs: Vec<Run>,
+}
+
+impl Coming {
+    /// The runs that are new or gone; `None` where another plan makes news of all.
+    fn changes_from<'a>(&'a self, before: &'a Self) -> Option<impl Iterator<Item = &'a Run>> {
+        let new = self.runs.iter().filter(|run| !before.runs.contains(run));
+        let gone = before.runs.iter().filter(|run| !self.runs.contains(run));
+        (self.epoch == before.epoch).then(|| new.chain(gone))
+    }
 }
 
 /// What a subscriber is told at a time.
@@ -117,7 +130,13 @@ impl HaveFeed {
 
     /// A subscriber, which is first told everything.
     pub(crate) fn subscribe(&self) -> HaveNews {
-        HaveNews { state: self.0.subscribe(), read: None, last_batch: None }
+        HaveNews {
+            state: self.0.subscribe(),
+            read: None,
+            told: Coming::default(),
+            interest: None,
+            last_batch: None,
+        }
     }
 }
 
@@ -139,10 +158,31 @@ pub(crate) struct HaveNews {
     state: watch::Receiver<State>,
     /// How much of the news was told, and which change of what is coming; `None` before everything was told once.
     read: Option<(usize, u64)>,
+    /// What it was told is coming.
+    told: Coming,
+    /// Of what it wants to hear at once; of everything, unless it said so.
+    interest: Option<StripeSet>,
     last_batch: Option<Instant>,
 }
 
+/// What has not been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fresh {
+    /// Everything.
+    All,
+    Nothing,
+    /// Only what may wait.
+    Idle,
+    /// So many pieces, up to [`BATCH_PIECES`].
+    Some(usize),
+}
+
 impl HaveNews {
+    /// Of these stripes the subscriber hears at once from now on; of others when it is convenient.
+    pub(crate) fn interest(&mut self, stripes: StripeSet) {
+        self.interest = Some(stripes);
+    }
+
     /// The next batch: first everything, be it nothing, then what is new. A piece is readable in the batch, or an
     /// earlier one, that says that it is no longer coming.
     ///
@@ -150,34 +190,51 @@ impl HaveNews {
     pub(crate) async fn next(&mut self) -> Result<Batch, Closed> {
         loop {
             let fresh = self.fresh()?;
-            match self.last_batch.map(|last| last + BATCH_INTERVAL) {
-                _ if fresh == Some(0) => {
+            let interval = if fresh == Fresh::Idle { IDLE_INTERVAL } else { BATCH_INTERVAL };
+            let next = self.last_batch.map(|last| last + interval).filter(|next| Instant::now() < *next);
+            match (fresh, next) {
+                (Fresh::Nothing, _) => {
                     if self.state.changed().await.is_err() {
                         return Err(Closed("the artifact is no longer served".to_owned()));
                     }
                 }
-                Some(next) if fresh.is_some_and(|count| count < BATCH_PIECES) && Instant::now() < next => {
+                (Fresh::Idle | Fresh::Some(..BATCH_PIECES), Some(next)) => {
                     tokio::select! {
                         () = alarm::at(next) => return Ok(self.take()),
                         // An error is met again where nothing is fresh.
                         _ = self.state.changed() => {}
                     }
                 }
-                _ => return Ok(self.take()),
+                (Fresh::All | Fresh::Idle | Fresh::Some(_), _) => return Ok(self.take()),
             }
         }
     }
 
-    /// How much is new, up to [`BATCH_PIECES`]; `None` while everything is.
-    fn fresh(&mut self) -> Result<Option<usize>, Closed> {
-        let state = self.state.borrow_and_update();
+    fn fresh(&mut self) -> Result<Fresh, Closed> {
+        self.state.mark_unchanged();
+        let state = self.state.borrow();
         if let Some(reason) = &state.closed {
             return Err(Closed(reason.clone()));
         }
-        let Some((read, change)) = self.read else { return Ok(None) };
-        let runs = state.news[read..].iter().take(BATCH_PIECES);
-        let pieces = runs.map(|run| run.len() as usize).sum::<usize>() + usize::from(change != state.changes);
-        Ok(Some(pieces.min(BATCH_PIECES)))
+        let Some((read, change)) = self.read else { return Ok(Fresh::All) };
+        let news = &state.news[read..];
+        if news.is_empty() && change == state.changes {
+            return Ok(Fresh::Nothing);
+        }
+        let runs = news.iter().take(BATCH_PIECES);
+        let pieces = runs.clone().map(|run| run.len() as usize).sum::<usize>();
+        let coming_waits =
+            change == state.changes || !self.is_of_interest(state.coming.changes_from(&self.told));
+        if pieces < BATCH_PIECES && coming_waits && !self.is_of_interest(Some(runs)) {
+            return Ok(Fresh::Idle);
+        }
+        Ok(Fresh::Some((pieces + usize::from(change != state.changes)).min(BATCH_PIECES)))
+    }
+
+    /// Whether any of these is; `None` always is.
+    fn is_of_interest<'a>(&self, runs: Option<impl Iterator<Item = &'a Run>>) -> bool {
+        let (Some(mut runs), Some(stripes)) = (runs, self.interest) else { return true };
+        runs.any(|run| run.pieces().any(|piece| stripes.contains(piece)))
     }
 
     fn take(&mut self) -> Batch {
@@ -188,6 +245,7 @@ impl HaveNews {
         };
         let is_told = self.read.is_some_and(|(_, told)| told == state.changes);
         let batch = Batch { runs, coming: (!is_told).then(|| state.coming.clone()) };
+        self.told.clone_from(&state.coming);
         self.read = Some((state.news.len(), state.changes));
         self.last_batch = Some(Instant::now());
         batch
@@ -313,5 +371,36 @@ mod tests {
         assert_eq!(next_batch(&mut news).await, batch(&[Run::new(4, 6)], Some(coming(&[]))));
         feed.publish(Run::new(6, 7));
         assert_eq!(next_batch(&mut news).await, batch(&[Run::new(6, 7)], None), "it has not changed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_asked_for_waits_for_what_somebody_did() {
+        let feed = feed(&[]);
+        let mut news = feed.subscribe();
+        // Of every two pieces in a row the first is of interest.
+        news.interest(StripeSet::new(1, 2, 0b01).expect("a geometry"));
+        next(&mut news).await.expect("open");
+        let start = Instant::now();
+        feed.publish(Run::new(1, 2));
+        assert_eq!(next(&mut news).await, Ok(vec![Run::new(1, 2)]));
+        assert!(start.elapsed() >= IDLE_INTERVAL, "alone it waits");
+        let start = Instant::now();
+        feed.publish(Run::new(3, 4));
+        feed.publish(Run::new(8, 9));
+        assert_eq!(next(&mut news).await, Ok(vec![Run::new(3, 4), Run::new(8, 9)]));
+        assert!(start.elapsed() < IDLE_INTERVAL, "it goes along");
+        for (runs, is_urgent) in [(vec![], true), (vec![Run::new(5, 6)], false), (vec![Run::new(6, 7)], true)]
+        {
+            let (start, coming) = (Instant::now(), Coming { epoch: 1, runs });
+            feed.coming(coming.clone());
+            assert_eq!(next_batch(&mut news).await, Ok(Batch { runs: vec![], coming: Some(coming.clone()) }));
+            assert_eq!(start.elapsed() < IDLE_INTERVAL, is_urgent, "{coming:?}");
+        }
+        let start = Instant::now();
+        for piece in (101..).step_by(2).take(BATCH_PIECES) {
+            feed.publish(Run::new(piece, piece + 1));
+        }
+        assert_eq!(next(&mut news).await.map(|runs| runs.len()), Ok(BATCH_PIECES));
+        assert_eq!(start.elapsed(), Duration::ZERO, "many do not wait");
     }
 }

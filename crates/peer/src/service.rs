@@ -281,6 +281,7 @@ impl Parent {
                 Next::Window(windows::Said::Refusal(refusal)) => {
                     self.say(Said::WindowRefusal(refusal), expires).await?;
                 }
+                Next::Heard(Some(Heard::Interest(interest))) => news.interest(interest.try_into()?),
                 Next::Heard(heard) => about_windows(heard, windows.as_mut())?,
                 Next::Farewell => return self.let_reads_end(expires).await,
             }

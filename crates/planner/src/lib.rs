@@ -12,6 +12,7 @@ mod planner;
 mod quarantine;
 mod ranking;
 mod status;
+mod stripe_set;
 mod swarm_state;
 mod tree;
 
@@ -21,3 +22,4 @@ pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
 pub use quarantine::{Alarm, Charge, HALF_LIFE, HostAddr, SILENCE_LASTS, Standing};
 pub use ranking::FleetName;
 pub use status::{AlarmStatus, PeerStatus, SwarmStatus};
+pub use stripe_set::StripeSet;

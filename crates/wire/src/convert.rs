@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use identity::Voucher;
 use modelpack::layout::{PIECES_MAX, PieceIndex, Run};
-use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSet, StripeSource};
 
 use crate::{WireError, control, schedulers::SCHEDULERS_MAX};
 
@@ -108,6 +108,23 @@ pub fn runs(runs: &[control::Run], piece_count: u32) -> Result<Vec<Run>, WireErr
             Ok(Run::new(run.start, run.end))
         })
         .collect()
+}
+
+/// The stripes that a child wants to hear of at once.
+impl TryFrom<control::Interest> for StripeSet {
+    type Error = WireError;
+
+    fn try_from(message: control::Interest) -> Result<Self, WireError> {
+        let why = "not some of at most 64 stripes";
+        Self::new(message.stripe_pieces, message.stripe_count, message.stripes)
+            .ok_or(WireError::Invalid { field: "stripes", why })
+    }
+}
+
+impl From<StripeSet> for control::Interest {
+    fn from(set: StripeSet) -> Self {
+        Self { stripe_pieces: set.stripe_pieces(), stripe_count: set.stripe_count(), stripes: set.bits() }
+    }
 }
 
 /// Signed vouchers and the pieces that they are about. Whether a signature is right is found out when it matters.

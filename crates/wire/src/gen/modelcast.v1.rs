@@ -362,7 +362,7 @@ pub struct Member {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChildToParent {
-    #[prost(oneof = "child_to_parent::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "child_to_parent::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<child_to_parent::Kind>,
 }
 /// Nested message and enum types in `ChildToParent`.
@@ -380,7 +380,23 @@ pub mod child_to_parent {
         Windows(super::WindowRequest),
         #[prost(message, tag = "4")]
         Release(super::WindowRelease),
+        #[prost(message, tag = "5")]
+        Interest(super::Interest),
     }
+}
+/// The stripes of which the child wants to hear at once; news of others may wait until there is some of these, or for
+/// 50 ms. Replaces what was said before; a child that never says it hears everything at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Interest {
+    /// as in the plan that the child acts by
+    #[prost(uint32, tag = "1")]
+    pub stripe_pieces: u32,
+    /// at most 64
+    #[prost(uint32, tag = "2")]
+    pub stripe_count: u32,
+    /// bit s: stripe s
+    #[prost(fixed64, tag = "3")]
+    pub stripes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkHello {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
-use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSet, StripeSource};
 use wire::{FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, WireError, check_version, control, convert};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
@@ -41,6 +41,16 @@ fn changed(change: impl FnOnce(&mut control::Plan)) -> Result<(ArtifactId, PeerP
     let mut message = convert::plan_message(ARTIFACT, &plan());
     change(&mut message);
     convert::plan(message)
+}
+
+#[test]
+fn an_interest_survives_the_wire_and_is_some_of_the_stripes() {
+    let set = StripeSet::new(4, 16, 0b1001).unwrap();
+    assert_eq!(StripeSet::try_from(control::Interest::from(set)).unwrap(), set);
+    for (stripe_pieces, stripe_count) in [(0, 16), (4, 0), (4, 65)] {
+        let message = control::Interest { stripe_pieces, stripe_count, stripes: 1 };
+        assert!(StripeSet::try_from(message).is_err(), "{stripe_pieces} {stripe_count}");
+    }
 }
 
 #[test]
