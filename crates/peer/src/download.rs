@@ -305,6 +305,11 @@ impl<H: Herald> Download<H> {
             Output::Disconnect { peer } => {
                 self.links.remove(&peer);
             }
+            Output::Interest { peer, stripes } => {
+                if let Some(link) = self.links.get(&peer) {
+                    link.handle.interest(stripes);
+                }
+            }
             Output::Read { read, source: Source::Origin, run, deadline } => {
                 self.fetch(read, run, self.epoch + deadline);
             }

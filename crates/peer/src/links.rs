@@ -16,7 +16,7 @@ use modelpack::{
     layout::{BlobIndex, PieceIndex, PieceLayout, Run},
     piece_map::PieceMap,
 };
-use planner::{ArtifactId, PeerId};
+use planner::{ArtifactId, PeerId, StripeSet};
 use tokio::{
     sync::{
         mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -147,14 +147,30 @@ pub(crate) struct LinkRequest {
 #[derive(Debug)]
 pub(crate) struct LinkHandle {
     task: JoinHandle<()>,
-    landed: UnboundedSender<Run>,
+    words: UnboundedSender<Word>,
+}
+
+/// What the owner of a link tells it.
+#[derive(Debug)]
+enum Word {
+    Landed(Run),
+    Interest(StripeSet),
 }
 
 impl LinkHandle {
     /// These pieces are here now, whoever brought them. Each is to be said once.
     pub(crate) fn landed(&self, run: Run) {
+        self.tell(Word::Landed(run));
+    }
+
+    /// Of these stripes the parent is to tell at once.
+    pub(crate) fn interest(&self, stripes: StripeSet) {
+        self.tell(Word::Interest(stripes));
+    }
+
+    fn tell(&self, word: Word) {
         // A link that has ended needs no news.
-        let _ = self.landed.send(run);
+        let _ = self.words.send(word);
     }
 }
 
@@ -171,12 +187,12 @@ pub(crate) fn open_link(
     events: UnboundedSender<LinkEvent>,
 ) -> LinkHandle {
     let child = Child { request, events };
-    let (landed, here) = mpsc::unbounded_channel();
+    let (words, told) = mpsc::unbounded_channel();
     let task = tokio::spawn(async move {
-        let end = child.run(sink, here).await;
+        let end = child.run(sink, told).await;
         child.say_end(&end);
     });
-    LinkHandle { task, landed }
+    LinkHandle { task, words }
 }
 
 /// Why a link is down.
@@ -234,9 +250,9 @@ struct Child {
 }
 
 impl Child {
-    async fn run(&self, sink: CompletionSink, here: UnboundedReceiver<Run>) -> LinkEnd {
+    async fn run(&self, sink: CompletionSink, told: UnboundedReceiver<Word>) -> LinkEnd {
         match timeout(CONNECT_TIMEOUT, self.open(sink)).await {
-            Ok(Ok(open)) => match self.keep(open, here).await {
+            Ok(Ok(open)) => match self.keep(open, told).await {
                 Ok(never) => match never {},
                 Err(end) => end,
             },

@@ -14,6 +14,7 @@ use crate::options::{Fault, Options, Report};
 use crate::queue::Queue;
 
 mod links;
+mod news;
 mod watch;
 
 /// Time of a control message, one way.
@@ -35,10 +36,12 @@ enum Event {
     Tick(u32),
     /// A read arrives at its source: from, to, what.
     Asked(u32, u32, ReadId, Run),
-    /// What a node has proved since it last said so is due to be said.
+    /// What a node has proved since it last told its scheduler is due to be said.
     Flush(u32),
-    /// What it said arrives at everybody.
-    Announced(u32, Box<[Run]>),
+    /// The same of its children.
+    Tell(u32),
+    /// News arrive: from, to, what.
+    Told(u32, u32, Box<(Vec<Run>, Option<news::Coming>)>),
     ToPlanner(Box<planner::Input>),
     TickPlanner,
     Begin(u32),
@@ -67,10 +70,14 @@ struct Node {
     /// Its card's stations, to send and to receive.
     card: (u32, u32),
     /// Who is linked to it to read, ascending.
-    children: Vec<u32>,
-    coming: (u64, Vec<Run>),
-    /// What is not announced yet.
-    unsaid: Vec<Run>,
+    children: Vec<news::Child>,
+    coming: news::Coming,
+    /// Everything that it has proved, in order.
+    news: Vec<Run>,
+    /// When a child is told more.
+    tells_at: Option<Duration>,
+    /// How much of that its scheduler was told.
+    reported: usize,
     wake: Option<Duration>,
 }
 
@@ -185,7 +192,9 @@ impl World {
             card,
             children: Vec::new(),
             coming: (0, Vec::new()),
-            unsaid: Vec::new(),
+            news: Vec::new(),
+            tells_at: None,
+            reported: 0,
             wake: None,
         });
     }
@@ -257,7 +266,8 @@ impl World {
             }
             Event::Asked(from, to, read, run) => self.asked(from, to, (read, run)),
             Event::Flush(node) => self.flush(node),
-            Event::Announced(node, runs) => self.announced(node, &runs),
+            Event::Tell(node) => self.tell(node),
+            Event::Told(from, to, told) => self.told(from, to, *told),
             Event::ToPlanner(input) => self.planner_input(*input),
             Event::TickPlanner => {
                 self.planner_wake = None;
@@ -333,7 +343,7 @@ impl World {
         self.at(node).is_alive = false;
         self.at(node).swarm = None;
         for child in std::mem::take(&mut self.at(node).children) {
-            self.later_input(child, Input::LinkDown { peer });
+            self.later_input(child.node, Input::LinkDown { peer });
         }
         for (from, to) in self.network.pairs_of(node) {
             for read in self.network.cut(from, to) {
@@ -341,7 +351,7 @@ impl World {
             }
         }
         for other in &mut self.nodes {
-            other.children.retain(|child| *child != node);
+            other.children.retain(|child| child.node != node);
         }
         self.tell_planner(planner::Input::Gone { peer });
     }

@@ -6,13 +6,15 @@ use modelpack::layout::{PieceIndex, Run};
 #[derive(Clone, Debug)]
 pub(crate) struct Bits {
     words: Vec<u64>,
+    /// No word before this one has a piece.
+    first: usize,
     piece_count: u32,
     count: u32,
 }
 
 impl Bits {
     pub(crate) fn empty(piece_count: u32) -> Self {
-        Self { words: vec![0; piece_count.div_ceil(64) as usize], piece_count, count: 0 }
+        Self { words: vec![0; piece_count.div_ceil(64) as usize], first: 0, piece_count, count: 0 }
     }
 
     pub(crate) fn piece_count(&self) -> u32 {
@@ -23,7 +25,6 @@ impl Bits {
         self.count == 0
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> u32 {
         self.count
     }
@@ -36,6 +37,7 @@ impl Bits {
         let is_new = piece.0 < self.piece_count && !self.contains(piece);
         if is_new {
             self.words[piece.0 as usize / 64] |= 1 << (piece.0 % 64);
+            self.first = self.first.min(piece.0 as usize / 64);
             self.count += 1;
         }
         is_new
@@ -46,8 +48,79 @@ impl Bits {
         if was_there {
             self.words[piece.0 as usize / 64] &= !(1 << (piece.0 % 64));
             self.count -= 1;
+            while self.first < self.words.len() && self.words[self.first] == 0 {
+                self.first += 1;
+            }
         }
         was_there
+    }
+
+    /// Adds every piece of `other`.
+    pub(crate) fn unite(&mut self, other: &Self) {
+        for at in 0..self.words.len() {
+            let before = self.words[at];
+            self.words[at] |= other.word(at);
+            self.count += (self.words[at] ^ before).count_ones();
+        }
+        self.first = 0;
+    }
+
+    /// Adds every piece that both others have.
+    pub(crate) fn unite_common(&mut self, one: &Self, other: &Self) {
+        for at in 0..self.words.len() {
+            let before = self.words[at];
+            self.words[at] |= one.word(at) & other.word(at);
+            self.count += (self.words[at] ^ before).count_ones();
+        }
+        self.first = 0;
+    }
+
+    /// Those that `other` has not.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let mut rest = self.clone();
+        rest.count = 0;
+        for (at, word) in rest.words.iter_mut().enumerate() {
+            *word &= !other.word(at);
+            rest.count += word.count_ones();
+        }
+        rest
+    }
+
+    /// How many pieces are in all three sets.
+    pub(crate) fn count_common(&self, one: &Self, other: &Self) -> u32 {
+        (0..self.words.len()).map(|at| (self.words[at] & one.word(at) & other.word(at)).count_ones()).sum()
+    }
+
+    /// The pieces that more of the sets have than their number says, of which `digits(at, place)` gives one binary place for
+    /// the 64 pieces from `at` times 64 on, and of which there are `places`.
+    pub(crate) fn in_more_than(
+        sets: &[&Self],
+        places: u32,
+        digits: impl Fn(usize, u32) -> u64,
+        piece_count: u32,
+    ) -> Self {
+        let mut found = Self::empty(piece_count);
+        let places = places.max(usize::BITS - sets.len().leading_zeros());
+        let mut counts = vec![0_u64; places as usize];
+        for at in 0..found.words.len() {
+            // How many sets have each piece, in binary: one word for each place.
+            counts.fill(0);
+            for set in sets {
+                let mut carry = set.word(at);
+                for digit in &mut counts {
+                    (*digit, carry) = (*digit ^ carry, *digit & carry);
+                }
+            }
+            let (mut more, mut same) = (0, u64::MAX);
+            for (place, digit) in (0..places).zip(&counts).rev() {
+                let number = digits(at, place);
+                more |= same & digit & !number;
+                same &= !(digit ^ number);
+            }
+            found.words[at] = more;
+            found.count += more.count_ones();
+        }
+        found
     }
 
     /// The part of `run` that exists at all; runs come from the network.
@@ -62,15 +135,22 @@ impl Bits {
     }
 
     /// The first piece at or after `from` that is in both sets.
+    #[cfg(test)]
     pub(crate) fn next_common(&self, other: &Self, from: u32) -> Option<PieceIndex> {
-        self.scan(from, |at| self.words[at] & other.words.get(at).copied().unwrap_or(0))
+        self.scan(from, |at| self.words[at] & other.word(at))
     }
 
-    fn scan(&self, from: u32, word_at: impl Fn(usize) -> u64) -> Option<PieceIndex> {
-        let first = from as usize / 64;
+    /// Its 64 pieces from `at` times 64 on, to be combined with those of other sets.
+    pub(crate) fn word(&self, at: usize) -> u64 {
+        self.words.get(at).copied().unwrap_or(0)
+    }
+
+    /// The first piece at or after `from` that is in this set, as `word_at` narrows it.
+    pub(crate) fn scan(&self, from: u32, word_at: impl Fn(usize) -> u64) -> Option<PieceIndex> {
+        let first = (from as usize / 64).max(self.first);
         for at in first..self.words.len() {
             let mut word = word_at(at);
-            if at == first {
+            if at == from as usize / 64 {
                 word &= u64::MAX << (from % 64);
             }
             if word != 0 {
@@ -105,6 +185,17 @@ mod tests {
             prop_assert_eq!(bits.next(from), set.range(from..).next().map(|piece| PieceIndex(*piece)));
             let even = set.range(from..).find(|piece| **piece % 2 == 0).map(|piece| PieceIndex(*piece));
             prop_assert_eq!(bits.next_common(&all, from), even);
+            let numbers = |at: usize, place: u32| [0xaaaa_aaaa_aaaa_aaaa, 0xcccc_cccc_cccc_cccc][place as usize % 2] >> at;
+            let sets = [&bits, &all, &bits];
+            let found = Bits::in_more_than(&sets, 2, numbers, 170);
+            for piece in 0..170 {
+                let number = (0..2).map(|place| (numbers(piece as usize / 64, place) >> (piece % 64) & 1) << place).sum::<u64>();
+                let has = sets.iter().filter(|set| set.contains(PieceIndex(piece))).count() as u64;
+                prop_assert_eq!(found.contains(PieceIndex(piece)), has > number, "{} in {} with {}", piece, has, number);
+            }
+            let len = set.union(&(0..170).step_by(2).collect()).count();
+            all.unite(&bits);
+            prop_assert_eq!((all.len() as usize, all.next(1) == Some(PieceIndex(1))), (len, set.contains(&1)));
         }
     }
 

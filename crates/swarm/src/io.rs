@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use modelpack::layout::{PieceIndex, Run};
-use planner::{PeerId, PeerPlan};
+use planner::{PeerId, PeerPlan, StripeSet};
 
 /// How one swarm behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +214,14 @@ pub enum Output {
     Disconnect {
         /// The peer.
         peer: PeerId,
+    },
+    /// Ask a linked peer to tell of the pieces of these stripes at once; others may wait for some company. Replaces what was
+    /// asked before; until it is asked for the first time, everything is told at once.
+    Interest {
+        /// The peer.
+        peer: PeerId,
+        /// The stripes.
+        stripes: StripeSet,
     },
     /// Read a run.
     Read {

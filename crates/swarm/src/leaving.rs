@@ -1,9 +1,11 @@
 //! Links whose other end leaves: no new read, but those that are out may end. Does not own when a read is late.
 
-use planner::PeerId;
+use std::collections::BTreeSet;
+
+use planner::{PeerId, StripeSource};
 
 use crate::io::Output;
-use crate::link::LinkState;
+use crate::link::{Link, LinkState};
 use crate::swarm::Swarm;
 
 impl Swarm {
@@ -11,6 +13,31 @@ impl Swarm {
     pub(crate) fn link_leaving(&mut self, peer: PeerId) {
         if let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) {
             link.state = LinkState::Leaving;
+            self.edges.are_stale = true;
+        }
+    }
+
+    /// Closes links that were good and that no plan names any more: each costs both ends a message for every few pieces.
+    pub(crate) fn leave_unplanned(&mut self) {
+        let mut planned: BTreeSet<PeerId> = self.seeds.clone();
+        for stripe in self.stripes.all() {
+            planned.extend(stripe.backups.iter().copied());
+            planned.extend(
+                stripe.handover.iter().flat_map(|handover| &handover.before).map(|before| before.peer),
+            );
+            if let StripeSource::Parent(parent) = stripe.source {
+                planned.insert(parent);
+            }
+        }
+        let is_left = |peer: &PeerId, link: &Link| {
+            let is_good = link.is_usable() || link.state == LinkState::Connecting;
+            is_good && link.failures == 0 && link.reads.is_empty() && !planned.contains(peer)
+        };
+        let left: Vec<PeerId> =
+            self.links.iter().filter(|(peer, link)| is_left(peer, link)).map(|(peer, _)| *peer).collect();
+        for peer in left {
+            self.links.remove(&peer);
+            self.outputs.push_back(Output::Disconnect { peer });
         }
     }
 

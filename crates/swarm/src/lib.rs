@@ -4,7 +4,9 @@
 //! sockets, files, proofs; the driver performs each [`Output`] and reports what came of it as [`Input`].
 
 mod bits;
+mod edges;
 mod io;
+mod late;
 mod leaving;
 mod link;
 mod origin;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use modelpack::layout::{PIECE_BYTES, PieceIndex};
+use modelpack::layout::{PIECE_BYTES, PieceIndex, Run};
+use planner::StripeSet;
 
 use crate::bits::Bits;
 use crate::io::ReadId;
@@ -25,6 +26,11 @@ const DEPTH_MIN: u64 = PIECE_BYTES;
 /// The first wait before a lost link is opened again; it doubles up to `RECONNECT_DOUBLINGS` times.
 const RECONNECT: Duration = Duration::from_millis(500);
 const RECONNECT_DOUBLINGS: u32 = 5;
+
+/// A parent's news may be this many times later than usual before others are asked for what it should have had, but for
+/// no longer than this.
+const REST_INTERVALS: u32 = 4;
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Failures in a row after which nobody waits for a link any more. The first waits to open it again take 1.5 s: longer
 /// than a scheduler needs to see that a peer is gone.
@@ -74,6 +80,15 @@ pub(crate) struct Link {
     pub(crate) has: Bits,
     /// What the other end reads from the origin, and the epoch of the plan that it acts by.
     pub(crate) coming: (u64, Bits),
+    /// The pieces of stripes that it is the parent of; none of none.
+    pub(crate) mine: Bits,
+    /// Of which stripes it was asked to tell at once.
+    pub(crate) interest: Option<StripeSet>,
+    /// When it last announced any of those.
+    pub(crate) last_mine: Duration,
+    /// How many of those it has announced, and since when it does.
+    pub(crate) announced_mine: u32,
+    since: Duration,
     /// Every piece that it ever announced: what it says again on a new link is no news.
     pub(crate) heard: Bits,
     /// Outstanding reads, those given up on included: they still occupy the link.
@@ -103,6 +118,11 @@ impl Link {
             in_flight_max: 0,
             has: Bits::empty(piece_count),
             coming: (0, Bits::empty(piece_count)),
+            mine: Bits::empty(0),
+            interest: None,
+            last_mine: Duration::ZERO,
+            announced_mine: 0,
+            since: Duration::ZERO,
             heard: Bits::empty(piece_count),
             reads: BTreeSet::new(),
             bytes_in_flight: 0,
@@ -121,13 +141,22 @@ impl Link {
         self.state == LinkState::Up
     }
 
+    /// How many times the patience with it have passed since it last announced something to its child, or gave it.
+    pub(crate) fn rests(&self, now: Duration, stall_min: Duration) -> u32 {
+        let interval = self.last_mine.saturating_sub(self.since) / self.announced_mine.max(1);
+        let patience = (interval * REST_INTERVALS).clamp(stall_min, REST_MAX.max(stall_min));
+        let rest = now.saturating_sub(self.last_mine.max(self.last_piece));
+        u32::try_from(rest.as_nanos() / patience.as_nanos().max(1)).unwrap_or(u32::MAX)
+    }
+
     /// Whether pieces it announced may be counted on.
     pub(crate) fn is_usable(&self) -> bool {
         self.is_up() && !self.is_slow
     }
 
-    pub(crate) fn up(&mut self, in_flight_max: u32) {
+    pub(crate) fn up(&mut self, now: Duration, in_flight_max: u32) {
         self.state = LinkState::Up;
+        (self.last_mine, self.since, self.announced_mine) = (now, now, 0);
         self.in_flight_max = in_flight_max;
     }
 
@@ -150,6 +179,15 @@ impl Link {
         self.state = LinkState::Down { retry_at };
         self.has = Bits::empty(self.has.piece_count());
         self.coming = (0, self.has.clone());
+        self.interest = None;
+    }
+
+    /// It does not give what it announced.
+    pub(crate) fn refused(&mut self, run: Run) {
+        self.refusals += 1;
+        for piece in run.pieces() {
+            self.has.remove(piece);
+        }
     }
 
     /// Whether it refuses what it announces, again and again.

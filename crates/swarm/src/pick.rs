@@ -11,10 +11,7 @@ use crate::origin::OriginState;
 use crate::reads::Read;
 use crate::stripes::Stripe;
 use crate::swarm::Swarm;
-
-/// Reads outstanding at the origin from all entrants together: enough to keep it busy between two requests. More
-/// would only make all entrants' last pieces arrive together, at the very end.
-const ORIGIN_READS_TOTAL: u32 = 8;
+use crate::timers::STALL_FACTOR;
 
 /// Whoever reads alone from the origin asks for so many pieces at once, at most: a read that fails late costs no more
 /// than what had not come, but its connection is not used by others meanwhile.
@@ -33,15 +30,6 @@ const READ_RATE_MIN: u64 = 1 << 20;
 /// Assumed for a read on a link before any rate is known.
 const EXPECTED_FIRST: Duration = Duration::from_millis(500);
 
-/// Which of a link's pieces may be read from it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    /// Those of stripes it is the parent of.
-    Parent,
-    /// All that their parents cannot give soon.
-    Anybody,
-}
-
 impl Swarm {
     pub(crate) fn post_reads(&mut self) {
         if self.wanted.is_empty() {
@@ -57,36 +45,36 @@ impl Swarm {
             let at = self.next_random() % peers.len() as u64;
             peers.rotate_left(usize::try_from(at).unwrap_or(0));
         }
-        for pass in [Pass::Parent, Pass::Anybody] {
-            for peer in &peers {
-                while self.post_to(*peer, pass) {}
-            }
+        self.draw_edges();
+        for peer in &peers {
+            self.fill_as(*peer, Self::of_parent);
         }
-        while self.post_to_origin() {}
+        for peer in &peers {
+            self.fill(*peer);
+        }
+        self.fill_origin();
     }
 
-    fn post_to(&mut self, peer: PeerId, pass: Pass) -> bool {
-        let link = &self.links[&peer];
-        if !link.has_room(self.now, self.config.link_reads_max) {
-            return false;
-        }
-        let default_rate = self.mean_rate();
-        let mine = link.predicted(0, default_rate);
-        let window = self.config.window_pieces as usize;
-        let (mut starts, mut from) = (Vec::new(), 0);
-        for _ in 0..SCAN_MAX {
-            let Some(piece) = link.has.next_common(&self.wanted, from) else { break };
-            from = piece.0 + 1;
-            if self.is_for(peer, piece, pass, mine) {
-                starts.push(piece);
-                if starts.len() >= window {
-                    break;
-                }
+    /// Posts to a link what it has room for.
+    pub(crate) fn fill(&mut self, peer: PeerId) {
+        self.draw_edges();
+        self.fill_as(peer, Self::of_anybody);
+    }
+
+    fn fill_as(&mut self, peer: PeerId, candidates: impl Fn(&Self, PeerId, &Link) -> Vec<PieceIndex>) {
+        while !self.wanted.is_empty()
+            && let Some(link) = self.links.get(&peer)
+            && link.has_room(self.now, self.config.link_reads_max)
+        {
+            let starts = candidates(self, peer, link);
+            if starts.is_empty() {
+                return;
             }
+            self.post_one_of(peer, &starts);
         }
-        if starts.is_empty() {
-            return false;
-        }
+    }
+
+    fn post_one_of(&mut self, peer: PeerId, starts: &[PieceIndex]) {
         let at = self.next_random() % starts.len() as u64;
         let picked = starts[usize::try_from(at).unwrap_or(0)];
         let is_picked = |piece: u32| starts.binary_search(&PieceIndex(piece)).is_ok();
@@ -99,36 +87,87 @@ impl Swarm {
             run.end.0 += 1;
         }
         self.post(Source::Peer(peer), run);
-        true
     }
 
-    fn is_for(&self, peer: PeerId, piece: PieceIndex, pass: Pass, mine: Option<Duration>) -> bool {
-        if self.seeds.contains(&peer) {
-            return self.is_for_seed(peer, piece);
+    /// The first wanted pieces of a link that `word_at` leaves, as many as the window holds; what was put off comes last.
+    fn window(&self, link: &Link, word_at: impl Fn(usize) -> u64) -> Vec<PieceIndex> {
+        let timely = self.first_of(link, |at| word_at(at) & !self.postponed.word(at));
+        if !timely.is_empty() || self.postponed.is_empty() || self.reads_postponed() {
+            return timely;
         }
-        let source = self.stripes.at(piece).source;
-        let link = &self.links[&peer];
-        if link.is_slow {
-            // The last choice, but a choice. A seed is none: it is asked only by whoever is told to.
-            let others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
-            let has_other =
-                others.map(|(_, link)| link).any(|other| other.is_usable() && other.has.contains(piece));
-            return pass == Pass::Anybody && !has_other;
+        self.first_of(link, word_at)
+    }
+
+    fn first_of(&self, link: &Link, word_at: impl Fn(usize) -> u64) -> Vec<PieceIndex> {
+        let (mut starts, mut from) = (Vec::new(), 0);
+        while starts.len() < self.config.window_pieces as usize
+            && let Some(piece) =
+                self.wanted.scan(from, |at| self.wanted.word(at) & link.has.word(at) & word_at(at))
+        {
+            from = piece.0 + 1;
+            starts.push(piece);
         }
-        if source == StripeSource::Parent(peer) {
-            return true;
+        starts
+    }
+
+    /// Pieces of the stripes that the link is the parent of.
+    fn of_parent(&self, peer: PeerId, link: &Link) -> Vec<PieceIndex> {
+        if link.is_slow || link.mine.is_empty() || self.seeds.contains(&peer) {
+            return Vec::new();
         }
-        let StripeSource::Parent(parent) = source else { return true };
-        if pass == Pass::Parent {
-            return false;
+        self.window(link, |at| link.mine.word(at))
+    }
+
+    /// The same, else those that no parent gives, or not in time.
+    fn of_anybody(&self, peer: PeerId, link: &Link) -> Vec<PieceIndex> {
+        if link.is_slow || self.seeds.contains(&peer) {
+            return self.one_by_one(peer, link);
         }
-        match self.links.get(&parent).filter(|parent| parent.is_usable() && parent.has.contains(piece)) {
-            // An idle link is a wasted link; a busy one helps only where the parent is much later.
-            Some(parent) => {
-                link.reads.is_empty() || mine.zip(parent.predicted(0, None)).is_some_and(|(a, b)| a * 2 < b)
+        let mine = self.of_parent(peer, link);
+        if !mine.is_empty() {
+            return mine;
+        }
+        self.window(link, |at| self.edges.orphans.word(at))
+    }
+
+    /// For seeds, which are asked for what nobody has, and slow links, which are asked last.
+    fn one_by_one(&self, peer: PeerId, link: &Link) -> Vec<PieceIndex> {
+        let is_for = |piece: PieceIndex| {
+            if self.seeds.contains(&peer) {
+                return self.is_for_seed(peer, piece);
             }
-            None => true,
+            // A seed is no other: it is asked only by whoever is told to.
+            let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
+            !others.any(|(_, other)| other.is_usable() && other.has.contains(piece))
+        };
+        let (mut starts, mut from) = (Vec::new(), 0);
+        for _ in 0..SCAN_MAX {
+            let next = self.wanted.scan(from, |at| self.wanted.word(at) & link.has.word(at));
+            let Some(piece) = next.filter(|_| starts.len() < self.config.window_pieces as usize) else {
+                break;
+            };
+            from = piece.0 + 1;
+            if is_for(piece) {
+                starts.push(piece);
+            }
         }
+        starts
+    }
+
+    pub(crate) fn fill_origin(&mut self) {
+        while self.post_to_origin() {}
+    }
+
+    /// Whether anything is to be read at the origin or at seeds by this peer.
+    pub(crate) fn reads_first_hand(&self) -> bool {
+        self.stripes.all().iter().any(|stripe| {
+            stripe.is_last_resort
+                || match &stripe.source {
+                    StripeSource::Origin => true,
+                    StripeSource::Parent(parent) => self.seeds.contains(parent),
+                    StripeSource::None => false,
+                }
+        })
     }
 
     /// A seed is an origin that happens to be a peer: only a stripe's entrant asks it, and only for what nobody has.
@@ -146,11 +185,14 @@ impl Swarm {
         (count > 0).then(|| sum / f64::from(count))
     }
 
+    /// One read for each stripe that is read there, so that all stripes come alike fast, whoever has more of them. More
+    /// would only make everybody's last pieces arrive together, at the very end.
     fn origin_reads_max(&self) -> u32 {
-        let Some(plan) = &self.plan else { return self.config.origin_reads_max };
-        let entrants = plan.members.iter().filter(|member| !member.is_seed).count() + 1;
-        let entrants = u32::try_from(entrants.min(plan.stripes.len())).unwrap_or(u32::MAX);
-        (ORIGIN_READS_TOTAL / entrants).clamp(1, self.config.origin_reads_max.max(1))
+        if self.plan.is_none() {
+            return self.config.origin_reads_max;
+        }
+        let mine = self.stripes.all().iter().filter(|stripe| self.may_read_origin(stripe)).count();
+        u32::try_from(mine).unwrap_or(u32::MAX).clamp(1, self.config.origin_reads_max.max(1))
     }
 
     /// Pieces in the next read from the origin, at most. Whoever reads alone asks for much at once, because a request
@@ -221,7 +263,7 @@ impl Swarm {
             && (stripe.is_last_resort || stripe.source == StripeSource::Origin && self.is_handed_over(stripe))
     }
 
-    fn is_handed_over(&self, stripe: &Stripe) -> bool {
+    pub(crate) fn is_handed_over(&self, stripe: &Stripe) -> bool {
         let has_said = |before: &Before| {
             self.links.get(&before.peer).is_none_or(|link| match link.state {
                 LinkState::Connecting => false,
@@ -247,9 +289,9 @@ impl Swarm {
     fn post(&mut self, source: Source, run: Run) {
         let (_, range) = self.layout.bytes_of(run);
         let bytes = range.end - range.start;
-        let rate = self.mean_rate();
-        let link = if let Source::Peer(peer) = source { self.links.get_mut(&peer) } else { None };
-        let expected = link.as_ref().and_then(|link| link.predicted(bytes, rate)).unwrap_or(EXPECTED_FIRST);
+        let link = if let Source::Peer(peer) = source { self.links.get(&peer) } else { None };
+        let rate = if link.is_some_and(|link| link.rate().is_none()) { self.mean_rate() } else { None };
+        let expected = link.and_then(|link| link.predicted(bytes, rate)).unwrap_or(EXPECTED_FIRST);
         let deadline = self.now + READ_PATIENCE + Duration::from_secs(bytes / READ_RATE_MIN) + expected;
         let read = Read {
             source,
@@ -260,7 +302,14 @@ impl Swarm {
             is_live: true,
             is_cancelled: false,
         };
+        self.is_coming_stale |= match source {
+            Source::Origin => true,
+            Source::Peer(peer) => self.seeds.contains(&peer),
+        };
+        let stalls_at = self.now + (expected * STALL_FACTOR).max(self.config.stall_min);
+        self.wake_due = Some(self.wake_due.map_or(stalls_at, |due| due.min(stalls_at)));
         let id = self.reads.insert(read);
+        let link = if let Source::Peer(peer) = source { self.links.get_mut(&peer) } else { None };
         match link {
             Some(link) => link.posted(self.now, id, bytes),
             None => {

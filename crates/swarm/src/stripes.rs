@@ -1,6 +1,7 @@
 //! The stripes of the plan as this peer sees them: what is wanted of each, since when nothing was heard of it, and in
 //! which order peers touch the origin when nobody else can help. Does not own links or reads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelpack::layout::PieceIndex;
@@ -62,10 +63,14 @@ impl Stripe {
         self.quiet_since = now;
     }
 
+    /// How long news of it may be missing.
+    pub(crate) fn patience(&self, stall_min: Duration) -> Duration {
+        self.gap.map_or(PATIENCE_FIRST, |gap| (gap * PATIENCE_GAPS).max(stall_min))
+    }
+
     /// When the stripe will have been quiet for `times` its patience.
     pub(crate) fn quiet_at(&self, times: u32, stall_min: Duration, is_planned: bool) -> Duration {
-        let usual = self.gap.map_or(PATIENCE_FIRST, |gap| (gap * PATIENCE_GAPS).max(stall_min));
-        let patience = if is_planned { PATIENCE_PLANNED } else { usual };
+        let patience = if is_planned { PATIENCE_PLANNED } else { self.patience(stall_min) };
         self.quiet_since + patience * times
     }
 }
@@ -75,6 +80,8 @@ pub(crate) struct Stripes {
     stripe_pieces: u32,
     piece_count: u32,
     all: Vec<Stripe>,
+    /// The pieces of each.
+    masks: Arc<[Bits]>,
 }
 
 impl Stripes {
@@ -85,6 +92,7 @@ impl Stripes {
             stripe_pieces: piece_count.max(1),
             piece_count,
             all: vec![Stripe::new(source, Vec::new(), now)],
+            masks: masks(piece_count.max(1), piece_count, 1),
         };
         stripes.count(wanted);
         stripes
@@ -112,7 +120,13 @@ impl Stripes {
             stripe
         };
         let all = plan.stripes.iter().enumerate().map(part).collect();
-        let mut stripes = Self { stripe_pieces: plan.stripe_pieces, piece_count: wanted.piece_count(), all };
+        let (stripe_pieces, piece_count) = (plan.stripe_pieces, wanted.piece_count());
+        let masks = if is_same {
+            Arc::clone(&before.masks)
+        } else {
+            masks(stripe_pieces, piece_count, plan.stripes.len())
+        };
+        let mut stripes = Self { stripe_pieces, piece_count, all, masks };
         stripes.count(wanted);
         stripes
     }
@@ -136,6 +150,15 @@ impl Stripes {
     pub(crate) fn at_mut(&mut self, piece: PieceIndex) -> &mut Stripe {
         let number = self.number(piece);
         &mut self.all[number]
+    }
+
+    /// The pieces of each stripe.
+    pub(crate) fn masks(&self) -> &[Bits] {
+        &self.masks
+    }
+
+    pub(crate) fn stripe_pieces(&self) -> u32 {
+        self.stripe_pieces
     }
 
     pub(crate) fn all(&self) -> &[Stripe] {
@@ -181,6 +204,14 @@ impl Stripes {
         }
         found
     }
+}
+
+fn masks(stripe_pieces: u32, piece_count: u32, stripes: usize) -> Arc<[Bits]> {
+    let mut masks = vec![Bits::empty(piece_count); stripes];
+    for piece in 0..piece_count {
+        masks[(piece / stripe_pieces) as usize % stripes].insert(PieceIndex(piece));
+    }
+    masks.into()
 }
 
 /// A peer's place in the order of a stripe: the smallest goes first. Any fixed mixing serves, as long as it is the

@@ -8,6 +8,7 @@ use modelpack::piece_map::PieceMap;
 use planner::{PeerId, PeerPlan, StripeSource};
 
 use crate::bits::Bits;
+use crate::edges::Edges;
 use crate::io::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
 use crate::link::{Link, LinkState};
 use crate::origin::{Origin, OriginState};
@@ -40,6 +41,15 @@ pub struct LinkRate {
     pub bytes_per_second: Option<f64>,
 }
 
+/// Who is to be looked at after an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Concerned {
+    Nobody,
+    Link(PeerId),
+    Origin,
+    Everybody,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Running,
@@ -59,6 +69,8 @@ pub struct Swarm {
     pub(crate) have: PieceMap,
     /// Missing, and carried by no live read.
     pub(crate) wanted: Bits,
+    /// What others had when this peer came late to them.
+    pub(crate) postponed: Bits,
     pub(crate) plan: Option<PeerPlan>,
     /// Since when there is no scheduler.
     pub(crate) lost_at: Option<Duration>,
@@ -67,6 +79,7 @@ pub struct Swarm {
     pub(crate) stripes: Stripes,
     pub(crate) origin: Origin,
     pub(crate) links: BTreeMap<PeerId, Link>,
+    pub(crate) edges: Edges,
     pub(crate) reads: Reads,
     pub(crate) blamed: BTreeSet<PeerId>,
     pub(crate) last_news: Duration,
@@ -77,6 +90,10 @@ pub struct Swarm {
     /// [`Self::next_wake`] after the last input.
     pub(crate) wake_due: Option<Duration>,
     pub(crate) outputs: VecDeque<Output>,
+    /// Something happened that may concern any link: all of them are looked at.
+    pub(crate) is_stirred: bool,
+    /// The reads at the origin or at seeds are others than when this was last said.
+    pub(crate) is_coming_stale: bool,
     /// The last [`Output::Coming`].
     said_coming: (u64, Vec<Run>),
 }
@@ -99,12 +116,16 @@ impl Swarm {
         let outputs = have.runs().into_iter().map(|run| Output::Announce { run }).collect();
         let mut swarm = Self {
             random: mix(config.seed),
+            edges: Edges::new(layout.piece_count()),
+            is_stirred: true,
+            is_coming_stale: true,
             config: config.for_pieces(layout.piece_count()),
             layout,
             now,
             started: now,
             have,
             wanted,
+            postponed: Bits::empty(0),
             plan: None,
             lost_at: None,
             seeds: BTreeSet::new(),
@@ -125,45 +146,103 @@ impl Swarm {
     }
 
     /// Takes note of one input at `now`, which never goes backwards.
+    ///
+    /// Most inputs concern one source: a piece came, or was announced. Only that source is looked at then, unless
+    /// something is due or has changed for all.
     pub fn handle(&mut self, now: Duration, input: Input) {
         self.forgive(now);
         self.now = self.now.max(now);
+        let concerned = self.take_note(input);
+        if self.wake_due.is_some_and(|due| due <= self.now) {
+            self.is_stirred = true;
+        }
+        match concerned {
+            Concerned::Nobody if !self.is_stirred => {}
+            Concerned::Link(peer) if !self.is_stirred => self.follow_up(Source::Peer(peer)),
+            Concerned::Origin if !self.is_stirred => self.follow_up(Source::Origin),
+            _ => {
+                self.is_stirred = false;
+                self.pump();
+                self.wake_due = self.next_timer();
+            }
+        }
+    }
+
+    fn take_note(&mut self, input: Input) -> Concerned {
         match input {
             Input::Plan(plan) => self.planned(plan),
             Input::NoScheduler => self.no_scheduler(),
             Input::OriginUp { ranges } => self.origin.state = OriginState::Up { ranges },
             Input::OriginDown => self.origin.state = OriginState::Down,
-            Input::LinkUp { peer, in_flight_max } => match self.links.get_mut(&peer) {
-                Some(link) if self.phase == Phase::Running => link.up(in_flight_max),
-                _ => self.outputs.push_back(Output::Disconnect { peer }),
-            },
+            Input::LinkUp { peer, in_flight_max } => {
+                self.edges.are_stale = true;
+                match self.links.get_mut(&peer) {
+                    Some(link) if self.phase == Phase::Running => link.up(self.now, in_flight_max),
+                    _ => self.outputs.push_back(Output::Disconnect { peer }),
+                }
+            }
             Input::LinkLeaving { peer } => self.link_leaving(peer),
             Input::LinkDown { peer } => self.link_down(peer),
             Input::LinkMoved { peer } => {
                 self.abandon_link(peer);
+                self.edges.are_stale = true;
                 if let Some(link) = self.links.get_mut(&peer) {
                     link.moved(self.now);
                 }
             }
-            Input::Have { peer, runs } => self.announced(peer, &runs),
-            Input::Coming { peer, epoch, runs } => {
-                if let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) {
-                    let mut coming = Bits::empty(self.layout.piece_count());
-                    for piece in runs.iter().flat_map(|run| link.has.clip(*run).pieces()) {
-                        coming.insert(piece);
-                    }
-                    link.coming = (epoch, coming);
-                }
+            Input::Have { peer, runs } => {
+                self.announced(peer, &runs);
+                return Concerned::Link(peer);
             }
-            Input::Piece { read, piece, outcome: PieceOutcome::Good } => self.good(read, piece),
+            Input::Coming { peer, epoch, runs } => return self.is_coming(peer, epoch, &runs),
+            Input::Piece { read, piece, outcome: PieceOutcome::Good } => return self.good(read, piece),
             Input::Piece { read, piece, outcome: PieceOutcome::Bad } => self.bad(read, piece),
-            Input::Arrived { peer } => return self.note(peer, Link::came),
-            Input::Progress { peer } => return self.note(peer, |link, now| link.last_byte = now),
-            Input::ReadEnded { read, outcome } => self.read_ended(read, outcome),
+            Input::Arrived { peer } => {
+                self.note(peer, Link::came);
+                return Concerned::Nobody;
+            }
+            Input::Progress { peer } => {
+                self.note(peer, |link, now| link.last_byte = now);
+                return Concerned::Nobody;
+            }
+            Input::ReadEnded { read, outcome } => return self.read_ended(read, outcome),
             Input::Tick => {}
         }
-        self.pump();
-        self.wake_due = self.next_wake();
+        Concerned::Everybody
+    }
+
+    /// What others read first hand matters to those who do too, most of all while a stripe changes hands.
+    fn is_coming(&mut self, peer: PeerId, epoch: u64, runs: &[Run]) -> Concerned {
+        let waits = self.stripes.all().iter().any(|stripe| !self.is_handed_over(stripe));
+        if let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) {
+            let mut coming = Bits::empty(self.layout.piece_count());
+            for piece in runs.iter().flat_map(|run| link.has.clip(*run).pieces()) {
+                coming.insert(piece);
+            }
+            link.coming = (epoch, coming);
+        }
+        match self.reads_first_hand() {
+            true if waits || !self.seeds.is_empty() => Concerned::Everybody,
+            true => Concerned::Origin,
+            false => Concerned::Nobody,
+        }
+    }
+
+    /// What follows where only one source is concerned.
+    fn follow_up(&mut self, source: Source) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        match source {
+            Source::Peer(peer) => self.fill(peer),
+            Source::Origin => self.fill_origin(),
+        }
+        self.say_what_is_coming();
+        self.is_stirred |= self.edges.are_stale;
+        if self.have.is_full() {
+            self.check_end();
+            self.wake_due = None;
+        }
     }
 
     /// The next thing to do, until there is none.
@@ -186,7 +265,7 @@ impl Swarm {
         self.links.iter().map(|(peer, link)| LinkRate { peer: *peer, bytes_per_second: link.rate() })
     }
 
-    /// One round of work after an input: timers, links, reads, the end.
+    /// A round of work for everybody: timers, links, reads, the end.
     fn pump(&mut self) {
         if self.phase == Phase::Running {
             if self.plan.is_none() && self.lost_at.is_none() && self.now >= self.started + PLAN_WAIT {
@@ -196,6 +275,7 @@ impl Swarm {
             self.report_silent();
             self.close_left();
             self.look_around();
+            self.see_who_is_behind();
             self.open_links();
             self.post_reads();
             self.say_what_is_coming();
@@ -205,6 +285,10 @@ impl Swarm {
 
     /// When a `Tick` is due, if nothing else happens before.
     pub fn next_wake(&self) -> Option<Duration> {
+        self.wake_due.filter(|_| self.phase == Phase::Running)
+    }
+
+    fn next_timer(&self) -> Option<Duration> {
         if self.phase != Phase::Running {
             return None;
         }
@@ -214,6 +298,9 @@ impl Swarm {
 
     /// Announces the reads in flight at the origin and at seeds, when they have changed. A peer that is alone has nobody to tell.
     fn say_what_is_coming(&mut self) {
+        if !std::mem::take(&mut self.is_coming_stale) {
+            return;
+        }
         let Some(epoch) = self.plan.as_ref().map(|plan| plan.epoch) else { return };
         let is_first_hand = |read: &&Read| match read.source {
             Source::Origin => true,
@@ -240,6 +327,7 @@ impl Swarm {
         }
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
+        (self.edges.are_stale, self.is_coming_stale) = (true, true);
         self.lost_at = None;
         self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
         for peer in &plan.quarantined {
@@ -247,6 +335,7 @@ impl Swarm {
             self.part_with(*peer);
         }
         self.plan = Some(plan);
+        self.leave_unplanned();
     }
 
     /// Reads nothing more from this peer.
@@ -254,11 +343,13 @@ impl Swarm {
         self.abandon_link(peer);
         if self.links.remove(&peer).is_some() {
             self.outputs.push_back(Output::Disconnect { peer });
+            self.edges.are_stale = true;
         }
     }
 
     fn no_scheduler(&mut self) {
         self.lost_at.get_or_insert(self.now);
+        self.edges.are_stale = true;
         for link in self.links.values_mut() {
             // The next scheduler counts its plans from 1 again: it was said by none of those.
             link.coming.0 = 0;
@@ -270,15 +361,26 @@ impl Swarm {
 
     fn announced(&mut self, peer: PeerId, runs: &[Run]) {
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) else { return };
+        let is_first = link.heard.is_empty();
         for run in runs {
             for piece in link.has.clip(*run).pieces() {
-                if link.has.insert(piece) && link.heard.insert(piece) && !self.have.contains(piece) {
+                if !link.has.insert(piece) {
+                    continue;
+                }
+                if link.mine.contains(piece) {
+                    link.last_mine = self.now;
+                    link.announced_mine += 1;
+                }
+                if link.heard.insert(piece) && !self.have.contains(piece) {
                     let stripe = self.stripes.at_mut(piece);
                     stripe.news(self.now);
                     stripe.is_last_resort = false;
                     self.last_news = self.now;
                 }
             }
+        }
+        if is_first {
+            self.postpone(peer);
         }
     }
 
@@ -287,27 +389,35 @@ impl Swarm {
         if let Some(link) = self.links.get_mut(&peer) {
             what(link, self.now);
         }
-        self.wake_due = self.next_wake();
     }
 
-    fn good(&mut self, id: ReadId, piece: PieceIndex) {
-        let Some(read) = self.reads.get_mut(id).filter(|read| read.run.contains(piece)) else { return };
+    fn good(&mut self, id: ReadId, piece: PieceIndex) -> Concerned {
+        let Some(read) = self.reads.get_mut(id).filter(|read| read.run.contains(piece)) else {
+            return Concerned::Nobody;
+        };
         let bytes = self.layout.piece_bytes(piece);
         read.bytes_left = read.bytes_left.saturating_sub(bytes);
-        match read.source {
-            Source::Origin => self.origin.good(),
+        let concerned = match read.source {
+            Source::Origin => {
+                self.origin.good();
+                Concerned::Origin
+            }
             Source::Peer(peer) => {
                 if let Some(link) = self.links.get_mut(&peer) {
+                    self.edges.are_stale |= link.is_slow;
+                    self.is_stirred |= link.is_slow;
                     link.arrived(self.now, bytes);
                 }
+                Concerned::Link(peer)
             }
-        }
+        };
         if !self.have.insert(piece) {
-            return;
+            return concerned;
         }
         self.last_news = self.now;
         self.stripes.at_mut(piece).news(self.now);
         self.unwant(piece);
+        self.see_who_is_behind();
         match self.outputs.back_mut() {
             Some(Output::Announce { run }) if run.end == piece => run.end.0 += 1,
             _ => self.outputs.push_back(Output::Announce { run: Run::one(piece) }),
@@ -315,6 +425,7 @@ impl Swarm {
         if self.reads.has_given_up() {
             self.cancel_superseded(piece);
         }
+        concerned
     }
 
     fn cancel_superseded(&mut self, piece: PieceIndex) {
@@ -347,10 +458,11 @@ impl Swarm {
         }
     }
 
-    fn read_ended(&mut self, id: ReadId, outcome: ReadOutcome) {
-        let Some(read) = self.reads.end(id) else { return };
-        match read.source {
+    fn read_ended(&mut self, id: ReadId, outcome: ReadOutcome) -> Concerned {
+        let Some(read) = self.reads.end(id) else { return Concerned::Nobody };
+        let concerned = match read.source {
             Source::Origin => {
+                self.is_coming_stale = true;
                 self.origin.reads.remove(&id);
                 match outcome {
                     ReadOutcome::Ok => {}
@@ -360,22 +472,31 @@ impl Swarm {
                 if self.origin.state == OriginState::Down {
                     self.outputs.push_back(Output::OriginLost);
                 }
+                Concerned::Origin
             }
-            Source::Peer(peer) => self.peer_read_ended(peer, id, read.bytes_left, outcome),
-        }
+            Source::Peer(peer) => {
+                self.is_coming_stale |= self.seeds.contains(&peer);
+                self.peer_read_ended(peer, id, &read, outcome);
+                Concerned::Link(peer)
+            }
+        };
         if read.is_live {
             self.want_again(read.run);
         }
+        if outcome == ReadOutcome::Ok { concerned } else { Concerned::Everybody }
     }
 
-    fn peer_read_ended(&mut self, peer: PeerId, id: ReadId, bytes_left: u64, outcome: ReadOutcome) {
+    fn peer_read_ended(&mut self, peer: PeerId, id: ReadId, read: &Read, outcome: ReadOutcome) {
         let Some(link) = self.links.get_mut(&peer) else { return };
-        link.ended(id, bytes_left);
+        link.ended(id, read.bytes_left);
         if matches!(outcome, ReadOutcome::Retry | ReadOutcome::NotHere) {
             link.pause_until = self.now + PAUSE * 2_u32.pow(link.failures.min(PAUSE_DOUBLINGS));
             link.failures = link.failures.saturating_add(1);
         }
-        link.refusals += u32::from(outcome == ReadOutcome::NotHere);
+        if outcome == ReadOutcome::NotHere {
+            // It is believed again when it says so again.
+            link.refused(read.run);
+        }
         let is_refusing = link.is_refusing();
         let is_hopeless = outcome == ReadOutcome::SourceGone || link.failures >= LINK_FAILURES_MAX;
         if is_hopeless && outcome != ReadOutcome::Ok && link.is_up() {
@@ -389,6 +510,7 @@ impl Swarm {
 
     pub(crate) fn link_down(&mut self, peer: PeerId) {
         self.abandon_link(peer);
+        self.edges.are_stale = true;
         if let Some(link) =
             self.links.get_mut(&peer).filter(|link| !matches!(link.state, LinkState::Down { .. }))
         {
@@ -398,6 +520,7 @@ impl Swarm {
 
     /// Gives up on every read of a link: their pieces are wanted again at once.
     pub(crate) fn abandon_link(&mut self, peer: PeerId) {
+        self.is_coming_stale = true;
         let ids: Vec<ReadId> =
             self.links.get(&peer).into_iter().flat_map(|link| link.reads.iter().copied()).collect();
         for id in ids {
@@ -411,6 +534,7 @@ impl Swarm {
         for piece in run.pieces() {
             if !self.have.contains(piece) && !self.reads.is_carried(piece) && self.wanted.insert(piece) {
                 self.stripes.inserted(piece);
+                self.is_stirred = true;
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::stripes::{Stripe, rendezvous};
 use crate::swarm::{LINKS_MAX, Swarm};
 
 /// A link is stalled when no piece came for this many times what its oldest read should have taken.
-const STALL_FACTOR: u32 = 3;
+pub(crate) const STALL_FACTOR: u32 = 3;
 
 /// A link is silent when no byte came for this long though reads are out: on the slowest card something comes sooner,
 /// and it is as long as schedulers take to call one another dead.
@@ -30,6 +30,10 @@ const HEDGE_BYTES: u64 = 8 << 20;
 
 /// At the very end a read is hedged after this many times what an idle link would need.
 const HEDGE_FACTOR: u32 = 2;
+
+/// Stripes whose backups are linked while nothing is wrong: whoever they are, they hold or will hold every stripe, and
+/// announcements to many more would cost more than opening a link does when it is needed.
+const WARM_STRIPES: usize = 4;
 
 /// Members, first in rendezvous order, that are linked when a stripe is quiet.
 const LOOK_AROUND: usize = 3;
@@ -57,6 +61,7 @@ impl Swarm {
             self.abandon_link(peer);
             if let Some(link) = self.links.get_mut(&peer) {
                 link.is_slow = true;
+                self.edges.are_stale = true;
             }
         }
     }
@@ -163,6 +168,7 @@ impl Swarm {
                     self.connect(seed);
                 }
                 self.stripes.all_mut()[number].is_last_resort = true;
+                self.edges.are_stale = true;
             }
         }
     }
@@ -185,8 +191,10 @@ impl Swarm {
             return;
         }
         let mut peers = BTreeSet::new();
-        for stripe in self.stripes.all() {
-            peers.extend(stripe.backups.iter().copied());
+        for (number, stripe) in self.stripes.all().iter().enumerate() {
+            if number < WARM_STRIPES || self.needs_backups(number) {
+                peers.extend(stripe.backups.iter().copied());
+            }
             if let StripeSource::Parent(parent) = stripe.source {
                 peers.insert(parent);
             }
@@ -242,7 +250,8 @@ impl Swarm {
         );
         let handovers = self.stripes.all().iter().filter_map(|stripe| Some(stripe.handover.as_ref()?.until));
         let origin = handovers.chain([self.origin.pause_until]);
-        let end = self.wanted.is_empty().then_some(self.now + self.config.stall_min);
+        // A link that is idle now may help somebody's parent out later, also at the very end.
+        let end = (!self.links.is_empty()).then_some(self.now + self.config.stall_min);
         let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);
         let take_over = self.take_over_ends();
         stalls

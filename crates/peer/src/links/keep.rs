@@ -23,7 +23,7 @@ use wire::{
 };
 
 use super::{
-    Child, DATA_POLL, GrantedLink, LinkEnd, LinkEvent,
+    Child, DATA_POLL, GrantedLink, LinkEnd, LinkEvent, Word,
     control::{Control, Terms},
     invalid,
     open::{DataLink, Open},
@@ -61,11 +61,11 @@ fn ticks(period: Duration) -> Interval {
 }
 
 impl Child {
-    /// Keeps an open link until it ends. `landed` says what is here from now on.
+    /// Keeps an open link until it ends.
     pub(super) async fn keep(
         &self,
         open: Open,
-        mut landed: UnboundedReceiver<Run>,
+        mut told: UnboundedReceiver<Word>,
     ) -> Result<std::convert::Infallible, LinkEnd> {
         let mut kept = self.up(open);
         let mut renewal = ticks(kept.terms.lasts / RENEWALS_PER_EXPIRY);
@@ -90,7 +90,10 @@ impl Child {
                     self.say_progress(&mut kept);
                 }
                 // Its sender is the handle, which aborts this task when it is dropped.
-                Some(run) = landed.recv() => kept.landed(run),
+                Some(word) = told.recv() => match word {
+                    Word::Landed(run) => kept.landed(run),
+                    Word::Interest(stripes) => kept.control.say(Said::Interest(stripes.into())),
+                },
                 () = sleep_until(expiry) => return Err(LinkEnd::Expired),
             }
             kept.settle();

@@ -6,15 +6,12 @@ use modelpack::layout::{PIECE_BYTES, Run};
 use planner::PeerId;
 use swarm::{Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
 
+use super::news::Child;
 use super::{ARTIFACT, Event, World, node_of};
 use crate::network::{Arrival, Crossed, Served};
 
 /// Until when a read that is never answered ends: as the grants of the product do.
 const GRANT_EXPIRY: Duration = Duration::from_secs(10);
-
-/// What is proved is said after this, or when it is so much, as the product does.
-const FLUSH_AFTER: Duration = Duration::from_micros(500);
-const FLUSH_PIECES: u32 = 64;
 
 /// Requests that one peer has at the origin at once, at most.
 const ORIGIN_LANES: u64 = 16;
@@ -66,15 +63,9 @@ impl World {
                     self.later_input(node, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
                 }
             }
-            Output::Announce { run } => self.unsaid(node, run),
-            Output::Coming { epoch, runs } => {
-                // Children hear of pieces before they hear that these are no longer on their way.
-                self.flush(node);
-                for child in self.at(node).children.clone() {
-                    self.later_input(child, Input::Coming { peer: me, epoch, runs: runs.clone() });
-                }
-                self.at(node).coming = (epoch, runs);
-            }
+            Output::Announce { run } => self.proved(node, run),
+            Output::Interest { peer, stripes } => self.interested(node, node_of(peer), stripes),
+            Output::Coming { epoch, runs } => self.coming(node, (epoch, runs)),
             Output::OriginLost => {}
             Output::Blame { peer, piece } => {
                 self.report.blamed.insert(node_of(peer) as usize);
@@ -85,7 +76,6 @@ impl World {
                 self.tell_planner(planner::Input::Silence { peer: me, artifact: ARTIFACT, about: peer });
             }
             Output::Complete => {
-                self.flush(node);
                 self.report.done[node as usize] = Some(self.queue.now());
                 self.over += 1;
             }
@@ -96,38 +86,6 @@ impl World {
         }
     }
 
-    fn unsaid(&mut self, node: u32, run: Run) {
-        let unsaid = &mut self.at(node).unsaid;
-        let is_first = unsaid.is_empty();
-        match unsaid.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => unsaid.push(run),
-        }
-        if unsaid.iter().map(Run::len).sum::<u32>() >= FLUSH_PIECES {
-            self.flush(node);
-        } else if is_first {
-            self.queue.push(self.queue.now() + FLUSH_AFTER, Event::Flush(node));
-        }
-    }
-
-    pub(super) fn flush(&mut self, node: u32) {
-        let runs = std::mem::take(&mut self.at(node).unsaid);
-        if !runs.is_empty() {
-            self.queue.later(Event::Announced(node, runs.into_boxed_slice()));
-        }
-    }
-
-    pub(super) fn announced(&mut self, node: u32, runs: &[Run]) {
-        if !self.at(node).is_alive {
-            return;
-        }
-        let peer = self.id_of(node);
-        for child in self.at(node).children.clone() {
-            self.input(child, Input::Have { peer, runs: runs.to_vec() });
-        }
-        self.planner_input(planner::Input::Have { peer, artifact: ARTIFACT, runs: runs.to_vec() });
-    }
-
     fn connect(&mut self, node: u32, peer: PeerId) {
         let parent = node_of(peer);
         let state = &self.nodes[parent as usize];
@@ -135,9 +93,11 @@ impl World {
             return self.later_input(node, Input::LinkDown { peer });
         };
         let (runs, (epoch, coming)) = (swarm.have().runs(), state.coming.clone());
-        let children = &mut self.at(parent).children;
-        if let Err(at) = children.binary_search(&node) {
-            children.insert(at, node);
+        let state = self.at(parent);
+        let child = Child::new(node, state.news.len(), state.coming.clone());
+        match state.children.binary_search_by_key(&node, |child| child.node) {
+            Ok(at) => state.children[at] = child,
+            Err(at) => state.children.insert(at, child),
         }
         self.later_input(node, Input::LinkUp { peer, in_flight_max: IN_FLIGHT_MAX });
         self.later_input(node, Input::Have { peer, runs });
@@ -145,7 +105,7 @@ impl World {
     }
 
     fn disconnect(&mut self, node: u32, parent: u32) {
-        self.at(parent).children.retain(|child| *child != node);
+        self.at(parent).children.retain(|child| child.node != node);
         for read in self.network.cut(parent, node) {
             self.later_input(node, Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
         }
@@ -159,7 +119,8 @@ impl World {
 
     pub(super) fn asked(&mut self, from: u32, to: u32, (read, run): (ReadId, Run)) {
         let source = &self.nodes[from as usize];
-        let is_link = from == self.origin() || source.children.binary_search(&to).is_ok();
+        let is_link =
+            from == self.origin() || source.children.binary_search_by_key(&to, |child| child.node).is_ok();
         if source.is_silent {
             let ended = Input::ReadEnded { read, outcome: ReadOutcome::SourceGone };
             self.queue.push(self.queue.now() + GRANT_EXPIRY, Event::Input(to, Box::new(ended)));

@@ -1,0 +1,192 @@
+//! Which pieces are whose by the plan, as sets, so that a source is found by a few operations on words. Does not own the
+//! choice (`pick`), nor the plan (`stripes`).
+
+use std::time::Duration;
+
+use planner::{StripeSet, StripeSource};
+
+use crate::bits::Bits;
+use crate::io::Output;
+use crate::link::{Link, LinkState};
+use crate::stripes::{Stripe, mix};
+use crate::swarm::Swarm;
+
+/// A stripe is behind when this part of it is wanted though others have it: more than the parts of a tree differ by.
+const BEHIND_SHARE: u32 = 12;
+const BEHIND_MIN: u32 = 2;
+
+/// Or when most stripes have been done for this part of the time that they took, and for this long: trees have drained
+/// by then.
+const DRAIN_SHARE: u32 = 100;
+const DRAIN_MIN: Duration = Duration::from_millis(10);
+
+/// A parent that has neither given nor announced anything for this many times the patience with it may never do.
+const RESTS_LONG: u32 = 2;
+
+/// Whoever may ask anybody for a piece does so when it sees it in this part of its links at the latest.
+const SPREAD_SHARE: usize = 3;
+
+/// It is looked for stripes that are behind as often as this within the time that has passed, but not again so soon.
+const LOOKS: u32 = 128;
+const LOOK_MIN: Duration = Duration::from_millis(1);
+
+/// The plan's edges, as they stand.
+#[derive(Clone, Debug)]
+pub(crate) struct Edges {
+    /// Pieces that anybody may give: of stripes that no usable link is the parent of, or that are behind.
+    pub(crate) orphans: Bits,
+    /// Pieces that are spread widely enough to be asked of anybody.
+    spread: Bits,
+    /// Which stripes are behind.
+    behind: Vec<bool>,
+    /// When that was seen.
+    looked_at: Duration,
+    /// Since when most stripes are done.
+    draining_since: Option<Duration>,
+    /// Whether they have been for long.
+    is_drained: bool,
+    /// Whether plan or links have changed since these were drawn.
+    pub(crate) are_stale: bool,
+}
+
+impl Edges {
+    pub(crate) fn new(piece_count: u32) -> Self {
+        Self {
+            orphans: Bits::empty(piece_count),
+            spread: Bits::empty(piece_count),
+            behind: Vec::new(),
+            looked_at: Duration::ZERO,
+            draining_since: None,
+            is_drained: false,
+            are_stale: true,
+        }
+    }
+}
+
+impl Swarm {
+    /// Draws the edges anew, if anything has changed.
+    pub(crate) fn draw_edges(&mut self) {
+        if !std::mem::take(&mut self.edges.are_stale) {
+            return;
+        }
+        let piece_count = self.layout.piece_count();
+        for link in self.links.values_mut() {
+            link.mine = Bits::empty(0);
+        }
+        self.edges.orphans = Bits::empty(piece_count);
+        let mut orphaned = 0;
+        for (number, (stripe, mask)) in self.stripes.all().iter().zip(self.stripes.masks()).enumerate() {
+            let parent = match stripe.source {
+                StripeSource::Parent(parent) => self.links.get_mut(&parent),
+                StripeSource::Origin | StripeSource::None => None,
+            };
+            let usable = parent.as_ref().filter(|link| link.is_usable());
+            let rests = usable.map_or(0, |link| link.rests(self.now, self.config.stall_min));
+            // A seed is asked for what nobody else has.
+            let is_seed =
+                matches!(&stripe.source, StripeSource::Parent(parent) if self.seeds.contains(parent));
+            if usable.is_none() || is_seed || stripe.is_last_resort || rests >= RESTS_LONG {
+                self.edges.orphans.unite(mask);
+                orphaned |= bit(number);
+            } else if rests > 0 || self.edges.behind.get(number) == Some(&true) {
+                self.edges.orphans.unite_common(mask, &self.edges.spread);
+                orphaned |= bit(number);
+            }
+            if let Some(link) = parent {
+                if link.mine.piece_count() == 0 {
+                    link.mine = Bits::empty(piece_count);
+                }
+                link.mine.unite(mask);
+            }
+        }
+        self.say_interests(orphaned);
+    }
+
+    /// Asks every link for early news of what is read from it: the stripes that it is the parent of, and those that
+    /// anybody may give.
+    fn say_interests(&mut self, orphaned: u64) {
+        let (stripes, stripe_pieces) = (self.stripes.all(), self.stripes.stripe_pieces());
+        let count = u32::try_from(stripes.len()).unwrap_or(u32::MAX);
+        for (peer, link) in self.links.iter_mut().filter(|(_, link)| link.is_up()) {
+            let of_parent =
+                stripes.iter().enumerate().filter(|(_, stripe)| stripe.source == StripeSource::Parent(*peer));
+            let bits = of_parent.fold(orphaned, |bits, (number, _)| bits | bit(number));
+            // Whoever has more stripes than a set can tell apart hears of everything at once.
+            let interest = StripeSet::new(stripe_pieces, count, bits);
+            if let Some(stripes) = interest.filter(|_| link.interest != interest) {
+                link.interest = interest;
+                self.outputs.push_back(Output::Interest { peer: *peer, stripes });
+            }
+        }
+    }
+
+    /// Finds the stripes whose parents give later than others would: what those have of it is asked of anybody. While all
+    /// parents give alike, pieces that somebody else has sooner are left to them.
+    pub(crate) fn see_who_is_behind(&mut self) {
+        let elapsed = self.now.saturating_sub(self.started);
+        if self.now < self.edges.looked_at + (elapsed / LOOKS).max(LOOK_MIN) {
+            return;
+        }
+        self.edges.looked_at = self.now;
+        self.see_whether_the_wave_is_over();
+        self.see_what_is_spread();
+        self.see_whether_trees_drain(elapsed);
+        let stripes = self.stripes.all();
+        let whole = self.layout.piece_count() / u32::try_from(stripes.len()).unwrap_or(u32::MAX);
+        let behind_from = (whole / BEHIND_SHARE).max(BEHIND_MIN);
+        let wanted = self.wanted.without(&self.postponed);
+        let is_behind = |(stripe, mask): (&Stripe, &Bits)| {
+            let has_parent = matches!(stripe.source, StripeSource::Parent(_));
+            let lag = || mask.count_common(&wanted, &self.edges.spread);
+            has_parent && stripe.wanted > 0 && (self.edges.is_drained || lag() >= behind_from)
+        };
+        let behind: Vec<bool> = stripes.iter().zip(self.stripes.masks()).map(is_behind).collect();
+        let is_resting = |link: &Link| link.rests(self.now, self.config.stall_min) > 0;
+        let rests = self.links.values().any(|link| !link.mine.is_empty() && is_resting(link));
+        // What is spread has changed, too.
+        self.edges.are_stale |= behind != self.edges.behind || behind.contains(&true) || rests;
+        self.edges.behind = behind;
+    }
+
+    /// What one peer alone has is on its way down a tree: if everybody asked that one for it, its card would be kept from
+    /// its children, and would send the same again and again. So each peer draws for each piece in how many links it has
+    /// to be, and about as many ask for it as have it, until all may.
+    fn see_what_is_spread(&mut self) {
+        let usable = self.links.values().filter(|link| link.is_usable());
+        let links: Vec<&Bits> = usable.map(|link| &link.has).collect();
+        let places = (links.len() / SPREAD_SHARE).max(1).ilog2();
+        let seed = mix(self.config.seed);
+        let drawn = |at: usize, place: u32| {
+            if place < places { mix(seed ^ (at as u64) << u8::BITS ^ u64::from(place)) } else { 0 }
+        };
+        self.edges.spread = Bits::in_more_than(&links, places, drawn, self.layout.piece_count());
+    }
+
+    /// Once most stripes are done, whoever still has pieces to give has a card to spare.
+    fn see_whether_trees_drain(&mut self, elapsed: Duration) {
+        let mut left: Vec<u32> = self.stripes.all().iter().map(|stripe| stripe.wanted).collect();
+        left.sort_unstable();
+        if left.get(left.len() / 2).is_some_and(|middle| *middle > 0) {
+            self.edges.draining_since = None;
+        }
+        let since = *self.edges.draining_since.get_or_insert(self.now);
+        self.edges.is_drained =
+            self.now > since && self.now >= since + (elapsed / DRAIN_SHARE).max(DRAIN_MIN);
+    }
+
+    /// Whether backups of a stripe are to be linked: its parent does not do, or it is read first hand.
+    pub(crate) fn needs_backups(&self, number: usize) -> bool {
+        let stripe = &self.stripes.all()[number];
+        let StripeSource::Parent(parent) = stripe.source else { return true };
+        let is_broken =
+            |link: &Link| link.is_slow || matches!(link.state, LinkState::Leaving | LinkState::Down { .. });
+        self.links.get(&parent).is_some_and(is_broken)
+            || self.seeds.contains(&parent)
+            || self.edges.behind.get(number) == Some(&true)
+    }
+}
+
+/// The bit of a stripe in a [`StripeSet`].
+fn bit(stripe: usize) -> u64 {
+    u32::try_from(stripe).ok().and_then(|stripe| 1_u64.checked_shl(stripe)).unwrap_or(0)
+}

@@ -1,0 +1,202 @@
+//! When a peer asks others than the parents of its plan, and when it does not.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use modelpack::layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run};
+use modelpack::piece_map::PieceMap;
+use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use swarm::{Config, Input, Output, PieceOutcome, ReadOutcome, Source, Swarm};
+
+/// Two stripes, of which the even pieces are the first.
+const PIECES: u32 = 240;
+const ME: PeerId = PeerId::new([1; 16]);
+const PARENTS: [PeerId; 2] = [PeerId::new([2; 16]), PeerId::new([3; 16])];
+const BACKUPS: [PeerId; 2] = [PeerId::new([4; 16]), PeerId::new([5; 16])];
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn plan(sources: [StripeSource; 2]) -> PeerPlan {
+    let part = |source| StripePart { source, backups: BACKUPS.to_vec(), before: Vec::new() };
+    let member = |id| Member { id, address: "peer:1".to_owned(), name: String::new(), is_seed: false };
+    PeerPlan {
+        epoch: 1,
+        stripe_pieces: 1,
+        stripes: sources.map(part).to_vec(),
+        members: PARENTS.into_iter().chain(BACKUPS).map(member).collect(),
+        quarantined: Vec::new(),
+        finish: None,
+        bound: None,
+    }
+}
+
+/// A swarm all of whose links are up, and what it wanted done lately.
+struct Play {
+    swarm: Swarm,
+    now: Duration,
+    outputs: Vec<Output>,
+}
+
+impl Play {
+    fn new(sources: [StripeSource; 2]) -> Self {
+        let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+        let swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+        let mut play = Self { swarm, now: Duration::ZERO, outputs: Vec::new() };
+        play.tell(Input::OriginUp { ranges: true });
+        play.tell(Input::Plan(plan(sources)));
+        for peer in PARENTS.into_iter().chain(BACKUPS) {
+            play.tell(Input::LinkUp { peer, in_flight_max: 16 });
+        }
+        play
+    }
+
+    fn of_parents() -> Self {
+        Self::new(PARENTS.map(StripeSource::Parent))
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.swarm.handle(self.now, input);
+        self.outputs.extend(std::iter::from_fn(|| self.swarm.poll()));
+    }
+
+    fn has(&mut self, peer: PeerId, pieces: impl Iterator<Item = u32>) {
+        let runs = pieces.map(|piece| Run::one(PieceIndex(piece))).collect();
+        self.tell(Input::Have { peer, runs });
+    }
+
+    /// Lets time pass, in which the swarm is woken when it wants to be; what it asks of the peers in `givers` comes at
+    /// once. Says which pieces it asked of whom.
+    fn pass(&mut self, time: Duration, givers: &[PeerId]) -> Vec<(PeerId, u32)> {
+        let end = self.now + time;
+        let mut asked = Vec::new();
+        loop {
+            for output in std::mem::take(&mut self.outputs) {
+                let Output::Read { read, source: Source::Peer(peer), run, .. } = output else { continue };
+                asked.extend(run.pieces().map(|piece| (peer, piece.0)));
+                if givers.contains(&peer) {
+                    for piece in run.pieces() {
+                        self.tell(Input::Piece { read, piece, outcome: PieceOutcome::Good });
+                    }
+                    self.tell(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+                }
+            }
+            if self.outputs.is_empty() {
+                match self.swarm.next_wake().filter(|at| *at <= end) {
+                    Some(at) => {
+                        self.now = self.now.max(at);
+                        self.tell(Input::Tick);
+                    }
+                    None => break,
+                }
+            }
+        }
+        self.now = end;
+        asked
+    }
+
+    fn interests(&self, of: PeerId) -> Vec<u64> {
+        let interest = |output: &Output| match output {
+            Output::Interest { peer, stripes } if *peer == of => Some(stripes.bits()),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(interest).collect()
+    }
+}
+
+fn even(to: u32) -> impl Iterator<Item = u32> {
+    (0..to).step_by(2)
+}
+
+#[test]
+fn what_a_backup_has_first_is_left_to_the_parent_that_is_on_time() {
+    let mut play = Play::of_parents();
+    play.has(PARENTS[0], even(20));
+    play.has(BACKUPS[0], even(24));
+    assert!(play.pass(ms(50), &PARENTS).iter().all(|(peer, _)| *peer == PARENTS[0]));
+}
+
+#[test]
+fn a_parent_that_falls_behind_what_others_have_is_helped_out() {
+    let mut play = Play::of_parents();
+    play.has(PARENTS[0], even(4));
+    for backup in BACKUPS {
+        play.has(backup, even(100));
+    }
+    let asked = play.pass(ms(200), &[PARENTS, BACKUPS].concat());
+    let of_backups: BTreeSet<u32> =
+        asked.iter().filter(|(peer, _)| BACKUPS.contains(peer)).map(|(_, piece)| *piece).collect();
+    assert!(
+        of_backups.len() >= 38,
+        "all but what the parent has, and a few that may be on their way: {of_backups:?}"
+    );
+}
+
+#[test]
+fn a_parent_that_rests_for_long_is_not_waited_for() {
+    let mut play = Play::of_parents();
+    play.has(PARENTS[0], even(4));
+    play.pass(ms(10), &PARENTS);
+    // Too few to be behind, and with one backup alone.
+    play.has(BACKUPS[0], even(8));
+    assert_eq!(play.pass(ms(50), &[]), []);
+    let asked: BTreeSet<_> = play.pass(Duration::from_secs(3), &BACKUPS).into_iter().collect();
+    assert_eq!(asked, BTreeSet::from([(BACKUPS[0], 4), (BACKUPS[0], 6)]));
+}
+
+#[test]
+fn news_is_urgent_of_what_a_link_is_asked_for() {
+    let mut play = Play::of_parents();
+    play.has(PARENTS[0], even(4));
+    let last = |play: &Play, of| play.interests(of).last().copied();
+    assert_eq!((last(&play, PARENTS[0]), last(&play, BACKUPS[0])), (Some(0b01), Some(0b00)));
+    play.outputs.clear();
+    play.has(BACKUPS[0], even(4));
+    assert!(play.interests(BACKUPS[0]).is_empty(), "said once");
+    play.tell(Input::LinkDown { peer: PARENTS[0] });
+    assert_eq!(last(&play, BACKUPS[0]), Some(0b01), "its parent is gone");
+    assert_eq!(last(&play, PARENTS[1]), Some(0b11));
+}
+
+#[test]
+fn whoever_comes_late_takes_what_is_new_first_and_the_old_piece_by_piece() {
+    let mut play = Play::of_parents();
+    // Both parents are in the middle of it.
+    play.has(PARENTS[0], even(120));
+    play.has(PARENTS[1], (1..120).step_by(2));
+    let old = play.pass(ms(10), &[]);
+    assert_eq!(old.len(), 1, "{old:?}");
+    let idle = usize::from(old[0].0 == PARENTS[0]);
+    play.has(PARENTS[idle], [120, 121, 122, 123].into_iter());
+    let new: Vec<u32> = play.pass(ms(10), &[]).into_iter().map(|(_, piece)| piece).collect();
+    assert!(!new.is_empty() && new.iter().all(|piece| *piece >= 120), "{new:?}");
+}
+
+#[test]
+fn an_entrant_has_one_read_at_the_origin_for_each_of_its_stripes() {
+    for (sources, reads) in [
+        ([StripeSource::Origin, StripeSource::Parent(PARENTS[1])], 1),
+        ([StripeSource::Origin, StripeSource::Origin], 2),
+    ] {
+        let play = Play::new(sources);
+        let at_origin = |output: &&Output| matches!(output, Output::Read { source: Source::Origin, .. });
+        assert_eq!(play.outputs.iter().filter(at_origin).count(), reads, "{sources:?}");
+    }
+}
+
+#[test]
+fn what_a_source_refuses_it_has_not() {
+    let mut play = Play::of_parents();
+    play.has(PARENTS[0], even(2));
+    let refused = |output: &Output| match output {
+        Output::Read { read, source: Source::Peer(_), .. } => Some(*read),
+        _ => None,
+    };
+    let read = play.outputs.iter().find_map(refused).expect("it is asked");
+    play.outputs.clear();
+    play.tell(Input::ReadEnded { read, outcome: ReadOutcome::NotHere });
+    assert_eq!(play.pass(ms(90), &[]), [], "not again, however long it waits");
+    play.has(PARENTS[0], even(2));
+    assert_eq!(play.pass(ms(1500), &PARENTS), [(PARENTS[0], 0)], "until it says so again");
+}
