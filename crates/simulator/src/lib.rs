@@ -1,12 +1,13 @@
 //! A whole fleet in one thread on a virtual clock, driving the production planner and swarms.
 //!
-//! Owns: the network model, the queue of events, faults, the cases that are measured. Does not own any decision about
-//! pieces or sources.
+//! Owns: the network model, the queue of events, faults, the cases that are measured, random faults and what must hold
+//! whatever they are (`fuzz`). Does not own any decision about pieces or sources.
 //!
 //! The model: full-duplex cards and rack uplinks that flows share max-min fairly (`network`), control messages of a
 //! fixed latency, announcements in batches as the product sends them. Pieces are of the product's size. A case with
 //! fewer pieces than its artifact has is that artifact with bytes and rates divided by the same number: time is not.
 
+pub mod fuzz;
 mod network;
 mod options;
 mod queue;

@@ -1,86 +1,26 @@
-//! `simulator`: measures broadcasts on a virtual clock.
+//! `simulator`: plays broadcasts on a virtual clock, to measure them or to find what is wrong with them.
 //!
-//! Owns: the command line, and how figures are shown. Does not own a single figure (crate `simulator`).
+//! Owns: which command it is. Does not own what one does (`commands`).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is what it is for")]
 
-use std::fmt::Display;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::time::{Duration, Instant};
 
-use modelpack::quantity::{Rate, Size};
-use simulator::sweep::{Case, Figures, Sweep};
+use commands::{fuzz, sweep};
+
+mod commands;
 
 const USAGE: &str =
     "usage: simulator sweep [--peers N] [--size 140GB] [--rate 25GB/s] [--case NAME] [--pieces 2048]
-                       [--quanta 4] [--seeds 20] [--seed 1] [--json] [--busy]
+                       [--quanta 2] [--seeds 20] [--seed 1] [--json] [--busy]
+       simulator fuzz  [--seeds 1000 | --minutes M] [--seed 1] [--past] [--json]
+       simulator replay SEED [--lines 40] [--node N]…
 cases: clean slow kill origin-fast origin-slow late scheduler-down heterogeneous";
 
-struct SweepArgs {
-    peers: u32,
-    size: u64,
-    rate: u64,
-    case: Case,
-    pieces: u32,
-    quanta: u32,
-    seeds: u64,
-    seed: u64,
-    json: bool,
-    busy: bool,
-}
-
-impl SweepArgs {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        if words.next().as_deref() != Some("sweep") {
-            return Err("the one command is `sweep`".to_owned());
-        }
-        let mut args = Self {
-            peers: 64,
-            size: 140_000_000_000,
-            rate: 25_000_000_000,
-            case: Case::Clean,
-            pieces: 2048,
-            quanta: 4,
-            seeds: 20,
-            seed: 1,
-            json: false,
-            busy: false,
-        };
-        while let Some(flag) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("`{flag}` needs a value"));
-            match flag.as_str() {
-                "--json" => args.json = true,
-                "--busy" => args.busy = true,
-                "--peers" => args.peers = parse(&value()?)?,
-                "--size" => args.size = parse::<Size>(&value()?)?.0,
-                "--rate" => args.rate = parse::<Rate>(&value()?)?.0,
-                "--pieces" => args.pieces = parse(&value()?)?,
-                "--quanta" => args.quanta = parse(&value()?)?,
-                "--seeds" => args.seeds = parse(&value()?)?,
-                "--seed" => args.seed = parse(&value()?)?,
-                "--case" => {
-                    let name = value()?;
-                    let case = Case::ALL.into_iter().find(|case| case.name() == name);
-                    args.case = case.ok_or_else(|| format!("`{name}` is no case"))?;
-                }
-                _ => return Err(format!("`{flag}` is no option")),
-            }
-        }
-        Ok(args)
-    }
-}
-
-fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error| format!("`{text}`: {error}"))
-}
-
 fn main() -> ExitCode {
-    match SweepArgs::parse(std::env::args().skip(1)) {
-        Ok(args) => {
-            sweep(&args);
-            ExitCode::SUCCESS
-        }
+    let mut words = std::env::args().skip(1);
+    match run(words.next().as_deref(), words) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}\n{USAGE}");
             ExitCode::from(2)
@@ -88,113 +28,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn sweep(args: &SweepArgs) {
-    let sweep = Sweep {
-        case: args.case,
-        peers: args.peers.max(2),
-        bytes: args.size,
-        rate: args.rate,
-        pieces: args.pieces.max(1),
-        quanta: args.quanta.max(1),
-    };
-    if !args.json {
-        head(&sweep, args);
-    }
-    let mut all = Vec::new();
-    for seed in args.seed..args.seed + args.seeds.max(1) {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "how long a run takes is measured, and decides nothing"
-        )]
-        let started = Instant::now();
-        let report = simulator::run(&sweep.options(seed));
-        let figures = sweep.figures(&report);
-        let took = started.elapsed();
-        if args.busy {
-            for line in &report.busy {
-                let at = line.at.as_secs_f64();
-                println!("{at:8.3} s  origin {:.3}  up {:.3}  down {:.3}", line.origin, line.up, line.down);
-            }
+fn run(command: Option<&str>, words: impl Iterator<Item = String>) -> Result<ExitCode, String> {
+    Ok(match command {
+        Some("sweep") => {
+            sweep::sweep(&sweep::SweepArgs::parse(words)?);
+            ExitCode::SUCCESS
         }
-        show_seed(args.json, (seed, report.events, took), &figures);
-        all.push(figures);
-    }
-    show_result(args, &sweep, &all);
-}
-
-fn head(sweep: &Sweep, args: &SweepArgs) {
-    let (bound, optimum) = sweep.yardsticks();
-    println!("{} · {} peers · {} pieces", sweep.case.name(), sweep.peers, sweep.pieces);
-    println!("  piece     {} bytes, in {} parts", sweep.piece_bytes(), args.quanta);
-    println!("  bound     {:.3} s", bound.as_secs_f64());
-    let over = optimum.as_secs_f64() / bound.as_secs_f64();
-    println!("  optimum   {:.3} s in whole pieces, {over:.4} × the bound", optimum.as_secs_f64());
-    println!();
-    println!("  seed   last      ratio   p99     origin   events     took");
-}
-
-fn show_seed(is_json: bool, (seed, events, took): (u64, u64, Duration), figures: &Figures) {
-    let (worst, p99) = (figures.worst(), quantile(&figures.ratios, 0.99));
-    let (last, took) = (figures.last.as_secs_f64(), took.as_secs_f64());
-    let copies = figures.origin_copies;
-    if is_json {
-        let late = figures.late.map_or("null".to_owned(), number);
-        println!(
-            "{{\"seed\":{seed},\"last_seconds\":{last:.6},\"ratio\":{},\"p99_peer_ratio\":{},\"late_ratio\":{late},\
-             \"origin_x\":{copies:.4},\"events\":{events},\"took_seconds\":{took:.3}}}",
-            number(worst),
-            number(p99),
-        );
-    } else {
-        let late = figures.late.map_or(String::new(), |late| format!("   late {late:.4}"));
-        println!(
-            "  {seed:<4} {last:7.3} s   {worst:.4}  {p99:.4}  {copies:.4}  {events:>9}  {took:6.2} s{late}"
-        );
-    }
-}
-
-fn show_result(args: &SweepArgs, sweep: &Sweep, all: &[Figures]) {
-    let ratios: Vec<f64> = all.iter().map(Figures::worst).collect();
-    let peers: Vec<f64> = all.iter().flat_map(|figures| figures.ratios.iter().copied()).collect();
-    let origin: Vec<f64> = all.iter().map(|figures| figures.origin_copies).collect();
-    let (median, max) = (quantile(&ratios, 0.5), quantile(&ratios, 1.0));
-    let (p99, origin) = (quantile(&peers, 0.99), quantile(&origin, 1.0));
-    if args.json {
-        println!(
-            "{{\"peers\":{},\"case\":\"{}\",\"seeds\":{},\"pieces\":{},\"ratio_median\":{},\"ratio_max\":{},\
-             \"p99_peer_ratio\":{},\"origin_x\":{}}}",
-            sweep.peers,
-            sweep.case.name(),
-            all.len(),
-            sweep.pieces,
-            number(median),
-            number(max),
-            number(p99),
-            number(origin),
-        );
-    } else {
-        println!();
-        println!("  ratio     {median:.4} median, {max:.4} at most");
-        println!("  p99 peer  {p99:.4}");
-        println!("  origin    {origin:.4} copies at most");
-    }
-}
-
-/// JSON has no infinity.
-fn number(value: f64) -> String {
-    if value.is_finite() { format!("{value:.4}") } else { "null".to_owned() }
-}
-
-/// The smallest value that so many of all are not above.
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index into a list that is in memory"
-    )]
-    let at = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(at.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
+        Some("fuzz") => fuzz::fuzz(&fuzz::FuzzArgs::parse(words)?),
+        Some("replay") => fuzz::replay(words)?,
+        _ => return Err("the commands are `sweep`, `fuzz` and `replay`".to_owned()),
+    })
 }

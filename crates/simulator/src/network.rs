@@ -29,6 +29,13 @@ const HOPS_MAX: usize = 5;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Served(u32);
 
+impl Served {
+    /// Which station that is.
+    pub(crate) fn station(self) -> u32 {
+        self.0
+    }
+}
+
 /// A resource that flows share.
 #[derive(Debug)]
 struct Station {
@@ -117,6 +124,17 @@ impl Network {
         Duration::from_nanos(self.stations[station as usize].busy)
     }
 
+    /// Whether a station has nothing that it could serve.
+    pub(crate) fn is_idle(&self, station: u32) -> bool {
+        let station = &self.stations[station as usize];
+        station.serving.is_none() && station.waiting.is_empty()
+    }
+
+    /// Whether something that one node sends another has not left the first station yet.
+    pub(crate) fn is_leaving(&self, from: u32, to: u32) -> bool {
+        self.by_pair.get(&(from, to)).is_some_and(|flow| self.flows[*flow as usize].queued[0] > 0)
+    }
+
     /// Puts a read behind what the pair has to send; `path` is the way if they never had any.
     pub(crate) fn send<T>(
         &mut self,
@@ -159,12 +177,17 @@ impl Network {
 
     /// Drops everything that a pair has on its way; gives the reads that it was for.
     pub(crate) fn cut(&mut self, from: u32, to: u32) -> Vec<ReadId> {
+        self.take(from, to).into_iter().map(|(read, _)| read).collect()
+    }
+
+    /// The same, with what of each read has not crossed.
+    pub(crate) fn take(&mut self, from: u32, to: u32) -> Vec<(ReadId, Run)> {
         let Some(flow) = self.by_pair.get(&(from, to)) else { return Vec::new() };
         let flow = &mut self.flows[*flow as usize];
         flow.generation += 1;
         flow.queued = [0; HOPS_MAX];
         flow.arrived = 0;
-        flow.jobs.drain(..).map(|job| job.read).collect()
+        flow.jobs.drain(..).map(|job| (job.read, job.run)).collect()
     }
 
     /// Whoever sends to, or gets from, this node.

@@ -18,7 +18,7 @@ mod news;
 mod watch;
 
 /// Time of a control message, one way.
-const LATENCY: Duration = Duration::from_micros(200);
+pub(crate) const LATENCY: Duration = Duration::from_micros(200);
 
 /// Virtual time after which a run is called stuck.
 const TIME_MAX: Duration = Duration::from_mins(10);
@@ -128,7 +128,7 @@ fn id_of(node: u32, seed: u64) -> PeerId {
     PeerId::new(bytes)
 }
 
-fn node_of(peer: PeerId) -> u32 {
+pub(crate) fn node_of(peer: PeerId) -> u32 {
     let [.., a, b, c, d] = *peer.bytes();
     u32::from_be_bytes([a, b, c, d])
 }

@@ -1,0 +1,41 @@
+//! Seeds of random faults: those that found something once, and a few that are always the same.
+
+#![expect(clippy::print_stdout, reason = "whoever reads a failure needs the seed")]
+
+use simulator::fuzz::{self, Scenario, Shown, past_seeds};
+
+/// Seeds that are played each time: a few seconds.
+const SEEDS: u64 = 40;
+
+fn check(seed: u64) {
+    let scenario = Scenario::new(seed);
+    let verdict = fuzz::play(&scenario);
+    if let Some(found) = verdict.violation {
+        println!("seed {seed}: {scenario}");
+        for line in fuzz::replay(&scenario, &Shown::default()).trace {
+            println!("{line}");
+        }
+        panic!("seed {seed}: {found:?}; `cargo run --release -p simulator -- replay {seed}` shows it");
+    }
+}
+
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    assert!(past_seeds().count() > 0);
+    past_seeds().for_each(|(seed, _)| check(seed));
+}
+
+#[test]
+fn all_holds_whatever_goes_wrong() {
+    (0..SEEDS).for_each(check);
+}
+
+#[test]
+fn a_seed_is_the_same_run_each_time_also_when_it_is_looked_at() {
+    for seed in 0..8 {
+        let scenario = Scenario::new(seed);
+        let (first, second) = (fuzz::play(&scenario), fuzz::replay(&scenario, &Shown::default()));
+        assert_eq!((first.event_hash, first.events), (second.event_hash, second.events), "seed {seed}");
+        assert_ne!(first.event_hash, fuzz::play(&Scenario::new(seed + 1)).event_hash);
+    }
+}
