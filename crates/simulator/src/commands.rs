@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 pub(crate) mod fuzz;
+pub(crate) mod policies;
 pub(crate) mod sweep;
 
 pub(crate) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {

@@ -10,6 +10,7 @@
 pub mod fuzz;
 mod network;
 mod options;
+pub mod policies;
 mod queue;
 pub mod sweep;
 mod world;

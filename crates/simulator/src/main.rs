@@ -6,13 +6,15 @@
 
 use std::process::ExitCode;
 
-use commands::{fuzz, sweep};
+use commands::{fuzz, policies, sweep};
 
 mod commands;
 
 const USAGE: &str =
     "usage: simulator sweep [--peers N] [--size 140GB] [--rate 25GB/s] [--case NAME] [--pieces 2048]
                        [--quanta 2] [--seeds 20] [--seed 1] [--json] [--busy]
+       simulator policies [--peers 8,16,64] [--cases clean,slow,kill,heterogeneous] [--pieces 512]
+                       [--quanta 16] [--seeds 5] [--seed 1] [--json] [--svg FILE]
        simulator fuzz  [--seeds 1000 | --minutes M] [--seed 1] [--past] [--json]
        simulator replay SEED [--lines 40] [--node N]…
 cases: clean slow kill origin-fast origin-slow late scheduler-down heterogeneous";
@@ -34,8 +36,9 @@ fn run(command: Option<&str>, words: impl Iterator<Item = String>) -> Result<Exi
             sweep::sweep(&sweep::SweepArgs::parse(words)?);
             ExitCode::SUCCESS
         }
+        Some("policies") => policies::run(words)?,
         Some("fuzz") => fuzz::fuzz(&fuzz::FuzzArgs::parse(words)?),
         Some("replay") => fuzz::replay(words)?,
-        _ => return Err("the commands are `sweep`, `fuzz` and `replay`".to_owned()),
+        _ => return Err("the commands are `sweep`, `policies`, `fuzz` and `replay`".to_owned()),
     })
 }

@@ -15,7 +15,10 @@ use crate::queue::Queue;
 
 mod links;
 mod news;
+mod plans;
 mod watch;
+
+pub(crate) use plans::first_plans;
 
 /// Time of a control message, one way.
 pub(crate) const LATENCY: Duration = Duration::from_micros(200);
