@@ -49,14 +49,19 @@ impl Bound {
     /// The same when `helpers` send too, and whether or not they get everything does not matter: the others when only
     /// some are to be done. Racks have a bound of their own, in which each is a member with its uplink as card.
     pub fn with_helpers(bytes: u64, origin_up: Option<f64>, receivers: &[Rates], helpers: &[Rates]) -> Self {
-        let bytes = to_f64(bytes);
-        let count = to_f64(receivers.len() as u64);
+        let up = receivers.iter().chain(helpers).map(|rates| rates.up).sum();
+        let down = receivers.iter().map(|rates| rates.down).fold(f64::INFINITY, f64::min);
+        Self::of_all(bytes, origin_up, receivers.len() as u64, Rates { up, down })
+    }
+
+    /// The bound for `receivers` of which it is known what all send together, and what the slowest receives.
+    pub fn of_all(bytes: u64, origin_up: Option<f64>, receivers: u64, all: Rates) -> Self {
+        let (bytes, count) = (to_f64(bytes), to_f64(receivers));
         let origin_up = origin_up.unwrap_or(f64::INFINITY);
-        let peers_up: f64 = receivers.iter().chain(helpers).map(|rates| rates.up).sum();
-        let slowest = receivers.iter().map(|rates| rates.down).fold(f64::INFINITY, f64::min);
+        let Rates { up: peers_up, down: slowest } = all;
         let beyond_origin = (count - ORIGIN_COPIES).max(0.0);
         Self {
-            origin: time(if receivers.is_empty() { 0.0 } else { bytes }, origin_up),
+            origin: time(if receivers == 0 { 0.0 } else { bytes }, origin_up),
             receiver: time(bytes, slowest),
             senders: time(count * bytes, origin_up + peers_up),
             origin_budget: time(beyond_origin * bytes, peers_up),

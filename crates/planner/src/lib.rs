@@ -4,7 +4,7 @@
 //! choice of a source for each piece (crate `swarm`), streams and messages (crates `scheduler`, `wire`).
 
 pub mod bound;
-mod cast;
+mod forest;
 mod id;
 mod pace;
 mod plan;
@@ -14,7 +14,6 @@ mod ranking;
 mod status;
 mod stripe_set;
 mod swarm_state;
-mod tree;
 
 pub use id::{ArtifactId, PeerId};
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};

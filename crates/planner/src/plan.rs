@@ -1,5 +1,6 @@
 //! The plan as data: what one member is told. Does not own how it is made.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelpack::layout::PieceIndex;
@@ -76,9 +77,9 @@ pub struct Member {
     /// Its name in the plan.
     pub id: PeerId,
     /// HOST:PORT of its control service.
-    pub address: String,
+    pub address: Arc<str>,
     /// Its name for people.
-    pub name: String,
+    pub name: Arc<str>,
     /// Whether it announces a local artifact: its bytes count as origin bytes.
     pub is_seed: bool,
 }

@@ -2,6 +2,7 @@
 //! single tree (`tree`), nor the streams that carry its inputs and outputs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
@@ -9,7 +10,7 @@ use modelpack::layout::{PIECES_MAX, Run};
 use crate::id::{ArtifactId, PeerId};
 use crate::plan::PeerPlan;
 use crate::quarantine::{Alarm, Charge, HostAddr, Quarantine, Standing, Whereabouts};
-use crate::swarm_state::{MemberState, SwarmState};
+use crate::swarm_state::{Joining, SwarmState};
 
 /// Peers whose stream has ended that are remembered, so that a case can be filed about who left before it was heard.
 const DEPARTED_MAX: usize = 1024;
@@ -136,21 +137,19 @@ pub enum Output {
 /// What a registered peer said about itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Registered {
-    pub(crate) address: String,
-    pub(crate) name: String,
+    pub(crate) address: Arc<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) nic_rate: Option<u64>,
     /// What it is trusted with.
     pub(crate) standing: Standing,
     /// Who accuses it: they are not sent to it again.
     pub(crate) accusers: BTreeSet<PeerId>,
     host: HostAddr,
-    /// (sent, received) in bytes per second, as last reported.
-    pub(crate) load: (u64, u64),
 }
 
 impl Registered {
     fn whereabouts(&self, peer: PeerId) -> Whereabouts {
-        Whereabouts { peer, host: self.host, name: self.name.clone(), address: self.address.clone() }
+        Whereabouts { peer, host: self.host, name: self.name.to_string(), address: self.address.to_string() }
     }
 }
 
@@ -159,7 +158,9 @@ impl Registered {
 /// Law: after each [`Self::handle`], [`Self::poll`] is called until it returns `None`.
 #[derive(Debug, Default)]
 pub struct Planner {
-    peers: BTreeMap<PeerId, Registered>,
+    peers: BTreeMap<PeerId, Arc<Registered>>,
+    /// (sent, received) in bytes per second, as last reported.
+    loads: BTreeMap<PeerId, (u64, u64)>,
     swarms: BTreeMap<ArtifactId, SwarmState>,
     quarantine: Quarantine,
     /// The latest come last.
@@ -187,20 +188,23 @@ impl Planner {
         match input {
             Input::Register { peer, address, name, nic_rate, host } => {
                 let (standing, accusers) = self.quarantine.standing(peer, host);
-                let load = (0, 0);
-                let registered = Registered { address, name, nic_rate, standing, accusers, host, load };
+                let (address, name) = (address.into(), name.into());
+                let registered = Arc::new(Registered { address, name, nic_rate, standing, accusers, host });
+                self.swarms.values_mut().for_each(|swarm| swarm.update(peer, &registered));
                 self.peers.insert(peer, registered);
+                self.loads.remove(&peer);
             }
             Input::Gone { peer } => self.gone(peer),
             Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress } => {
-                if !self.peers.contains_key(&peer) || u64::from(piece_count) > PIECES_MAX {
+                let Some(facts) = self.peers.get(&peer).filter(|_| u64::from(piece_count) <= PIECES_MAX)
+                else {
                     return;
-                }
+                };
                 let swarm =
                     self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
                 if swarm.is_about(bytes, piece_count) {
-                    let member = MemberState::new(swarm, origin_ok, is_seed, (&have, &progress));
-                    swarm.join(now, peer, member, progress.epoch);
+                    let (have, progress) = (&have[..], &progress);
+                    swarm.join(now, peer, facts, Joining { origin_ok, is_seed, have, progress });
                     self.replan(artifact);
                 }
             }
@@ -215,8 +219,8 @@ impl Planner {
                 }
             }
             Input::Load { peer, sent, received } => {
-                if let Some(registered) = self.peers.get_mut(&peer) {
-                    registered.load = (sent, received);
+                if self.peers.contains_key(&peer) {
+                    self.loads.insert(peer, (sent, received));
                 }
             }
             Input::Complaint { peer, artifact, about, .. } => {
@@ -267,7 +271,7 @@ impl Planner {
                 .filter(|peer| Some(*peer) != asker)
                 .filter_map(|peer| self.peers.get(&peer))
                 .filter(move |registered| registered.standing == standing)
-                .map(|registered| registered.address.clone())
+                .map(|registered| registered.address.to_string())
         };
         of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
     }
@@ -293,7 +297,7 @@ impl Planner {
     }
 
     pub(crate) fn registered(&self) -> impl Iterator<Item = (&PeerId, &Registered)> {
-        self.peers.iter()
+        self.peers.iter().map(|(peer, registered)| (peer, registered.as_ref()))
     }
 
     pub(crate) fn swarm_states(&self) -> impl ExactSizeIterator<Item = (&ArtifactId, &SwarmState)> {
@@ -312,7 +316,7 @@ impl Planner {
 
     /// The (sent, received) bytes per second that this peer last reported.
     pub fn load(&self, peer: PeerId) -> Option<(u64, u64)> {
-        self.peers.get(&peer).map(|registered| registered.load)
+        self.peers.contains_key(&peer).then(|| self.loads.get(&peer).copied().unwrap_or_default())
     }
 
     fn accused(&mut self, (by, about): (PeerId, PeerId), artifact: ArtifactId, charge: Charge) {
@@ -340,8 +344,13 @@ impl Planner {
             let (standing, accusers) = self.quarantine.standing(*peer, registered.host);
             if registered.standing != standing || registered.accusers != accusers {
                 touched.insert(*peer);
+                let registered = Arc::make_mut(registered);
                 (registered.standing, registered.accusers) = (standing, accusers);
             }
+        }
+        for peer in &touched {
+            let facts = &self.peers[peer];
+            self.swarms.values_mut().for_each(|swarm| swarm.update(*peer, facts));
         }
         touched
     }
@@ -361,6 +370,7 @@ impl Planner {
     }
 
     fn gone(&mut self, peer: PeerId) {
+        self.loads.remove(&peer);
         if let Some(registered) = self.peers.remove(&peer) {
             self.departed.retain(|before| before.peer != peer);
             if self.departed.len() >= DEPARTED_MAX {
@@ -387,7 +397,7 @@ impl Planner {
         if swarm.gathering().is_some() {
             return;
         }
-        for (to, plan) in swarm.replan(&self.peers) {
+        for (to, plan) in swarm.replan() {
             self.outputs.push_back(Output::Plan { to, artifact, plan });
         }
     }

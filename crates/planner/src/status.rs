@@ -27,12 +27,11 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
-    fn new(peer: PeerId, registered: &Registered) -> Self {
-        let (sent, received) = registered.load;
+    fn new(peer: PeerId, registered: &Registered, (sent, received): (u64, u64)) -> Self {
         Self {
             peer,
-            name: registered.name.clone(),
-            address: registered.address.clone(),
+            name: registered.name.to_string(),
+            address: registered.address.to_string(),
             nic_rate: registered.nic_rate,
             sent,
             received,
@@ -91,7 +90,9 @@ pub struct AlarmStatus {
 impl Planner {
     /// Every peer whose stream is open.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
-        self.registered().map(|(peer, registered)| PeerStatus::new(*peer, registered))
+        self.registered().map(|(peer, registered)| {
+            PeerStatus::new(*peer, registered, self.load(*peer).unwrap_or_default())
+        })
     }
 
     /// Every swarm. It counts each member's pieces.
@@ -101,7 +102,7 @@ impl Planner {
 
     /// How many swarms there are, and how many members they have together.
     pub fn swarm_counts(&self) -> (usize, usize) {
-        let members = self.swarm_states().map(|(_, swarm)| swarm.holdings().len());
+        let members = self.swarm_states().map(|(_, swarm)| swarm.member_count());
         (self.swarm_states().len(), members.sum())
     }
 

@@ -26,13 +26,13 @@ fn swarm() -> Swarm {
 }
 
 fn plan() -> PeerPlan {
-    let address = "a:1".to_owned();
+    let address = "a:1".into();
     let source = StripeSource::Parent(PARENT);
     PeerPlan {
         epoch: 1,
         stripe_pieces: 4,
         stripes: vec![StripePart { source, backups: Vec::new(), before: Vec::new() }],
-        members: vec![Member { id: PARENT, address, name: String::new(), is_seed: false }],
+        members: vec![Member { id: PARENT, address, name: "".into(), is_seed: false }],
         quarantined: Vec::new(),
         finish: None,
         bound: None,

@@ -202,9 +202,9 @@ impl From<&Member> for control::Member {
     fn from(member: &Member) -> Self {
         Self {
             peer_id: member.id.bytes().to_vec(),
-            control_address: member.address.clone(),
+            control_address: member.address.to_string(),
             seed: member.is_seed,
-            name: member.name.clone(),
+            name: member.name.to_string(),
         }
     }
 }
@@ -215,8 +215,8 @@ impl TryFrom<control::Member> for Member {
     fn try_from(member: control::Member) -> Result<Self, WireError> {
         Ok(Self {
             id: peer_id(&member.peer_id)?,
-            address: address(member.control_address)?,
-            name: name(member.name)?,
+            address: address(member.control_address)?.into(),
+            name: name(member.name)?.into(),
             is_seed: member.seed,
         })
     }

@@ -73,12 +73,12 @@ fn files() -> Vec<Vec<u8>> {
 fn plan() -> PeerPlan {
     let part = StripePart { source: StripeSource::Parent(PARENT), backups: Vec::new(), before: Vec::new() };
     // Nobody listens there: the link is made by hand.
-    let address = "127.0.0.1:1".to_owned();
+    let address = "127.0.0.1:1".into();
     PeerPlan {
         epoch: 1,
         stripe_pieces: 1,
         stripes: vec![part],
-        members: vec![Member { id: PARENT, address, name: "parent".to_owned(), is_seed: false }],
+        members: vec![Member { id: PARENT, address, name: "parent".into(), is_seed: false }],
         quarantined: Vec::new(),
         finish: None,
         bound: None,

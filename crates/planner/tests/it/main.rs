@@ -1,4 +1,5 @@
 //! Plans of whole swarms, by the planner's public face.
 
+mod cost;
 mod repair;
 mod support;

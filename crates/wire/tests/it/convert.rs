@@ -13,7 +13,12 @@ fn id(n: u8) -> PeerId {
 }
 
 fn member(n: u8) -> Member {
-    Member { id: id(n), address: format!("10.0.0.{n}:7000"), name: format!("node-{n}"), is_seed: n == 3 }
+    Member {
+        id: id(n),
+        address: format!("10.0.0.{n}:7000").into(),
+        name: format!("node-{n}").into(),
+        is_seed: n == 3,
+    }
 }
 
 fn plan() -> PeerPlan {

@@ -1,0 +1,263 @@
+//! Laws of a forest, after any sequence of what can happen to it.
+
+#![expect(clippy::cast_possible_truncation, reason = "the numbers of a test are small")]
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+/// What happens to a forest, numbers being taken as far as they go.
+#[derive(Clone, Debug)]
+enum Step {
+    Join { weight: u32 },
+    Leave(usize),
+    Full(usize),
+    Root { stripe: usize, at: usize },
+    Weigh { at: usize, weight: u32 },
+}
+
+/// A forest that is told of each step as a swarm would tell it.
+struct Grove {
+    forest: Forest,
+    members: BTreeMap<Node, (bool, u32)>,
+    next: Node,
+    roots: usize,
+}
+
+impl Grove {
+    fn new(stripes: usize) -> Self {
+        Self { forest: Forest::new(stripes), members: BTreeMap::new(), next: 0, roots: 0 }
+    }
+
+    fn stripes(&self) -> usize {
+        self.forest.stripes.len()
+    }
+
+    fn budget(&self, weight: u32) -> u32 {
+        let children = self.members.values().filter(|(is_child, _)| *is_child).count() as u32;
+        let sum: u32 = self.members.values().map(|(_, weight)| *weight).sum();
+        let edges = self.stripes() as u32 * children.saturating_sub(1);
+        (edges * weight).div_ceil(sum.max(1)).max(1)
+    }
+
+    fn join(&mut self, weight: u32) {
+        let node = self.next;
+        self.next += 1;
+        self.members.insert(node, (true, weight));
+        self.forest.insert(node, true, 0);
+        self.weigh();
+        if self.members.len() <= self.stripes() {
+            // Stripes move to newcomers as long as there are more stripes than members.
+            for stripe in (0..self.stripes()).filter(|stripe| stripe % self.members.len() == self.roots) {
+                self.forest.set_root(stripe, Some(node));
+            }
+            self.roots += 1;
+            if self.members.len() == 1 {
+                (0..self.stripes()).for_each(|stripe| self.forest.set_root(stripe, Some(node)));
+            }
+        }
+        self.forest.hang_all(node);
+    }
+
+    fn weigh(&mut self) {
+        for (node, (_, weight)) in self.members.clone() {
+            self.forest.set_budget(node, self.budget(weight));
+        }
+    }
+
+    fn nth(&self, at: usize) -> Option<Node> {
+        self.members.keys().copied().nth(at % self.members.len().max(1))
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.take(step);
+        self.forest.tidy();
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Join { weight } => self.join(weight),
+            Step::Leave(at) => {
+                let Some(node) = self.nth(at).filter(|_| self.members.len() > 1) else { return };
+                self.members.remove(&node);
+                self.forest.set_child(node, false);
+                for stripe in 0..self.stripes() {
+                    if self.forest.root(stripe) == Some(node) {
+                        self.forest.set_root(stripe, self.nth(at.wrapping_add(stripe)));
+                    }
+                }
+                self.forest.remove(node);
+                self.weigh();
+            }
+            Step::Full(at) => {
+                let Some(node) = self.nth(at) else { return };
+                self.members.get_mut(&node).expect("it is there").0 = false;
+                self.forest.set_child(node, false);
+                self.weigh();
+            }
+            Step::Root { stripe, at } => {
+                let Some(node) = self.nth(at) else { return };
+                self.forest.set_root(stripe % self.stripes(), Some(node));
+            }
+            Step::Weigh { at, weight } => {
+                let Some(node) = self.nth(at) else { return };
+                self.members.get_mut(&node).expect("it is there").1 = weight;
+                self.weigh();
+            }
+        }
+    }
+
+    /// Everybody who wants a stripe hangs under its root, or under one who has everything.
+    fn check(&self) {
+        for stripe in 0..self.stripes() {
+            let at = &self.forest.stripes[stripe];
+            let mut loose_children = 0;
+            for (node, (is_child, _)) in &self.members {
+                let mut steps = 0;
+                let mut above = *node;
+                while let Some(parent) = self.forest.parent(stripe, above) {
+                    assert!(at.inner[&parent].children.contains(&above));
+                    above = parent;
+                    steps += 1;
+                    assert!(steps <= self.members.len(), "a circle in stripe {stripe}");
+                }
+                if let Some(inner) = at.inner.get(node) {
+                    assert_eq!(inner.depth, steps as u32, "depth of {node} in {stripe}");
+                    let is_leaf = |child: &&Node| !at.inner.contains_key(child);
+                    assert_eq!(inner.children.iter().filter(is_leaf).count(), inner.leaves as usize);
+                    let seat = &self.forest.seats[*node as usize];
+                    if seat.role == Role::Loose && at.root != Some(*node) {
+                        loose_children += inner.len();
+                    }
+                }
+                assert!(
+                    self.members.contains_key(&above),
+                    "{node} hangs under {above}, which left: {:?}",
+                    self.forest.seats[above as usize]
+                );
+                let is_root = at.root == Some(above) || !self.members.get(&above).expect("it is there").0;
+                assert!(!is_child || is_root, "{node} hangs under {above} in {stripe}");
+            }
+            assert_eq!(loose_children, at.loose_children, "in {stripe}");
+        }
+        for node in self.forest.loose.iter().chain(self.forest.idle.iter().map(|(_, node)| node)) {
+            let seat = &self.forest.seats[*node as usize];
+            assert!(
+                self.members.contains_key(node),
+                "{node} left and may serve: {seat:?} {:?}",
+                self.forest.idle
+            );
+        }
+        for (number, stripe) in self.forest.stripes.iter().enumerate() {
+            let named =
+                stripe.inner.keys().chain(stripe.spare.iter().chain(&stripe.open).map(|(_, node)| node));
+            for node in named.chain(&stripe.root) {
+                assert!(
+                    self.members.contains_key(node),
+                    "{node} left and is in {number}: {stripe:?} {:?} {:?}",
+                    self.forest.seats[*node as usize],
+                    self.members
+                );
+                assert!(stripe.inner.contains_key(node), "{node} does not serve {number}");
+            }
+        }
+        for (node, (_, _)) in &self.members {
+            let seat = &self.forest.seats[*node as usize];
+            let served: usize = self
+                .forest
+                .stripes
+                .iter()
+                .filter_map(|stripe| stripe.inner.get(node))
+                .map(|inner| inner.children.len())
+                .sum();
+            assert_eq!(seat.used as usize, served, "{node}");
+        }
+    }
+
+    /// (members at home in no stripe or the root of some that serve in two or more, the deepest, children too many)
+    fn shape(&self) -> (usize, u32, u32) {
+        let (mut loose, mut over) = (0, 0);
+        for node in self.members.keys() {
+            let serves = |stripe: &&Stripe| stripe.inner.get(node).is_some_and(|inner| inner.len() > 0);
+            let stripes = self.forest.stripes.iter().filter(serves).count();
+            let is_root = self.forest.stripes.iter().any(|stripe| stripe.root == Some(*node));
+            let seat = &self.forest.seats[*node as usize];
+            assert!(is_root || stripes <= 1 || seat.role == Role::Loose, "{node} serves {stripes} stripes");
+            loose += usize::from(!is_root && stripes > 1);
+            let roots = self.forest.stripes.iter().filter(|stripe| stripe.root == Some(*node)).count();
+            over += seat.used.saturating_sub(seat.budget.max(roots as u32));
+        }
+        let depths = self.forest.stripes.iter().flat_map(|stripe| stripe.inner.values());
+        (loose, depths.map(|inner| inner.depth + 1).max().unwrap_or(0), over)
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (1_u32..=4).prop_map(|weight| Step::Join { weight: if weight == 4 { 10 } else { 3 } }),
+        3 => any::<usize>().prop_map(Step::Leave),
+        1 => any::<usize>().prop_map(Step::Full),
+        1 => (any::<usize>(), any::<usize>()).prop_map(|(stripe, at)| Step::Root { stripe, at }),
+        1 => (any::<usize>(), 1_u32..20).prop_map(|(at, weight)| Step::Weigh { at, weight }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_forest_spans_everybody_after_anything(stripes in 1..=STRIPES, steps in vec(step(), 1..80)) {
+        let mut grove = Grove::new(stripes);
+        for step in &steps {
+            grove.step(step);
+            grove.check();
+        }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn shares_hold_and_trees_stay_low_while_equals_come_and_go(
+        first in 1_usize..200, steps in vec((any::<bool>(), any::<usize>()), 1..120),
+    ) {
+        let mut grove = Grove::new(STRIPES);
+        (0..first).for_each(|_| grove.join(1));
+        let (mut many, most) = (0, 1 + steps.len() / 20);
+        for (is_join, at) in steps {
+            grove.forest.take_touched();
+            grove.step(&if is_join { Step::Join { weight: 1 } } else { Step::Leave(at) });
+            let (loose, deepest, over) = grove.shape();
+            let touched = grove.forest.take_touched().len();
+            prop_assert!(loose <= 3 * STRIPES, "{} loose of {}", loose, grove.members.len());
+            prop_assert!(deepest <= 4 + grove.members.len().ilog2(), "{} of {}", deepest, grove.members.len());
+            // Where nobody else has anything left, a root gives a little more than its share.
+            prop_assert!(over <= STRIPES as u32, "{} too many", over);
+            // A tree that is grown anew concerns everybody.
+            many += usize::from(touched > 8 * STRIPES);
+            prop_assert!(many <= most, "{} of {} touched", touched, grove.members.len());
+        }
+        grove.check();
+    }
+}
+
+#[test]
+fn a_planted_forest_uses_every_share_once() {
+    for count in [1, 2, 3, 16, 17, 18, 40, 100, 257, 1000] {
+        let mut grove = Grove::new(STRIPES);
+        for node in 0..count {
+            grove.members.insert(node, (true, 1));
+            grove.forest.insert(node, true, 0);
+        }
+        grove.weigh();
+        for stripe in 0..STRIPES {
+            grove.forest.set_root(stripe, Some(stripe as Node % count));
+        }
+        grove.forest.plant(&(0..count).collect::<Vec<_>>());
+        grove.check();
+        let (loose, deepest, over) = grove.shape();
+        assert!(loose <= STRIPES, "{loose} loose of {count}");
+        assert!(deepest <= 2 + count.ilog2().div_ceil(4), "{deepest} deep with {count}");
+        assert_eq!(over, 0, "{count}");
+    }
+}

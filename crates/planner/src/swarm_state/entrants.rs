@@ -1,0 +1,191 @@
+//! Who each stripe enters the swarm through. Does not own the trees below (`forest`).
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::roster::{Kind, Part};
+use super::{BEFORE_MAX, SwarmState};
+use crate::forest::Node;
+use crate::id::PeerId;
+use crate::plan::Before;
+use crate::quarantine::Standing;
+
+/// Who of those.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MayRead {
+    All,
+    /// In a repair, where nobody has everything: one alone, if there is one.
+    Elected(Option<Node>),
+}
+
+/// Who may be entrants.
+#[derive(Clone, Copy)]
+struct Eligible<'a> {
+    pool: Option<(usize, &'a Kind)>,
+    may_read: MayRead,
+    has_holders: bool,
+}
+
+impl SwarmState {
+    /// What a member reads from the origin when it joins, it is to go on reading: whoever reads more of a stripe than
+    /// its entrant is its entrant.
+    pub(super) fn keep_in_flight(&mut self, node: Node) {
+        for stripe in 0..self.entrants.len() {
+            let in_flight = |node: Node| self.roster.get(node).map_or(0, |at| at.in_flight(stripe));
+            let entrant = self.entrants[stripe].filter(|entrant| *entrant != node);
+            let (mine, theirs) = (in_flight(node), entrant.map_or(0, in_flight));
+            let Some(peer) = self.roster.get(node).map(|member| member.peer) else { return };
+            if mine > theirs {
+                self.entrants[stripe] = Some(node);
+                self.moved_from[stripe].retain(|before| before.peer != peer);
+                if let Some(entrant) = entrant {
+                    self.move_from(stripe, entrant, self.epoch + 1);
+                }
+            } else if mine > 0 {
+                self.move_from(stripe, node, self.epoch + 1);
+            }
+        }
+    }
+
+    fn move_from(&mut self, stripe: usize, from: Node, epoch: u64) {
+        let Some(peer) = self.roster.get(from).map(|member| member.peer) else { return };
+        let moved_from = &mut self.moved_from[stripe];
+        moved_from.retain(|before| before.peer != peer && self.roster.node(before.peer).is_some());
+        moved_from.push(Before { peer, epoch });
+        let surplus = moved_from.len().saturating_sub(BEFORE_MAX);
+        moved_from.drain(..surplus);
+    }
+
+    /// In a repair one member alone reads the origin, so that whoever vouched for something else is found out; those
+    /// who have everything from before may have it wrong.
+    fn eligible(&self) -> Eligible<'_> {
+        let has_holders = !self.holders.is_empty();
+        if has_holders {
+            let pool = self.roster.serving_rank().zip(self.roster.serving());
+            return Eligible { pool, may_read: MayRead::All, has_holders };
+        }
+        let pool = self.roster.readers();
+        let mut may_read = MayRead::All;
+        if self.round > 0 {
+            let is_reading = |node: &Node| self.entrants.contains(&Some(*node));
+            let readers = || pool.into_iter().flat_map(|(_, kind)| kind.nodes());
+            may_read = MayRead::Elected(readers().find(is_reading).or(readers().next()));
+        }
+        Eligible { pool, may_read, has_holders }
+    }
+
+    fn is_eligible(&self, node: Node, eligible: &Eligible<'_>) -> bool {
+        let Some(member) = self.roster.get(node) else { return false };
+        let Some(class) = member.class.filter(|class| class.part == Part::Wanting) else { return false };
+        eligible.pool.is_some_and(|(rank, _)| rank == class.rank)
+            && (eligible.has_holders || member.origin_ok)
+            && [MayRead::All, MayRead::Elected(Some(node))].contains(&eligible.may_read)
+    }
+
+    /// Whoever has come to have everything goes on giving it: to take it from others would only cost time.
+    fn is_done(&self, node: Node) -> bool {
+        let class = self.roster.get(node).and_then(|member| member.class);
+        class.is_some_and(|class| class.part == Part::Holder && class.rank == 0)
+    }
+
+    /// Entrants stay while they can: a stripe that changes hands may be read from the origin twice. Only stripes that
+    /// are hardly begun move to newcomers.
+    pub(super) fn assign_entrants(&mut self) {
+        // Nobody has a plan of this scheduler yet. Who holds most of a stripe was its entrant, if there was a plan.
+        let is_first = self.roster.members().all(|member| member.told.is_none());
+        let mut counts: BTreeMap<Node, u64> = BTreeMap::new();
+        for stripe in 0..self.entrants.len() {
+            let Some(entrant) = self.entrants[stripe] else { continue };
+            if self.is_eligible(entrant, &self.eligible()) {
+                *counts.entry(entrant).or_default() += 1;
+            } else if !self.is_done(entrant) {
+                self.entrants[stripe] = None;
+                if self.roster.get(entrant).is_some_and(|member| {
+                    member.facts.standing == Standing::Suspect || member.straggles_until.is_some()
+                }) {
+                    // It goes on serving what it has on its way, to whoever believes it.
+                    self.move_from(stripe, entrant, self.epoch);
+                }
+            }
+        }
+        for stripe in 0..self.entrants.len() {
+            if self.entrants[stripe].is_some() {
+                continue;
+            }
+            let furthest = is_first.then(|| self.furthest(stripe)).flatten();
+            let begun = furthest.filter(|node| !self.is_movable(stripe, *node));
+            let count = |node: Node| counts.get(&node).copied().unwrap_or(0) + 1;
+            let chosen = begun.map(|node| (node, count(node))).or_else(|| self.cheapest(&counts));
+            if let Some((node, count)) = chosen {
+                if let Some(furthest) = furthest.filter(|furthest| *furthest != node) {
+                    self.move_from(stripe, furthest, self.epoch);
+                }
+                self.entrants[stripe] = Some(node);
+                counts.insert(node, count);
+            }
+        }
+        self.share_with_newcomers(&mut counts);
+    }
+
+    fn share_with_newcomers(&mut self, counts: &mut BTreeMap<Node, u64>) {
+        for stripe in (0..self.entrants.len()).rev() {
+            let (Some(from), Some((to, count))) = (self.entrants[stripe], self.cheapest(counts)) else {
+                continue;
+            };
+            // Those who have everything are no more to be relieved.
+            let Some(load) = counts.get(&from).copied() else { continue };
+            if self.is_movable(stripe, from) && self.by_load((to, count), (from, load)).is_lt() {
+                self.entrants[stripe] = Some(to);
+                let peer = self.roster.get(to).map(|member| member.peer);
+                self.moved_from[stripe].retain(|before| Some(before.peer) != peer);
+                self.move_from(stripe, from, self.epoch);
+                counts.insert(from, load - 1);
+                counts.insert(to, count);
+            }
+        }
+    }
+
+    /// Whom one more stripe burdens least, and how many it has then.
+    fn cheapest(&self, counts: &BTreeMap<Node, u64>) -> Option<(Node, u64)> {
+        let eligible = self.eligible();
+        let is_new = |node: &Node| {
+            counts.get(node).is_none_or(|count| *count == 0) && self.is_eligible(*node, &eligible)
+        };
+        let kind = eligible.pool.map(|(_, kind)| kind);
+        let fastest = kind.and_then(|kind| kind.nodes().find(is_new));
+        let unknown = kind.and_then(|kind| kind.nodes_unknown().find(is_new));
+        let begun = counts.iter().map(|(node, count)| (*node, *count + 1));
+        let begun = begun.filter(|(node, _)| self.is_eligible(*node, &eligible));
+        begun
+            .chain(fastest.into_iter().chain(unknown).map(|node| (node, 1)))
+            .min_by(|a, b| self.by_load(*a, *b).then(a.0.cmp(&b.0)))
+    }
+
+    /// Who holds most of a stripe, if anybody holds anything of it.
+    fn furthest(&self, stripe: usize) -> Option<Node> {
+        let eligible = self.eligible();
+        let nodes = eligible.pool.into_iter().flat_map(|(_, kind)| kind.nodes());
+        let held = nodes
+            .filter(|node| self.is_eligible(*node, &eligible))
+            .filter_map(|node| self.roster.get(node).map(|at| (at.held[stripe], at.peer, node)));
+        held.max().filter(|(held, _, _)| *held > 0).map(|(_, _, node)| node)
+    }
+
+    fn is_movable(&self, stripe: usize, entrant: Node) -> bool {
+        let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
+        let is_begun =
+            self.roster.get(entrant).is_some_and(|at| at.held[stripe] + at.in_flight(stripe) > size / 4);
+        let is_live = |before: &&Before| self.is_member(before.peer);
+        !is_begun && self.moved_from[stripe].iter().filter(is_live).count() < BEFORE_MAX
+    }
+
+    fn is_member(&self, peer: PeerId) -> bool {
+        self.roster.node(peer).is_some()
+    }
+
+    /// Compares `stripes / weight` of two members without dividing.
+    fn by_load(&self, a: (Node, u64), b: (Node, u64)) -> Ordering {
+        let weight = |node| u128::from(self.weight(node));
+        (u128::from(a.1) * weight(b.0)).cmp(&(u128::from(b.1) * weight(a.0)))
+    }
+}

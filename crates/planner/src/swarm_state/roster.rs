@@ -1,0 +1,412 @@
+//! The members of one swarm, sorted by the part that each can play. Does not own who plays it (`swarm_state`).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use modelpack::layout::Run;
+use modelpack::piece_map::PieceMap;
+
+use crate::forest::{Node, STRIPES};
+use crate::id::PeerId;
+use crate::planner::Registered;
+use crate::quarantine::Standing;
+
+/// No member.
+pub(super) const NOBODY: Node = Node::MAX;
+
+/// Backups named for each stripe: with a parent, three sources must fail together before a peer has to look around.
+pub(super) const BACKUPS: usize = 2;
+
+/// For each stripe, who may serve it if the parent does not.
+pub(super) type Backups = [[Node; BACKUPS]; STRIPES];
+
+/// What somebody can be to the others. The lower the rank, the sooner it serves.
+const RANKS: usize = 5;
+
+/// Nobody reads from those.
+const QUARANTINED: usize = RANKS - 1;
+
+/// Which part a member can play.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It wants pieces.
+    Wanting,
+    /// In a repair: it wants pieces and has not noticed. It is given right pieces, but what it has may be wrong, so that
+    /// nobody reads from it.
+    Unaware,
+    /// It has everything.
+    Holder,
+    /// It announces a local artifact, and has everything.
+    Seed,
+    /// It has everything from before a repair, and may have it wrong.
+    Apart,
+}
+
+/// By what a member is sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Class {
+    pub(super) part: Part,
+    /// 0 and 1: in good standing, quick or straggling; 2 and 3: the same of suspects; 4: quarantined.
+    pub(super) rank: usize,
+    /// 0 if it is not known.
+    rate: u64,
+    reads_origin: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct MemberState {
+    pub(super) peer: PeerId,
+    pub(super) facts: Arc<Registered>,
+    pub(super) origin_ok: bool,
+    pub(super) is_seed: bool,
+    /// How often its pieces did not add up to the manifest's digest.
+    pub(super) round: u32,
+    pub(super) have: PieceMap,
+    /// How many pieces of each stripe it has.
+    pub(super) held: [u32; STRIPES],
+    /// How many pieces of each stripe it was reading from the origin when it joined, if any.
+    pub(super) in_flight: Option<Box<[u32; STRIPES]>>,
+    /// Until when nobody waits for it: it was much slower than the others.
+    pub(super) straggles_until: Option<Duration>,
+    /// As it was sorted last.
+    pub(super) class: Option<Class>,
+    /// What it was told last, in short.
+    pub(super) told: Option<u64>,
+}
+
+impl MemberState {
+    pub(super) fn add(&mut self, (stripe_pieces, stripes): (u32, usize), runs: &[Run]) {
+        for run in runs {
+            let end = run.end.0.min(self.have.piece_count());
+            for piece in Run::new(run.start.0.min(end), end).pieces() {
+                if self.have.insert(piece) {
+                    self.held[(piece.0 / stripe_pieces) as usize % stripes] += 1;
+                }
+            }
+        }
+    }
+
+    pub(super) fn in_flight(&self, stripe: usize) -> u32 {
+        self.in_flight.as_ref().map_or(0, |counts| counts[stripe])
+    }
+
+    fn class(&self, round: u32) -> Class {
+        let is_aware = self.round == round;
+        let part = match (self.have.is_full(), is_aware, self.is_seed) {
+            (false, true, _) => Part::Wanting,
+            (false, false, _) => Part::Unaware,
+            (true, true, false) => Part::Holder,
+            (true, true, true) => Part::Seed,
+            (true, false, _) => Part::Apart,
+        };
+        let straggles = usize::from(self.straggles_until.is_some());
+        let rank = match self.facts.standing {
+            Standing::Good => straggles,
+            Standing::Suspect => 2 + straggles,
+            Standing::Quarantined => QUARANTINED,
+        };
+        Class { part, rank, rate: self.facts.nic_rate.unwrap_or(0), reads_origin: self.origin_ok }
+    }
+}
+
+/// Members of one kind, those with the fastest cards first.
+#[derive(Debug, Default)]
+pub(super) struct Kind {
+    by_rate: BTreeSet<(Reverse<u64>, Node)>,
+    /// Of those whose rate is known.
+    sum: u128,
+    known: u64,
+}
+
+impl Kind {
+    fn put(&mut self, node: Node, rate: u64) {
+        self.by_rate.insert((Reverse(rate), node));
+        self.sum += u128::from(rate);
+        self.known += u64::from(rate > 0);
+    }
+
+    fn take(&mut self, node: Node, rate: u64) {
+        self.by_rate.remove(&(Reverse(rate), node));
+        self.sum -= u128::from(rate);
+        self.known -= u64::from(rate > 0);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_rate.is_empty()
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.by_rate.len() as u64
+    }
+
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
+        self.by_rate.iter().map(|(_, node)| *node)
+    }
+
+    /// The first whose rate is not known.
+    pub(super) fn nodes_unknown(&self) -> impl Iterator<Item = Node> + '_ {
+        self.by_rate.range((Reverse(0), 0)..).map(|(_, node)| *node)
+    }
+}
+
+/// Rates of several kinds together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rated {
+    pub(super) count: u64,
+    pub(super) known: u64,
+    pub(super) sum: u128,
+    /// The slowest known, 0 if there is none.
+    pub(super) slowest: u64,
+}
+
+impl Rated {
+    fn and(self, kind: &Kind) -> Self {
+        let slowest = kind.by_rate.range(..(Reverse(0), 0)).next_back().map_or(0, |(rate, _)| rate.0);
+        let known = [self.slowest, slowest].into_iter().filter(|rate| *rate > 0).min();
+        Self {
+            count: self.count + kind.len(),
+            known: self.known + kind.known,
+            sum: self.sum + kind.sum,
+            slowest: known.unwrap_or(0),
+        }
+    }
+
+    /// What peers that do not know theirs count as.
+    pub(super) fn mean(&self) -> u64 {
+        u64::try_from(self.sum / u128::from(self.known.max(1))).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// The sum, with those that are not known.
+    pub(super) fn weight(&self) -> u128 {
+        self.sum + u128::from(self.count - self.known) * u128::from(self.mean())
+    }
+}
+
+/// All members of a swarm.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    by_id: BTreeMap<PeerId, Node>,
+    members: Vec<Option<MemberState>>,
+    /// The backups of each, apart from the rest: all of them are looked through when somebody leaves.
+    backups: Vec<Backups>,
+    free: Vec<Node>,
+    /// Those whose class may have changed.
+    unsorted: BTreeSet<Node>,
+    wanting: [Kind; RANKS],
+    /// Those of them that can read the origin.
+    reading: [Kind; RANKS],
+    unaware: BTreeSet<Node>,
+    holders: [Kind; RANKS],
+    seeds: [Kind; RANKS],
+    /// Those in quarantine, whatever their part.
+    quarantined: BTreeSet<Node>,
+}
+
+impl Roster {
+    pub(super) fn insert(&mut self, member: MemberState) -> Node {
+        let peer = member.peer;
+        let node = self.free.pop().unwrap_or_else(|| {
+            self.members.push(None);
+            self.backups.push([[NOBODY; BACKUPS]; STRIPES]);
+            Node::try_from(self.members.len() - 1).expect("fewer members than a number holds")
+        });
+        self.members[node as usize] = Some(member);
+        self.by_id.insert(peer, node);
+        self.unsorted.insert(node);
+        node
+    }
+
+    /// Takes a member out. Its number is kept until it is released.
+    pub(super) fn remove(&mut self, node: Node) -> Option<MemberState> {
+        let member = self.members[node as usize].take()?;
+        if let Some(class) = member.class {
+            self.count(node, class, Kind::take);
+        }
+        self.quarantined.remove(&node);
+        self.by_id.remove(&member.peer);
+        self.unsorted.remove(&node);
+        Some(member)
+    }
+
+    pub(super) fn backups(&self, node: Node) -> Backups {
+        self.backups[node as usize]
+    }
+
+    pub(super) fn set_backups(&mut self, node: Node, backups: Backups) {
+        self.backups[node as usize] = backups;
+    }
+
+    /// Those of whom somebody was a backup: it is none any more.
+    pub(super) fn forget_backup(&mut self, gone: Node) -> Vec<Node> {
+        let mut concerned = Vec::new();
+        for (node, backups) in (0..).zip(&mut self.backups) {
+            if backups.as_flattened().contains(&gone) {
+                let named = backups.as_flattened_mut().iter_mut().filter(|backup| **backup == gone);
+                named.for_each(|backup| *backup = NOBODY);
+                concerned.push(node);
+            }
+        }
+        concerned
+    }
+
+    /// The number of one who has left may be given to another.
+    pub(super) fn release(&mut self, node: Node) {
+        if self.get(node).is_none() {
+            self.backups[node as usize] = [[NOBODY; BACKUPS]; STRIPES];
+            self.free.push(node);
+        }
+    }
+
+    /// Everybody is told again.
+    pub(super) fn forget_told(&mut self) {
+        self.members.iter_mut().flatten().for_each(|member| member.told = None);
+    }
+
+    pub(super) fn node(&self, peer: PeerId) -> Option<Node> {
+        self.by_id.get(&peer).copied()
+    }
+
+    pub(super) fn get(&self, node: Node) -> Option<&MemberState> {
+        self.members.get(node as usize)?.as_ref()
+    }
+
+    /// Its class may change by what is done to it.
+    pub(super) fn get_mut(&mut self, node: Node) -> Option<&mut MemberState> {
+        self.unsorted.insert(node);
+        self.members.get_mut(node as usize)?.as_mut()
+    }
+
+    /// The same where it does not.
+    pub(super) fn get_kept(&mut self, node: Node) -> Option<&mut MemberState> {
+        self.members.get_mut(node as usize)?.as_mut()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// All of them, by their numbers.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
+        (0..).zip(&self.members).filter_map(|(node, member)| member.as_ref().map(|_| node))
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = &MemberState> {
+        self.members.iter().flatten()
+    }
+
+    /// By their names, from one on and then from the start.
+    pub(super) fn from(&self, peer: PeerId) -> impl Iterator<Item = Node> + '_ {
+        self.by_id.range(peer..).chain(self.by_id.range(..peer)).map(|(_, node)| *node)
+    }
+
+    /// Sorts those anew whose class may have changed; gives those whose class did.
+    pub(super) fn sort(&mut self, round: u32) -> BTreeSet<Node> {
+        let unsorted = std::mem::take(&mut self.unsorted);
+        let mut changed = BTreeSet::new();
+        for node in unsorted {
+            let Some(member) = self.members[node as usize].as_mut() else { continue };
+            let class = member.class(round);
+            let before = member.class.replace(class);
+            if before != Some(class) {
+                if let Some(before) = before {
+                    self.count(node, before, Kind::take);
+                }
+                self.count(node, class, Kind::put);
+                if class.rank == QUARANTINED {
+                    self.quarantined.insert(node);
+                } else {
+                    self.quarantined.remove(&node);
+                }
+                changed.insert(node);
+            }
+        }
+        changed
+    }
+
+    pub(super) fn unsort_all(&mut self) {
+        self.unsorted = self.nodes().collect();
+    }
+
+    fn count(&mut self, node: Node, class: Class, how: fn(&mut Kind, Node, u64)) {
+        let Class { part, rank, rate, reads_origin } = class;
+        match part {
+            Part::Wanting => {
+                how(&mut self.wanting[rank], node, rate);
+                if reads_origin {
+                    how(&mut self.reading[rank], node, rate);
+                }
+            }
+            Part::Unaware => {
+                if !self.unaware.remove(&node) {
+                    self.unaware.insert(node);
+                }
+            }
+            Part::Holder => how(&mut self.holders[rank], node, rate),
+            Part::Seed => how(&mut self.seeds[rank], node, rate),
+            Part::Apart => {}
+        }
+    }
+
+    /// The rank of those who serve: the best that anybody has who wants pieces.
+    pub(super) fn serving_rank(&self) -> Option<usize> {
+        first_of(&self.wanting)
+    }
+
+    /// Those who want pieces and may have children.
+    pub(super) fn serving(&self) -> Option<&Kind> {
+        self.serving_rank().map(|rank| &self.wanting[rank])
+    }
+
+    /// Those who read the origin for others.
+    pub(super) fn readers(&self) -> Option<(usize, &Kind)> {
+        first_of(&self.reading).map(|rank| (rank, &self.reading[rank]))
+    }
+
+    pub(super) fn unaware(&self) -> &BTreeSet<Node> {
+        &self.unaware
+    }
+
+    /// Those whom nobody reads from.
+    pub(super) fn quarantined(&self) -> impl Iterator<Item = Node> + '_ {
+        self.quarantined.iter().copied()
+    }
+
+    /// Everybody who wants pieces and may have them of others.
+    pub(super) fn wanting(&self) -> Rated {
+        self.wanting.iter().fold(Rated::default(), Rated::and)
+    }
+
+    /// Everybody who has a share in sending.
+    pub(super) fn sending(&self) -> Rated {
+        self.serving().into_iter().chain([&self.holders[0]]).fold(Rated::default(), Rated::and)
+    }
+
+    /// Those who have everything, some of them: members, and where nobody can read the origin, seeds, which are it then.
+    /// A suspect alone must not keep anybody from them.
+    pub(super) fn holders(&self) -> Vec<Node> {
+        let some = |kinds: &[Kind; RANKS]| -> Vec<Node> {
+            let best = |ranks: std::ops::Range<usize>| -> Vec<Node> {
+                kinds[ranks].iter().flat_map(Kind::nodes).take(STRIPES).collect()
+            };
+            let good = best(0..2);
+            if good.is_empty() { best(2..QUARANTINED) } else { good }
+        };
+        let mut holders = some(&self.holders);
+        let is_good = self.holders[..2].iter().any(|kind| !kind.is_empty());
+        if self.readers().is_none() && !is_good {
+            holders.extend(some(&self.seeds));
+        }
+        holders
+    }
+
+    /// Members that announce the artifact, some of them.
+    pub(super) fn seeds(&self) -> impl Iterator<Item = Node> + '_ {
+        self.seeds.iter().flat_map(Kind::nodes).take(STRIPES)
+    }
+}
+
+fn first_of(kinds: &[Kind; RANKS]) -> Option<usize> {
+    kinds[..QUARANTINED].iter().position(|kind| !kind.is_empty())
+}
