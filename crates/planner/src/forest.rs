@@ -1,7 +1,13 @@
 //! The stripe trees of one group of members, kept while members come and go.
 //!
 //! Owns: who is whose parent in each stripe, and that nobody sends more than its share. Does not own: who is a root, what
-//! a share is worth (`swarm_state`), or the steps by which a tree changes (`forest::links`) and comes back into shape (`forest::shape`).
+//! a share is worth (`swarm_state`), or the steps by
+//! which a tree changes (`forest::links`), comes back into shape (`forest::shape`) or is grown anew (`forest::plant`).
+//!
+//! Loads are in bytes per second of the artifact: whoever takes a stripe costs its parent its own rate, and can be parent
+//! of those only that take no more: nobody waits for a slower card. The fastest come first, nearest to the roots, and a
+//! newcomer takes the place of slower leaves where there is no other. What cards of one rate send covers what they take
+//! but for one copy, which is what comes from above; so every rate finds its parents among the faster and its own.
 //!
 //! A member with something to send is *home* in one stripe, where it serves all its children, and a leaf in the others:
 //! every upload is used once, and a member that dies costs the others one stripe. Shares and needs never divide evenly,
@@ -11,6 +17,7 @@
 //! Each step moves a few children only, so that a plan changes for the few that it must change for.
 
 mod links;
+mod plant;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +30,11 @@ pub(crate) const STRIPES: usize = 16;
 /// The number of a member in its forest.
 pub(crate) type Node = u32;
 
-/// How deep a tree may become, beyond half the binary logarithm of the members.
+/// How deep a tree may become for each kind of card in it, beyond half the binary logarithm of the members.
 const DEPTH_EXTRA: u32 = 4;
+
+/// Kinds of cards that count for it.
+const KINDS_MAX: u32 = 4;
 
 /// Children that come nearer to their root after each step, at most, where there are many.
 const FAVOURS_MAX: u32 = 64;
@@ -49,15 +59,20 @@ enum Role {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts of a member, none of which follows from another")]
 struct Seat {
     is_here: bool,
     /// Whether it wants the stripes. Others serve what they have.
     is_child: bool,
-    /// How many children it may have, over all stripes.
-    budget: u32,
-    /// How many it has.
-    used: u32,
+    /// Its card: what it costs as a child, and what a child of it costs at most.
+    weight: u64,
+    /// What all its children may cost, over all stripes.
+    budget: u64,
+    /// What they do cost.
+    used: u64,
     role: Role,
+    /// Whether it takes everything from faster cards, and passes it on to its equals, a child in each stripe.
+    is_herald: bool,
     parents: [Node; STRIPES],
     is_touched: bool,
 }
@@ -66,14 +81,16 @@ impl Seat {
     const EMPTY: Self = Self {
         is_here: false,
         is_child: false,
+        weight: 0,
         budget: 0,
         used: 0,
         role: Role::Idle,
+        is_herald: false,
         parents: [NOBODY; STRIPES],
         is_touched: false,
     };
 
-    fn spare(&self) -> u32 {
+    fn spare(&self) -> u64 {
         self.budget.saturating_sub(self.used)
     }
 }
@@ -85,14 +102,8 @@ struct Inner {
     children: Vec<Node>,
     /// How many of those have no children themselves.
     leaves: u32,
-    /// Children in other groups.
-    outside: u32,
-}
-
-impl Inner {
-    fn len(&self) -> u32 {
-        u32::try_from(self.children.len()).unwrap_or(u32::MAX).saturating_add(self.outside)
-    }
+    /// What all of them cost.
+    load: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -103,8 +114,8 @@ struct Stripe {
     open: BTreeSet<(u32, Node)>,
     /// (depth, member): those who may have one more child in this stripe.
     spare: BTreeSet<(u32, Node)>,
-    /// How many children are served by loose members other than the root.
-    loose_children: u32,
+    /// What the children of loose members other than the root cost.
+    loose_load: u64,
     /// How deep it was when it was last grown anew: it does not get any lower.
     deepest_ever: u32,
 }
@@ -115,13 +126,23 @@ pub(crate) struct Forest {
     stripes: Vec<Stripe>,
     seats: Vec<Seat>,
     /// (budget, member): those who could serve and do not.
-    idle: BTreeSet<(u32, Node)>,
+    idle: BTreeSet<(u64, Node)>,
     loose: BTreeSet<Node>,
     touched: Vec<Node>,
     /// How many want the stripes.
     children: u32,
+    /// What they take together.
+    demand: u64,
     /// All shares together.
     budgets: u64,
+    /// Those who want the stripes, by what they take.
+    weights: BTreeMap<u64, u32>,
+    /// Children of a slower card, but for those of roots.
+    inverted: u32,
+    /// How bad it was at its best since all was grown anew.
+    strain_ever: u64,
+    /// Up to so many children, everybody's place is chosen anew when somebody comes.
+    has_new: bool,
 }
 
 impl Forest {
@@ -133,51 +154,42 @@ impl Forest {
             loose: BTreeSet::new(),
             touched: Vec::new(),
             children: 0,
+            demand: 0,
             budgets: 0,
+            weights: BTreeMap::new(),
+            inverted: 0,
+            strain_ever: 0,
+            has_new: false,
         }
     }
 
     /// Takes in a member that nobody serves yet.
-    pub(crate) fn insert(&mut self, node: Node, is_child: bool, budget: u32) {
+    pub(crate) fn insert(&mut self, node: Node, is_child: bool, (weight, budget): (u64, u64)) {
         let at = node as usize;
         if self.seats.len() <= at {
             self.seats.resize(at + 1, Seat::EMPTY);
         }
         let is_touched = self.seats[at].is_touched;
-        self.seats[at] = Seat { is_here: true, is_child, budget, is_touched, ..Seat::EMPTY };
-        self.children += u32::from(is_child);
-        self.budgets += u64::from(budget);
+        self.seats[at] = Seat { is_here: true, is_child, weight, budget, is_touched, ..Seat::EMPTY };
+        if is_child {
+            self.count_child(weight, true);
+        }
+        self.budgets += budget;
         if budget > 0 {
             self.idle.insert((budget, node));
         }
+        self.has_new = true;
         self.touch(node);
     }
 
-    /// Gives everybody a parent who wants a stripe and has none: `strongest` are those who may serve, the one with the
-    /// most to send first. It is for many newcomers at a time; [`Self::hang_all`] does for one.
-    pub(crate) fn plant(&mut self, strongest: &[Node]) {
-        let served = |stripe: &Stripe| stripe.inner.values().map(Inner::len).sum::<u32>();
-        let mut lacks: Vec<u32> = (0..self.stripes.len())
-            .map(|at| {
-                let stripe = &self.stripes[at];
-                let Some(root) = stripe.root else { return 0 };
-                let has = served(stripe).max(self.root_slots(root));
-                self.children.saturating_sub(1).saturating_sub(has)
-            })
-            .collect();
-        for node in strongest {
-            let seat = &self.seats[*node as usize];
-            if !seat.is_here || seat.role != Role::Idle {
-                continue;
-            }
-            let neediest = (0..lacks.len()).max_by_key(|at| (lacks[*at], usize::MAX - at));
-            let Some(stripe) = neediest.filter(|at| lacks[*at] >= seat.budget) else { break };
-            lacks[stripe] -= seat.budget;
-            self.settle(*node, stripe);
-        }
-        for node in 0..self.seats.len() {
-            if self.seats[node].is_here {
-                self.hang_all(Node::try_from(node).unwrap_or(NOBODY));
+    fn count_child(&mut self, weight: u64, is_more: bool) {
+        let count = self.weights.entry(weight).or_default();
+        if is_more {
+            (*count, self.children, self.demand) = (*count + 1, self.children + 1, self.demand + weight);
+        } else {
+            (*count, self.children, self.demand) = (*count - 1, self.children - 1, self.demand - weight);
+            if *count == 0 {
+                self.weights.remove(&weight);
             }
         }
     }
@@ -190,6 +202,32 @@ impl Forest {
         }
     }
 
+    /// Says what a member's card does. If that is something else, its neighbours may change.
+    pub(crate) fn set_weight(&mut self, node: Node, weight: u64) {
+        let seat = &self.seats[node as usize];
+        let (before, is_child) = (seat.weight, seat.is_child);
+        if before == weight {
+            return;
+        }
+        let orphans: Vec<Vec<Node>> = (0..self.stripes.len())
+            .map(|stripe| {
+                self.unlink(stripe, node);
+                self.orphan(stripe, node)
+            })
+            .collect();
+        self.seats[node as usize].weight = weight;
+        self.seats[node as usize].is_herald = false;
+        if is_child {
+            self.count_child(before, false);
+            self.count_child(weight, true);
+        }
+        for (stripe, mut orphans) in orphans.into_iter().enumerate() {
+            self.demote_empty(stripe, node);
+            orphans.push(node);
+            self.hang_orphans(stripe, orphans);
+        }
+    }
+
     /// Takes a member out. It is the root of nothing.
     pub(crate) fn remove(&mut self, node: Node) {
         self.set_child(node, false);
@@ -198,10 +236,10 @@ impl Forest {
     }
 
     /// Says how many children a member may have. If that is fewer than it has, the others go elsewhere.
-    pub(crate) fn set_budget(&mut self, node: Node, budget: u32) {
+    pub(crate) fn set_budget(&mut self, node: Node, budget: u64) {
         let seat = &mut self.seats[node as usize];
         let before = std::mem::replace(&mut seat.budget, budget);
-        self.budgets = self.budgets + u64::from(budget) - u64::from(before);
+        self.budgets = self.budgets + budget - before;
         if before == budget {
             return;
         }
@@ -228,7 +266,8 @@ impl Forest {
         if std::mem::replace(&mut seat.is_child, is_child) == is_child {
             return;
         }
-        self.children = if is_child { self.children + 1 } else { self.children.saturating_sub(1) };
+        let weight = seat.weight;
+        self.count_child(weight, is_child);
         self.touch(node);
         for stripe in 0..self.stripes.len() {
             if is_child {
@@ -269,8 +308,10 @@ impl Forest {
         for node in over {
             self.shed_all(node);
         }
+        self.relax();
         for stripe in 0..self.stripes.len() {
-            let limit = DEPTH_EXTRA + self.children.max(1).ilog2() / 2;
+            let kinds = u32::try_from(self.weights.len()).unwrap_or(u32::MAX).clamp(1, KINDS_MAX);
+            let limit = DEPTH_EXTRA * kinds + self.children.max(1).ilog2() / 2;
             if self.deepest(stripe) > limit.max(self.stripes[stripe].deepest_ever) {
                 self.replant(stripe);
                 self.stripes[stripe].deepest_ever = self.deepest(stripe);
@@ -283,18 +324,6 @@ impl Forest {
         self.stripes[stripe].open.last().map_or(0, |(depth, _)| depth + 1)
     }
 
-    /// Says how many children in other groups a root has.
-    pub(crate) fn set_outside(&mut self, stripe: usize, root: Node, outside: u32) {
-        let Some(inner) = self.stripes[stripe].inner.get_mut(&root) else { return };
-        let before = std::mem::replace(&mut inner.outside, outside);
-        if before != outside {
-            let used = &mut self.seats[root as usize].used;
-            *used = (*used + outside).saturating_sub(before);
-            self.refresh(root);
-            self.shed(stripe, root);
-        }
-    }
-
     pub(crate) fn contains(&self, node: Node) -> bool {
         self.seats.get(node as usize).is_some_and(|seat| seat.is_here)
     }
@@ -303,13 +332,14 @@ impl Forest {
         self.seats.get(node as usize).is_some_and(|seat| seat.is_here && seat.is_child)
     }
 
-    pub(crate) fn budget(&self, node: Node) -> u32 {
+    pub(crate) fn budget(&self, node: Node) -> u64 {
         self.seats.get(node as usize).map_or(0, |seat| seat.budget)
     }
 
-    /// Whether all shares together are fewer than the children.
+    /// Whether all shares together are less than what the children take.
     pub(crate) fn is_short(&self) -> bool {
-        self.budgets < self.stripes.len() as u64 * u64::from(self.children.saturating_sub(1))
+        let fastest = self.weights.last_key_value().map_or(0, |(weight, _)| *weight);
+        self.budgets < self.stripes.len() as u64 * self.demand.saturating_sub(fastest)
     }
 
     pub(crate) fn root(&self, stripe: usize) -> Option<Node> {
@@ -354,11 +384,43 @@ impl Forest {
         }
     }
 
-    /// How many children the root of several stripes may have in each: one at least, or a stripe would end with it.
-    fn root_slots(&self, root: Node) -> u32 {
+    /// What the children of a root of several stripes may cost in each.
+    fn root_slots(&self, root: Node) -> u64 {
         let stripes = self.stripes.iter().filter(|stripe| stripe.root == Some(root)).count();
-        let stripes = u32::try_from(stripes).unwrap_or(u32::MAX).max(1);
-        (self.seats[root as usize].budget / stripes).max(1)
+        self.seats[root as usize].budget / stripes.max(1) as u64
+    }
+
+    /// What more a member can send in a stripe. A root takes one child whatever it costs, or a stripe would end with it.
+    fn room(&self, stripe: usize, node: Node) -> u64 {
+        let Seat { is_herald, weight, .. } = self.seats[node as usize];
+        let spare = self.seats[node as usize].spare();
+        if self.stripes[stripe].root != Some(node) {
+            let most = if is_herald { weight } else { u64::MAX };
+            return spare.min(most.saturating_sub(self.load(stripe, node)));
+        }
+        match self.load(stripe, node) {
+            0 => u64::MAX,
+            load => spare.min(self.root_slots(node).saturating_sub(load)),
+        }
+    }
+
+    fn load(&self, stripe: usize, node: Node) -> u64 {
+        self.stripes[stripe].inner.get(&node).map_or(0, |inner| inner.load)
+    }
+
+    fn weight(&self, node: Node) -> u64 {
+        self.seats[node as usize].weight
+    }
+
+    /// Whether a member may be parent of another, if `freed` of what it sends ends.
+    fn suits(&self, stripe: usize, parent: Node, freed: u64, child: Node) -> bool {
+        let weight = self.weight(child);
+        self.weight(parent) >= weight && self.room(stripe, parent).saturating_add(freed) >= weight
+    }
+
+    /// What the slowest takes who wants the stripes.
+    fn least(&self) -> u64 {
+        self.weights.first_key_value().map_or(1, |(weight, _)| *weight)
     }
 }
 

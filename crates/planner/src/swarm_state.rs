@@ -300,8 +300,7 @@ impl SwarmState {
             }
         }
         let sending = self.roster.sending();
-        let children = self.roster.wanting().count;
-        let is_anew = self.shares.adapt(self.entrants.len(), children, &sending);
+        let is_anew = self.shares.adapt(self.entrants.len(), &self.roster.wanting(), &sending);
         let mut new = Vec::new();
         for node in sorted {
             let Some((is_child, budget)) = self.seat(*node) else {
@@ -313,9 +312,10 @@ impl SwarmState {
             };
             if self.forest.contains(*node) {
                 self.forest.set_child(*node, is_child);
+                self.forest.set_weight(*node, self.weight(*node));
                 self.forest.set_budget(*node, budget);
             } else {
-                self.forest.insert(*node, is_child, budget);
+                self.forest.insert(*node, is_child, (self.weight(*node), budget));
                 new.push(*node);
             }
         }
@@ -336,9 +336,7 @@ impl SwarmState {
             self.share_anew(&sending);
         }
         if is_first {
-            let strongest: Vec<Node> =
-                self.roster.serving().into_iter().flat_map(roster::Kind::nodes).collect();
-            self.forest.plant(&strongest);
+            self.forest.plant();
         } else {
             for node in new {
                 self.forest.hang_all(node);
@@ -347,7 +345,7 @@ impl SwarmState {
     }
 
     /// Whether a member wants the stripes, and how many children it may have; none where it has no place in the trees.
-    fn seat(&self, node: Node) -> Option<(bool, u32)> {
+    fn seat(&self, node: Node) -> Option<(bool, u64)> {
         let member = self.roster.get(node)?;
         let class = member.class?;
         match class.part {
@@ -360,9 +358,9 @@ impl SwarmState {
         }
     }
 
-    /// Relative sending power; peers that do not know theirs count as the mean of those that do.
+    /// What a card does; peers that do not know theirs count as the mean of those that do.
     fn weight(&self, node: Node) -> u64 {
-        let rate = self.roster.get(node).and_then(|member| member.facts.nic_rate);
+        let rate = self.roster.get(node).and_then(|member| member.class).map(|class| class.rate);
         rate.filter(|rate| *rate > 0).unwrap_or_else(|| self.shares.mean())
     }
 

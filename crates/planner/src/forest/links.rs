@@ -3,6 +3,9 @@
 
 use super::{Forest, Inner, NOBODY, Node, Role};
 
+/// Members that are looked at for a parent, of each kind, at most.
+const LOOKED_AT_MAX: usize = 64;
+
 impl Forest {
     /// Gives a member a parent, if it wants one and has none.
     pub(super) fn hang(&mut self, stripe: usize, node: Node) {
@@ -16,7 +19,7 @@ impl Forest {
         }
         if let Some(parent) = self.provider(stripe, node) {
             self.link(stripe, parent, node);
-        } else if !self.displace(stripe, node) {
+        } else if !self.preempt(stripe, node) && !self.displace(stripe, node) {
             let parent = self.loosen(stripe, node).or_else(|| self.any_parent(stripe, node));
             if let Some(parent) = parent {
                 self.link(stripe, parent, node);
@@ -27,25 +30,70 @@ impl Forest {
     /// Whoever has a slot for one more child of a stripe: the nearest to the root; else one who is loose, or becomes it.
     fn provider(&mut self, stripe: usize, child: Node) -> Option<Node> {
         loop {
-            if let Some((_, node)) = self.stripes[stripe].spare.first() {
-                return Some(*node);
+            if let Some(node) = self.with_room(stripe, child) {
+                return Some(node);
             }
             if let Some(node) = self.loose_with_spare(child) {
                 return Some(node);
             }
-            let (_, node) = *self.idle.iter().rev().find(|(_, node)| *node != child)?;
+            let weight = self.weight(child);
+            let idle = self.idle.iter().rev().map(|(_, node)| *node).take(LOOKED_AT_MAX);
+            let able = idle.filter(|node| *node != child && self.weight(*node) >= weight);
+            let node = able.min_by_key(|node| self.weight(*node) > weight)?;
             if !self.employ(node) {
                 return Some(node);
             }
         }
     }
 
+    /// The nearest to the root that has room for a child: one of its equals, if any has. What is asked of a faster card
+    /// may come sooner than it can be used, and keeps others waiting.
+    pub(super) fn with_room(&self, stripe: usize, child: Node) -> Option<Node> {
+        let weight = self.weight(child);
+        let spare = || self.stripes[stripe].spare.iter().map(|(_, node)| *node).take(LOOKED_AT_MAX);
+        let mut able = spare().filter(|node| *node != child && self.suits(stripe, *node, 0, child));
+        if self.weights.len() < 2 { able.next() } else { able.min_by_key(|node| self.weight(*node) > weight) }
+    }
+
+    /// Gives a member the place of slower leaves, nearest to the root; those go elsewhere.
+    fn preempt(&mut self, stripe: usize, node: Node) -> bool {
+        let weight = self.weight(node);
+        if self.least() >= weight {
+            return false;
+        }
+        let slower = |parent: Node| -> Option<(Node, Vec<Node>)> {
+            let at = &self.stripes[stripe];
+            let (mut freed, mut gone) = (0, Vec::new());
+            for leaf in at.inner[&parent].children.iter().rev().copied() {
+                if self.weight(leaf) < weight && !at.inner.contains_key(&leaf) {
+                    freed += self.weight(leaf);
+                    gone.push(leaf);
+                    if self.suits(stripe, parent, freed, node) {
+                        return Some((parent, gone));
+                    }
+                }
+            }
+            None
+        };
+        let open = self.stripes[stripe].open.iter().map(|(_, parent)| *parent).take(LOOKED_AT_MAX);
+        let able = open.into_iter().filter(|parent| *parent != node && self.weight(*parent) >= weight);
+        let Some((parent, gone)) = able.into_iter().find_map(slower) else { return false };
+        for leaf in &gone {
+            self.unlink_kept(stripe, *leaf);
+        }
+        self.link(stripe, parent, node);
+        for leaf in gone {
+            self.hang(stripe, leaf);
+        }
+        true
+    }
+
     /// Makes an idle member at home where the most children have a loose parent, if there are enough for it; says
     /// whether it did.
     pub(super) fn employ(&mut self, node: Node) -> bool {
         let seat = &self.seats[node as usize];
-        let most = (0..self.stripes.len()).max_by_key(|at| (self.stripes[*at].loose_children, !*at));
-        let is_enough = |at: &usize| self.stripes[*at].loose_children >= seat.budget;
+        let most = (0..self.stripes.len()).max_by_key(|at| (self.stripes[*at].loose_load, !*at));
+        let is_enough = |at: &usize| self.stripes[*at].loose_load >= seat.budget;
         let Some(most) = most.filter(|at| seat.role == Role::Idle && seat.budget > 0 && is_enough(at)) else {
             return false;
         };
@@ -58,29 +106,38 @@ impl Forest {
     }
 
     pub(super) fn loose_with_spare(&self, child: Node) -> Option<Node> {
+        let weight = self.weight(child);
         let spare = |node: &Node| self.to_lend(*node);
-        let loose = self.loose.iter().copied().filter(|node| *node != child && spare(node) > 0);
-        loose.max_by_key(|node| (spare(node), !*node))
+        let is_able = |node: &Node| self.weight(*node) >= weight && spare(node) >= weight;
+        let loose = self.loose.iter().copied().filter(|node| *node != child && is_able(node));
+        loose.max_by_key(|node| (self.weight(*node) == weight, spare(node), !*node))
     }
 
-    /// How many children a loose member may have beyond those that it is kept for as a root.
-    pub(super) fn to_lend(&self, node: Node) -> u32 {
+    /// What a loose member may send beyond what it is kept for as a root.
+    pub(super) fn to_lend(&self, node: Node) -> u64 {
         let spare = self.seats[node as usize].spare();
-        if spare == 0 {
+        if spare == 0 || self.seats[node as usize].is_herald {
             return 0;
         }
-        let kept = self.stripes.iter().filter(|stripe| stripe.root == Some(node)).map(|stripe| {
-            let has = stripe.inner.get(&node).map_or(0, Inner::len);
-            self.root_slots(node).min(self.children.saturating_sub(1)).saturating_sub(has)
-        });
+        // It is kept for cards like its own; slower ones find their like sooner.
+        let weight = self.weight(node);
+        let equals = u64::from(self.weights.get(&weight).copied().unwrap_or(0));
+        let most = self.root_slots(node).min(weight * equals.saturating_sub(1));
+        let kept = self
+            .stripes
+            .iter()
+            .filter(|stripe| stripe.root == Some(node))
+            .map(|stripe| most.saturating_sub(stripe.inner.get(&node).map_or(0, |inner| inner.load)));
         spare.saturating_sub(kept.sum())
     }
 
     /// Nobody has a slot, so that a root gives one that it is kept for elsewhere, or somebody gets one too many: the
     /// root, if there is one.
     fn any_parent(&self, stripe: usize, child: Node) -> Option<Node> {
+        let weight = self.weight(child);
         let spare = |node: &Node| self.seats[*node as usize].spare();
-        let kept = self.loose.iter().copied().filter(|node| *node != child && spare(node) > 0);
+        let is_able = |node: &Node| self.weight(*node) >= weight && spare(node) >= weight;
+        let kept = self.loose.iter().copied().filter(|node| *node != child && is_able(node));
         if let Some(node) = kept.max_by_key(|node| (spare(node), !*node)) {
             return Some(node);
         }
@@ -94,8 +151,7 @@ impl Forest {
         self.promote(stripe, node);
         let (seat, is_inner) = (&self.seats[node as usize], self.stripes[stripe].inner.contains_key(&node));
         if seat.is_child && seat.parents[stripe] == NOBODY && is_inner {
-            let spare = self.stripes[stripe].spare.iter().map(|(_, at)| *at).find(|at| *at != node);
-            match spare {
+            match self.with_room(stripe, node) {
                 Some(parent) => self.link(stripe, parent, node),
                 None => self.hang_inner(stripe, node),
             }
@@ -110,7 +166,7 @@ impl Forest {
         loose.sort_by_key(|from| !self.stripes.iter().any(|stripe| stripe.root == Some(*from)));
         for from in loose {
             while self.seats[node as usize].spare() > 0 {
-                let Some(child) = self.leaf_of(stripe, from, node) else { break };
+                let Some(child) = self.leaf_for(stripe, (from, node), node) else { break };
                 self.unlink(stripe, child);
                 self.link(stripe, node, child);
             }
@@ -124,6 +180,14 @@ impl Forest {
         children.copied().find(|child| *child != except && !stripe.inner.contains_key(child))
     }
 
+    /// The same that another may have as its child.
+    pub(super) fn leaf_for(&self, stripe: usize, (parent, to): (Node, Node), except: Node) -> Option<Node> {
+        let at = &self.stripes[stripe];
+        let children = at.inner.get(&parent).filter(|inner| inner.leaves > 0)?.children.iter().rev();
+        let is_leaf = |child: &Node| *child != except && !at.inner.contains_key(child);
+        children.copied().find(|child| is_leaf(child) && self.suits(stripe, to, 0, *child))
+    }
+
     /// Puts a member without children where another leaf hangs, nearest to the root, and that one under it, if it can
     /// serve it.
     fn displace(&mut self, stripe: usize, node: Node) -> bool {
@@ -131,11 +195,13 @@ impl Forest {
         if seat.spare() == 0 || matches!(seat.role, Role::Home(_)) {
             return false;
         }
-        let open: Option<(Node, Node)> = self.stripes[stripe]
-            .open
-            .iter()
-            .find_map(|(_, parent)| Some((*parent, self.leaf_of(stripe, *parent, node)?)));
-        let Some((parent, leaf)) = open else { return false };
+        let fits = |(parent, leaf): &(Node, Node)| {
+            let freed = self.weight(*leaf);
+            self.suits(stripe, *parent, freed, node) && self.suits(stripe, node, 0, *leaf)
+        };
+        let open = self.stripes[stripe].open.iter().map(|(_, parent)| *parent).take(LOOKED_AT_MAX);
+        let mut open = open.filter_map(|parent| Some((parent, self.leaf_of(stripe, parent, node)?)));
+        let Some((parent, leaf)) = open.find(fits) else { return false };
         self.unlink_kept(stripe, leaf);
         self.link(stripe, parent, node);
         self.link(stripe, node, leaf);
@@ -144,9 +210,12 @@ impl Forest {
 
     /// Gives a member that has children a parent who does not hang under it.
     fn hang_inner(&mut self, stripe: usize, node: Node) {
-        let open = self.stripes[stripe].open.iter().find_map(|(_, parent)| {
-            let is_apart = !self.is_under(stripe, *parent, node);
-            is_apart.then(|| Some((*parent, self.leaf_of(stripe, *parent, node)?))).flatten()
+        let open = self.stripes[stripe].open.iter().map(|(_, parent)| *parent).find_map(|parent| {
+            if self.is_under(stripe, parent, node) {
+                return None;
+            }
+            let leaf = self.leaf_of(stripe, parent, node)?;
+            self.suits(stripe, parent, self.weight(leaf), node).then_some((parent, leaf))
         });
         if let Some((parent, leaf)) = open {
             self.unlink_kept(stripe, leaf);
@@ -154,7 +223,8 @@ impl Forest {
             return self.hang(stripe, leaf);
         }
         let spare = self.stripes[stripe].spare.iter().map(|(_, at)| *at);
-        let apart = spare.chain(self.stripes[stripe].root).find(|at| !self.is_under(stripe, *at, node));
+        let able = spare.filter(|at| self.suits(stripe, *at, 0, node));
+        let apart = able.chain(self.stripes[stripe].root).find(|at| !self.is_under(stripe, *at, node));
         if let Some(parent) = apart {
             self.link(stripe, parent, node);
         }
@@ -183,6 +253,8 @@ impl Forest {
             let higher = self.stripes[stripe].open.first().copied().filter(|(above, _)| above + 1 < depth);
             if let Some((_, above)) = higher
                 && let Some(leaf) = self.leaf_of(stripe, above, node)
+                && self.suits(stripe, above, self.weight(leaf), node)
+                && self.suits(stripe, parent, self.weight(node), leaf)
             {
                 self.unlink_kept(stripe, leaf);
                 self.unlink_kept(stripe, node);
@@ -202,7 +274,7 @@ impl Forest {
 
     pub(super) fn leave_empty(&mut self, stripe: usize, node: Node) -> bool {
         let at = &mut self.stripes[stripe];
-        if at.root == Some(node) || at.inner.get(&node).is_none_or(|inner| inner.len() > 0) {
+        if at.root == Some(node) || at.inner.get(&node).is_none_or(|inner| !inner.children.is_empty()) {
             return false;
         }
         if let Some(inner) = at.inner.remove(&node) {
@@ -244,10 +316,10 @@ impl Forest {
         if before != role {
             let is_loose = |role: Role| role == Role::Loose;
             for stripe in self.stripes.iter_mut().filter(|stripe| stripe.root != Some(node)) {
-                let children = stripe.inner.get(&node).map_or(0, Inner::len);
+                let load = stripe.inner.get(&node).map_or(0, |inner| inner.load);
                 match (is_loose(before), is_loose(role)) {
-                    (false, true) => stripe.loose_children += children,
-                    (true, false) => stripe.loose_children -= children,
+                    (false, true) => stripe.loose_load += load,
+                    (true, false) => stripe.loose_load -= load,
                     _ => {}
                 }
             }
@@ -260,13 +332,19 @@ impl Forest {
             self.set_role(parent, Role::Loose);
         }
         self.promote(stripe, parent);
-        self.seats[parent as usize].used += 1;
+        let weight = self.weight(child);
+        self.seats[parent as usize].used += weight;
         self.seats[child as usize].parents[stripe] = parent;
         let is_loose = self.seats[parent as usize].role == Role::Loose;
+        let is_slower = self.weight(parent) < weight;
         let at = &mut self.stripes[stripe];
-        at.loose_children += u32::from(is_loose && at.root != Some(parent));
+        if at.root != Some(parent) {
+            at.loose_load += if is_loose { weight } else { 0 };
+            self.inverted += u32::from(is_slower);
+        }
         let inner = at.inner.entry(parent).or_default();
         inner.children.push(child);
+        inner.load += weight;
         let depth = inner.depth + 1;
         if at.inner.contains_key(&child) {
             self.set_depth(stripe, child, depth);
@@ -290,13 +368,18 @@ impl Forest {
         if parent == NOBODY {
             return None;
         }
+        let weight = self.weight(child);
         let seat = &mut self.seats[parent as usize];
-        seat.used -= 1;
-        let is_loose = seat.role == Role::Loose;
+        seat.used -= weight;
+        let (is_loose, is_slower) = (seat.role == Role::Loose, seat.weight < weight);
         let at = &mut self.stripes[stripe];
-        at.loose_children -= u32::from(is_loose && at.root != Some(parent));
+        if at.root != Some(parent) {
+            at.loose_load -= if is_loose { weight } else { 0 };
+            self.inverted -= u32::from(is_slower);
+        }
         if let Some(inner) = at.inner.get_mut(&parent) {
             inner.children.retain(|other| *other != child);
+            inner.load -= weight;
         }
         if !at.inner.contains_key(&child) {
             self.count_leaf(stripe, parent, false);
@@ -308,7 +391,13 @@ impl Forest {
 
     /// A member serves nobody in a stripe any more: somebody idle takes its place, or its children go elsewhere.
     pub(super) fn vacate(&mut self, stripe: usize, node: Node) {
-        let successor = self.idle.iter().rev().map(|(_, other)| *other).find(|other| *other != node);
+        let (above, load) = (self.seats[node as usize].parents[stripe], self.load(stripe, node));
+        let children = self.stripes[stripe].inner.get(&node).map_or(&[][..], |inner| &inner.children);
+        let heaviest = children.iter().map(|child| self.weight(*child)).max().unwrap_or(0);
+        let most = if above == NOBODY { u64::MAX } else { self.weight(above) };
+        let idle = self.idle.iter().rev().take(LOOKED_AT_MAX).filter(|(budget, _)| *budget >= load);
+        let is_able = |other: &Node| *other != node && (heaviest..=most).contains(&self.weight(*other));
+        let successor = idle.map(|(_, other)| *other).find(is_able);
         if let Some(successor) = successor {
             let role = self.seats[node as usize].role;
             return match role {
@@ -334,7 +423,11 @@ impl Forest {
     pub(super) fn hang_orphans(&mut self, stripe: usize, children: Vec<Node>) {
         let is_inner = |node: &Node| self.stripes[stripe].inner.contains_key(node);
         let (inner, leaves): (Vec<Node>, Vec<Node>) = children.into_iter().partition(is_inner);
-        inner.into_iter().chain(leaves).for_each(|child| self.hang(stripe, child));
+        let mut all = [inner, leaves].concat();
+        all.sort_by_key(|node| std::cmp::Reverse(self.weight(*node)));
+        for child in all {
+            self.hang(stripe, child);
+        }
     }
 
     /// Another member takes over the place and the children of one. It is none of those above it.
@@ -345,7 +438,7 @@ impl Forest {
         self.set_role(new, role);
         self.promote(stripe, new);
         self.unlink_kept(stripe, old);
-        if above != NOBODY && self.seats[new as usize].is_child {
+        if above != NOBODY && self.seats[new as usize].is_child && self.suits(stripe, above, 0, new) {
             self.link(stripe, above, new);
         }
         for child in children.into_iter().filter(|child| *child != new) {
@@ -376,26 +469,31 @@ impl Forest {
     /// A root in the place of another.
     pub(super) fn succeed(&mut self, stripe: usize, before: Node, root: Node) {
         let children = self.orphan(stripe, before);
-        let outside =
-            self.stripes[stripe].inner.get_mut(&before).map_or(0, |at| std::mem::take(&mut at.outside));
-        self.seats[before as usize].used -= outside;
         self.stripes[stripe].root = None;
         self.unlink(stripe, root);
         self.crown(stripe, root);
-        for child in children.into_iter().filter(|child| *child != root) {
+        let weight = self.weight(root);
+        let children = children.into_iter().filter(|child| *child != root);
+        let (faster, others): (Vec<Node>, Vec<Node>) =
+            children.partition(|child| self.weight(*child) > weight);
+        for child in others {
             self.link(stripe, root, child);
         }
         self.demote_empty(stripe, before);
         self.touch(before);
+        self.hang_orphans(stripe, faster);
         self.hang(stripe, before);
-        self.set_outside(stripe, root, outside);
     }
 
     pub(super) fn crown(&mut self, stripe: usize, root: Node) {
         // What it serves there already, it serves as the root.
-        let children = self.stripes[stripe].inner.get(&root).map_or(0, Inner::len);
-        if self.seats[root as usize].role == Role::Loose {
-            self.stripes[stripe].loose_children -= children;
+        let weight = self.weight(root);
+        if let Some(inner) = self.stripes[stripe].inner.get(&root) {
+            let faster = inner.children.iter().filter(|child| self.weight(**child) > weight).count();
+            self.inverted -= u32::try_from(faster).unwrap_or(u32::MAX);
+            if self.seats[root as usize].role == Role::Loose {
+                self.stripes[stripe].loose_load -= inner.load;
+            }
         }
         self.unlink(stripe, root);
         self.stripes[stripe].root = Some(root);
@@ -412,8 +510,7 @@ impl Forest {
             self.orphan(stripe, *node);
         }
         let gone = std::mem::take(&mut self.stripes[stripe]);
-        for (node, inner) in gone.inner {
-            self.seats[node as usize].used -= inner.outside;
+        for node in gone.inner.into_keys() {
             self.touch(node);
             self.settle_role(node);
         }
@@ -461,9 +558,8 @@ impl Forest {
 
     fn refresh_in(&mut self, stripe: usize, node: Node) {
         let Some(inner) = self.stripes[stripe].inner.get(&node) else { return };
-        let (depth, len, spare) = (inner.depth, inner.len(), self.seats[node as usize].spare());
-        let is_root = self.stripes[stripe].root == Some(node);
-        let can = if is_root { len == 0 || spare > 0 && len < self.root_slots(node) } else { spare > 0 };
+        let depth = inner.depth;
+        let can = self.room(stripe, node) >= self.least().max(1);
         let set = &mut self.stripes[stripe].spare;
         if can {
             set.insert((depth, node))

@@ -1,8 +1,6 @@
 //! How a forest comes back into shape after many small steps. Does not own the steps (`links`).
 
-use std::cmp::Reverse;
-
-use super::{FAVOURS_MAX, FEW, Forest, Inner, NOBODY, Node, Role, Seat};
+use super::{FAVOURS_MAX, FEW, Forest, NOBODY, Node, Role, Seat};
 
 impl Forest {
     /// Gives the loose member with the fewest children a home where enough children have a loose parent, or lets it rest
@@ -13,13 +11,10 @@ impl Forest {
         let Some(node) = loose.min_by_key(|node| (self.seats[*node as usize].used, *node)) else {
             return false;
         };
-        let Seat { used, budget, .. } = self.seats[node as usize];
-        let others = self.loose.iter().filter(|other| **other != node);
-        let left: u32 = others.map(|other| self.to_lend(*other)).sum();
-        let served = |at: &usize| {
-            let stripe = &self.stripes[*at];
-            stripe.loose_children - stripe.inner.get(&node).map_or(0, Inner::len)
-        };
+        let Seat { used, budget, weight, .. } = self.seats[node as usize];
+        let others = self.loose.iter().filter(|other| **other != node && self.weight(**other) >= weight);
+        let left: u64 = others.map(|other| self.to_lend(*other)).sum();
+        let served = |at: &usize| self.to_take_over(*at, node);
         let most = (0..self.stripes.len()).max_by_key(|at| (served(at), !*at));
         let most = most.filter(|at| served(at) >= budget);
         if most.is_none() && left < used {
@@ -51,17 +46,31 @@ impl Forest {
         true
     }
 
+    /// What the children cost that a member could take over from loose ones in a stripe.
+    fn to_take_over(&self, stripe: usize, node: Node) -> u64 {
+        let (at, weight) = (&self.stripes[stripe], self.weight(node));
+        let all = at.loose_load - self.load(stripe, node);
+        if weight >= self.weights.last_key_value().map_or(0, |(fastest, _)| *fastest) {
+            return all;
+        }
+        let loose = self.loose.iter().filter(|from| **from != node && at.root != Some(**from));
+        let children = loose.filter_map(|from| at.inner.get(from)).flat_map(|inner| &inner.children);
+        children.map(|child| self.weight(*child)).filter(|its| *its <= weight).sum()
+    }
+
     /// Roots serve in their own trees as many as they may: what they lent elsewhere they take back.
     pub(super) fn favour_roots(&mut self) {
         let mut left = FAVOURS_MAX.max(FEW.saturating_sub(self.children) * FAVOURS_MAX);
         for stripe in 0..self.stripes.len() {
             let Some(root) = self.stripes[stripe].root else { continue };
-            let most = self.root_slots(root).min(self.children.saturating_sub(1));
+            let most = self.root_slots(root);
             loop {
-                let has = self.stripes[stripe].inner.get(&root).map_or(0, Inner::len);
+                let has = self.load(stripe, root);
                 let deepest = self.stripes[stripe].open.last().copied().filter(|(depth, _)| *depth > 0);
                 let leaf = deepest.and_then(|(_, parent)| self.leaf_of(stripe, parent, NOBODY));
-                let Some(leaf) = leaf.filter(|_| has < most && left > 0) else { break };
+                let fits =
+                    |leaf: &Node| self.weight(*leaf) <= self.weight(root) && has + self.weight(*leaf) <= most;
+                let Some(leaf) = leaf.filter(fits).filter(|_| left > 0) else { break };
                 left -= 1;
                 self.unlink(stripe, leaf);
                 self.link(stripe, root, leaf);
@@ -73,51 +82,29 @@ impl Forest {
     /// Makes a slot of what members of other stripes have left: one of them gives up its home, and its children go to
     /// the others there.
     pub(super) fn loosen(&mut self, stripe: usize, child: Node) -> Option<Node> {
-        let left = |at: usize| -> u32 {
-            let spare = self.stripes[at].spare.iter();
-            spare.map(|(_, node)| self.seats[*node as usize].spare()).sum()
+        let weight = self.weight(child);
+        let able = |at: usize| -> Vec<Node> {
+            let spare = self.stripes[at].spare.iter().map(|(_, node)| *node);
+            spare.filter(|node| self.weight(*node) >= weight).collect()
         };
+        let left = |at: usize| able(at).iter().map(|node| self.seats[*node as usize].spare()).sum::<u64>();
         let most = (0..self.stripes.len()).filter(|at| *at != stripe).max_by_key(|at| (left(*at), !*at))?;
-        let spare = self.stripes[most].spare.iter().map(|(_, node)| *node);
-        let home = spare.filter(|node| *node != child && self.seats[*node as usize].role == Role::Home(most));
+        let is_home = |node: &Node| {
+            let seat = &self.seats[*node as usize];
+            *node != child && seat.role == Role::Home(most) && seat.spare() >= weight
+        };
+        let home = able(most).into_iter().filter(is_home);
         let node = home.max_by_key(|node| (self.seats[*node as usize].spare(), !*node))?;
         self.set_role(node, Role::Loose);
         while let Some(leaf) = self.leaf_of(most, node, NOBODY) {
             let mut others = self.stripes[most].spare.iter().map(|(_, other)| *other);
-            let Some(other) = others.find(|other| *other != node) else { break };
+            let is_able = |other: &Node| *other != node && self.suits(most, *other, 0, leaf);
+            let Some(other) = others.find(is_able) else { break };
             self.unlink_kept(most, leaf);
             self.link(most, other, leaf);
         }
         self.demote_empty(most, node);
         Some(node)
-    }
-
-    /// Grows a tree anew from its root, with the same members at home in it.
-    pub(super) fn replant(&mut self, stripe: usize) {
-        let serving: Vec<Node> = self.stripes[stripe].inner.keys().copied().collect();
-        for node in &serving {
-            self.orphan(stripe, *node);
-        }
-        let (mut homes, others): (Vec<Node>, Vec<Node>) =
-            serving.into_iter().partition(|node| self.seats[*node as usize].role == Role::Home(stripe));
-        for node in &homes {
-            self.leave_empty(stripe, *node);
-        }
-        for node in others {
-            self.demote_empty(stripe, node);
-        }
-        homes.sort_by_key(|node| (Reverse(self.seats[*node as usize].budget), *node));
-        for node in homes {
-            let root = self.stripes[stripe].root;
-            let parent = self.stripes[stripe].spare.first().map(|(_, parent)| *parent).or(root);
-            if let Some(parent) = parent.filter(|_| self.seats[node as usize].is_child) {
-                self.link(stripe, parent, node);
-            }
-            self.promote(stripe, node);
-        }
-        for node in 0..self.seats.len() {
-            self.hang(stripe, Node::try_from(node).unwrap_or(NOBODY));
-        }
     }
 
     /// Gives children to others while there are too many of them, those of stripes that it is the root of last.
@@ -138,11 +125,13 @@ impl Forest {
             let is_root = self.stripes[stripe].root == Some(node);
             let seat = &self.seats[node as usize];
             let is_over = if is_root {
-                inner.len() > 1 && (inner.len() > self.root_slots(node) || seat.used > seat.budget)
+                inner.children.len() > 1 && (inner.load > self.root_slots(node) || seat.used > seat.budget)
             } else {
                 seat.used > seat.budget
             };
-            let last = self.leaf_of(stripe, node, NOBODY).or_else(|| inner.children.last().copied());
+            let leaves =
+                inner.children.iter().rev().filter(|child| !self.stripes[stripe].inner.contains_key(child));
+            let last = leaves.min_by_key(|child| self.weight(**child)).or(inner.children.last()).copied();
             let Some(child) = last.filter(|_| is_over) else { return };
             self.unlink(stripe, child);
             self.hang(stripe, child);

@@ -134,7 +134,9 @@ impl SwarmState {
             };
             // Those who have everything are no more to be relieved.
             let Some(load) = counts.get(&from).copied() else { continue };
-            if self.is_movable(stripe, from) && self.by_load((to, count), (from, load)).is_lt() {
+            if self.is_movable(stripe, from)
+                && (self.weight(from) < self.weight(to) || self.by_load((to, count), (from, load)).is_lt())
+            {
                 self.entrants[stripe] = Some(to);
                 let peer = self.roster.get(to).map(|member| member.peer);
                 self.moved_from[stripe].retain(|before| Some(before.peer) != peer);
@@ -151,6 +153,10 @@ impl SwarmState {
         let is_new = |node: &Node| {
             counts.get(node).is_none_or(|count| *count == 0) && self.is_eligible(*node, &eligible)
         };
+        // What comes in through a slower card is slow for everybody.
+        let weight = eligible.pool.map_or(0, |(_, kind)| {
+            kind.fastest().max(if kind.has_unknown() { self.shares.mean() } else { 0 })
+        });
         let kind = eligible.pool.map(|(_, kind)| kind);
         let fastest = kind.and_then(|kind| kind.nodes().find(is_new));
         let unknown = kind.and_then(|kind| kind.nodes_unknown().find(is_new));
@@ -158,6 +164,7 @@ impl SwarmState {
         let begun = begun.filter(|(node, _)| self.is_eligible(*node, &eligible));
         begun
             .chain(fastest.into_iter().chain(unknown).map(|node| (node, 1)))
+            .filter(|(node, _)| self.weight(*node) >= weight)
             .min_by(|a, b| self.by_load(*a, *b).then(a.0.cmp(&b.0)))
     }
 

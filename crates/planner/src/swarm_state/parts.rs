@@ -181,14 +181,24 @@ impl SwarmState {
         let from = spread(node, stripe) % self.forest.len().max(1);
         let below = self.forest.depth(stripe, node).unwrap_or(u32::MAX);
         let is_above = |other: &Node| self.forest.depth(stripe, *other).is_none_or(|depth| depth <= below);
-        let mut found = 0;
+        let (mut found, weight) = (0, self.weight(node));
         for standing in [Standing::Good, Standing::Suspect] {
-            let serving = self.forest.serving(stripe, from).take(LOOKED_AT_MAX).filter(is_above);
+            // Equals first: whoever hears of everything sooner than its card takes it asks too much of faster ones.
+            let serving = || self.forest.serving(stripe, from).take(LOOKED_AT_MAX).filter(is_above);
+            let equals = serving().filter(|other| self.weight(*other) == weight);
+            let kept_if = |is_equal: bool| {
+                kept.into_iter()
+                    .filter(move |other| *other != NOBODY && (self.weight(*other) == weight) == is_equal)
+            };
             let holders = self.holders.iter().copied().filter(|holder| !self.is_seed(*holder));
-            let wanting =
-                (from..self.forest.len()).chain(0..from).filter(|other| self.forest.is_child(*other));
-            let others = self.roster.seeds().chain(wanting.take(LOOKED_AT_MAX));
-            let candidates = kept.into_iter().chain(serving).chain(holders).chain(others);
+            let wanting = || {
+                let all = (from..self.forest.len()).chain(0..from);
+                all.filter(|other| self.forest.is_child(*other)).take(LOOKED_AT_MAX)
+            };
+            let others = self.roster.seeds().chain(wanting());
+            let equals_wanting = wanting().filter(|other| self.weight(*other) == weight);
+            let alike = kept_if(true).chain(equals).chain(holders).chain(equals_wanting);
+            let candidates = alike.chain(kept_if(false)).chain(serving()).chain(others);
             for other in candidates {
                 if found == BACKUPS {
                     return backups;

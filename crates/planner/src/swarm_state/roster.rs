@@ -51,7 +51,7 @@ pub(super) struct Class {
     /// 0 and 1: in good standing, quick or straggling; 2 and 3: the same of suspects; 4: quarantined.
     pub(super) rank: usize,
     /// 0 if it is not known.
-    rate: u64,
+    pub(super) rate: u64,
     reads_origin: bool,
 }
 
@@ -107,7 +107,7 @@ impl MemberState {
             Standing::Suspect => 2 + straggles,
             Standing::Quarantined => QUARANTINED,
         };
-        Class { part, rank, rate: self.facts.nic_rate.unwrap_or(0), reads_origin: self.origin_ok }
+        Class { part, rank, rate: rounded(self.facts.nic_rate.unwrap_or(0)), reads_origin: self.origin_ok }
     }
 }
 
@@ -141,6 +141,15 @@ impl Kind {
         self.by_rate.len() as u64
     }
 
+    /// 0 if none is known.
+    pub(super) fn fastest(&self) -> u64 {
+        self.by_rate.first().map_or(0, |(rate, _)| rate.0)
+    }
+
+    pub(super) fn has_unknown(&self) -> bool {
+        self.known < self.len()
+    }
+
     pub(super) fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
         self.by_rate.iter().map(|(_, node)| *node)
     }
@@ -159,6 +168,8 @@ pub(super) struct Rated {
     pub(super) sum: u128,
     /// The slowest known, 0 if there is none.
     pub(super) slowest: u64,
+    /// The fastest known, 0 if there is none.
+    pub(super) fastest: u64,
 }
 
 impl Rated {
@@ -170,6 +181,7 @@ impl Rated {
             known: self.known + kind.known,
             sum: self.sum + kind.sum,
             slowest: known.unwrap_or(0),
+            fastest: self.fastest.max(kind.fastest()),
         }
     }
 
@@ -178,9 +190,9 @@ impl Rated {
         u64::try_from(self.sum / u128::from(self.known.max(1))).unwrap_or(u64::MAX).max(1)
     }
 
-    /// The sum, with those that are not known.
-    pub(super) fn weight(&self) -> u128 {
-        self.sum + u128::from(self.count - self.known) * u128::from(self.mean())
+    /// The sum, where those that are not known count as `mean`.
+    pub(super) fn weight(&self, mean: u64) -> u128 {
+        self.sum + u128::from(self.count - self.known) * u128::from(mean)
     }
 }
 
@@ -405,6 +417,13 @@ impl Roster {
     pub(super) fn seeds(&self) -> impl Iterator<Item = Node> + '_ {
         self.seeds.iter().flat_map(Kind::nodes).take(STRIPES)
     }
+}
+
+/// Cards that differ by a few percent are alike: the first five binary digits of a rate.
+pub(super) fn rounded(rate: u64) -> u64 {
+    let digits = 5.min(u64::BITS - rate.leading_zeros());
+    let shift = (u64::BITS - rate.leading_zeros()) - digits;
+    rate >> shift << shift
 }
 
 fn first_of(kinds: &[Kind; RANKS]) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! How many children a member's card is worth. Does not own who serves whom (`forest`).
 
 use super::SwarmState;
-use super::roster::Rated;
+use super::roster::{Rated, rounded};
 use crate::forest::Node;
 
 /// Up to so many members, shares are exact. Beyond, they stay as they are while they suffice: each would change a little
@@ -11,8 +11,8 @@ const EXACT_MAX: u64 = 64;
 /// What is shared out beyond what it takes, so that the next joins find it: one part of so many.
 const EXTRA: u128 = 32;
 
-/// Children of a weight: a member sends one stripe to one child at 1/K of the artifact's rate, so that K·(N − 1) children
-/// in all, shared by weight, use every upload once.
+/// How many stripes each may send to cards like its own: all that is taken, but for one copy, shared by what cards do, so
+/// that every upload is used alike.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shares {
     edges: u128,
@@ -21,9 +21,9 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) fn budget(&self, weight: u64) -> u32 {
-        let share = (self.edges * u128::from(weight)).div_ceil(self.weight.max(1));
-        u32::try_from(share.min(self.edges)).unwrap_or(u32::MAX).max(1)
+    pub(super) fn budget(&self, weight: u64) -> u64 {
+        let times = self.edges.div_ceil(self.weight.max(1)).max(1);
+        u64::try_from(u128::from(weight) * times).unwrap_or(u64::MAX)
     }
 
     /// What peers that do not know their rate count as.
@@ -32,12 +32,14 @@ impl Shares {
     }
 
     pub(super) fn note_mean(&mut self, sending: &Rated) {
-        self.mean = sending.mean();
+        self.mean = rounded(sending.mean());
     }
 
     /// Says whether everybody has another share now.
-    pub(super) fn adapt(&mut self, stripes: usize, children: u64, sending: &Rated) -> bool {
-        let (edges, weight) = (stripes as u128 * u128::from(children.saturating_sub(1)), sending.weight());
+    pub(super) fn adapt(&mut self, stripes: usize, wanting: &Rated, sending: &Rated) -> bool {
+        let (children, weight) = (wanting.count, sending.weight(self.mean()));
+        let fastest = u128::from(wanting.fastest.max(if wanting.known < children { self.mean() } else { 0 }));
+        let edges = stripes as u128 * wanting.weight(self.mean()).saturating_sub(fastest);
         // Of what was shared out for a weight, less than three quarters suffice now.
         let is_ample = edges * self.weight < (self.edges * weight) / 4 * 3;
         let is_anew = children <= EXACT_MAX || self.edges == 0 || is_ample;
@@ -53,11 +55,12 @@ impl SwarmState {
     /// Gives everybody its share of what it takes now. Where shares did not suffice, they only grow: those who have
     /// children keep them.
     pub(super) fn share_anew(&mut self, sending: &Rated) {
-        let children = self.roster.wanting().count;
+        let wanting = self.roster.wanting();
+        let children = wanting.count;
         let is_short = self.forest.is_short();
         if is_short {
             self.shares = Shares { mean: self.shares.mean, ..Shares::default() };
-            self.shares.adapt(self.entrants.len(), children, sending);
+            self.shares.adapt(self.entrants.len(), &wanting, sending);
         }
         let nodes: Vec<Node> = self.roster.nodes().collect();
         for node in nodes {
