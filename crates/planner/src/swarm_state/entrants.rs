@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::roster::{Kind, Part};
+use super::roster::{Kind, MemberState, Part};
 use super::{BEFORE_MAX, SwarmState};
 use crate::forest::Node;
 use crate::id::PeerId;
@@ -78,8 +78,13 @@ impl SwarmState {
         let Some(member) = self.roster.get(node) else { return false };
         let Some(class) = member.class.filter(|class| class.part == Part::Wanting) else { return false };
         eligible.pool.is_some_and(|(rank, _)| rank == class.rank)
-            && (eligible.has_holders || member.origin_ok)
+            && (member.origin_ok || eligible.has_holders && self.is_supplied(member))
             && [MayRead::All, MayRead::Elected(Some(node))].contains(&eligible.may_read)
+    }
+
+    /// Whoever accuses all holders and cannot read the origin gets nothing that it could give on.
+    fn is_supplied(&self, member: &MemberState) -> bool {
+        self.holders.iter().any(|holder| self.may_serve(*holder, member))
     }
 
     /// Whoever has come to have everything goes on giving it: to take it from others would only cost time.

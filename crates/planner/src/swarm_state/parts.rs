@@ -126,7 +126,7 @@ impl SwarmState {
     }
 
     /// Nobody is sent to those who are quarantined, or to whom it accuses itself.
-    fn may_serve(&self, source: Node, reader: &MemberState) -> bool {
+    pub(super) fn may_serve(&self, source: Node, reader: &MemberState) -> bool {
         self.roster.get(source).is_some_and(|source| {
             source.facts.standing < Standing::Quarantined && !source.facts.accusers.contains(&reader.peer)
         })
