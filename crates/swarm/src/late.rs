@@ -42,12 +42,13 @@ impl Swarm {
     }
 
     /// Whether one more read of what was put off is too many. What the origin sends keeps nobody's card from others, and
-    /// a link that stalls may never end its read.
+    /// a read that is late may never end.
     pub(crate) fn reads_postponed(&self) -> bool {
         let is_one = |read: &Read| match read.source {
             Source::Peer(peer) => {
                 let is_usable = self.links.get(&peer).is_some_and(Link::is_usable);
-                read.is_live && is_usable && self.postponed.contains(read.run.start)
+                let is_due = self.now >= read.issued + read.expected.max(self.config.stall_min);
+                read.is_live && is_usable && !is_due && self.postponed.contains(read.run.start)
             }
             Source::Origin => false,
         };
