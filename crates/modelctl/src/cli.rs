@@ -4,6 +4,7 @@
 //! commands do. A flag exists from the day it works.
 
 mod fleet;
+mod plan;
 mod status;
 mod transport;
 
@@ -18,6 +19,7 @@ pub(crate) use self::fleet::{
     EmbeddedArgs, FleetKeyAction, FleetKeyArgs, Landing, PeerArgs, PeerChoice, PullArgs, SchedulerArgs,
     TrustArgs,
 };
+pub(crate) use self::plan::PlanArgs;
 pub(crate) use self::status::StatusArgs;
 pub(crate) use self::transport::{DeviceArgs, Transport, TransportArgs};
 use crate::report::Refusal;
@@ -61,6 +63,7 @@ pub(crate) enum Command {
     Peer(PeerArgs),
     Scheduler(SchedulerArgs),
     Status(StatusArgs),
+    Plan(PlanArgs),
     FleetKey(FleetKeyArgs),
     Doctor(DoctorArgs),
 }

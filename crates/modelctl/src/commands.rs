@@ -3,6 +3,7 @@
 mod build;
 mod doctor;
 mod inspect;
+mod plan;
 mod pull;
 mod push;
 mod serve;
@@ -32,6 +33,7 @@ pub(crate) fn run(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Peer(args) => serve::peer(args, printer),
         Command::Scheduler(args) => serve::scheduler(args, printer),
         Command::Status(args) => status::run(args, printer),
+        Command::Plan(args) => plan::run(args, printer),
         Command::FleetKey(args) => serve::fleet_key(args, printer),
         Command::Doctor(args) => doctor::run(args, printer),
     }

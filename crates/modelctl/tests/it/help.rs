@@ -40,6 +40,11 @@ fn help_status() {
 }
 
 #[test]
+fn help_plan() {
+    assert_said!(Scratch::new().run(&["plan", "--help"]));
+}
+
+#[test]
 fn help_fleet_key() {
     assert_said!(Scratch::new().run(&["fleet-key", "--help"]));
 }

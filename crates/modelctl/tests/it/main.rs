@@ -17,6 +17,7 @@ mod help;
 mod inspect;
 mod interrupted;
 mod leaving;
+mod plan;
 mod pull;
 mod registry;
 mod running;

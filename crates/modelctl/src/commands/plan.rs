@@ -1,0 +1,363 @@
+//! `modelctl plan`: how an artifact would reach many peers.
+//!
+//! Owns: the report in its forms. Does not own: the planning (`planner`), or how trees are drawn (`plan::picture`,
+//! `plan::svg`).
+
+mod imagined;
+mod peers;
+mod picture;
+mod svg;
+mod trees;
+
+use std::{collections::BTreeMap, fmt, fs, time::Duration};
+
+use anyhow::Context as _;
+use modelpack::layout::PieceLayout;
+use planner::{
+    ArtifactId,
+    bound::{Binding, Bound},
+};
+use serde::Serialize;
+
+use self::{
+    imagined::Imagined,
+    trees::{Peer, Shape, Tree},
+};
+use crate::{
+    access,
+    artifact::Artifact,
+    cli::PlanArgs,
+    printer::Printer,
+    report::Refusal,
+    text::{self, Align, Table},
+};
+
+/// Lines of the table of shapes.
+const SHAPES_MAX: usize = 4;
+
+/// Columns of a name within a sentence.
+const NAME_WIDTH: usize = 24;
+
+/// What is planned. Serialised, it is the result of `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    reference: String,
+    digest: String,
+    bytes: u64,
+    pieces: u32,
+    /// Consecutive pieces that stay in one stripe.
+    stripe_pieces: u32,
+    /// The largest of the four.
+    bound_seconds: f64,
+    /// `origin`, `receiver`, `senders` or `peers`.
+    bounded_by: &'static str,
+    bounds: Bounds,
+    finish_seconds: f64,
+    /// The seeds first.
+    peers: Vec<PeerFacts>,
+    stripes: Vec<StripeFacts>,
+    #[serde(skip)]
+    drawing: Drawing,
+}
+
+/// What no distribution can beat, and why: each in seconds.
+#[derive(Debug, Serialize)]
+struct Bounds {
+    /// The origin sends everything once; `None` where its rate is not known.
+    origin: Option<f64>,
+    /// The slowest peer receives everything.
+    receiver: f64,
+    /// The origin and all peers send all copies together.
+    senders: Option<f64>,
+    /// The peers send all copies but the one that the origin sends.
+    peers: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerFacts {
+    name: String,
+    nic_bytes_per_second: Option<u64>,
+    seed: bool,
+    /// What it reads from the origin.
+    origin_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct StripeFacts {
+    pieces: u32,
+    /// The number in `peers` of the one that reads it from the origin.
+    entrant: Option<usize>,
+    /// For each of `peers` the number of its parent.
+    parents: Vec<Option<usize>>,
+    depth: u32,
+    interior: usize,
+    children_max: usize,
+}
+
+/// What only the text shows.
+#[derive(Debug)]
+struct Drawing {
+    peers: Vec<Peer>,
+    trees: Vec<Tree>,
+    /// The stripe that is drawn.
+    stripe: usize,
+    limit: String,
+    svg: Option<String>,
+}
+
+/// Plans and shows.
+pub(crate) fn run(args: &PlanArgs, printer: &Printer) -> anyhow::Result<()> {
+    let peers = peers::read(&args.peers)?;
+    if args.origin_rate.is_some() && peers.iter().any(|peer| peer.is_seed) {
+        let message = "with seeds nobody reads the registry, whatever its rate";
+        return Err(Refusal::usage(message).hint("drop `--origin-rate`, or the seeds in the list").into());
+    }
+    let artifact = access::runtime()?.block_on(Artifact::open(&args.reference, &args.registry))?;
+    let (manifest, digest) = (&artifact.manifest, artifact.manifest.digest());
+    let id = ArtifactId(*digest.bytes());
+    let rate = args.origin_rate.map(|rate| rate.0);
+    let imagined = imagined::plan((id, manifest.layout()), &peers, rate);
+    let stripe = chosen(args.stripe, imagined.trees.len())?;
+    let drawing = Drawing {
+        limit: limit(imagined.bound.binding().1, &peers, rate),
+        peers,
+        trees: imagined.trees.clone(),
+        stripe,
+        svg: args.svg.as_ref().map(|path| path.display().to_string()),
+    };
+    if let Some(path) = &args.svg {
+        let title = format!("{} to {}", args.reference, text::plural(drawing.wanting().count(), "peer"));
+        let picture = svg::draw(&title, &drawing.trees, &drawing.peers, args.stripe);
+        fs::write(path, picture).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    let (reference, digest) = (args.reference.to_string(), digest.to_string());
+    printer.result(&Report::new((reference, digest), manifest.layout(), &imagined, drawing))
+}
+
+/// The stripe that is to be drawn: the first, or the one that was named.
+fn chosen(named: Option<usize>, stripes: usize) -> anyhow::Result<usize> {
+    match named {
+        Some(named) if named >= stripes => {
+            let message = format!("there is no stripe {named}");
+            let hint = format!("the stripes are 0 to {}", stripes.saturating_sub(1));
+            Err(Refusal::usage(message).hint(hint).into())
+        }
+        named => Ok(named.unwrap_or(0)),
+    }
+}
+
+/// What sets the bound, in words.
+fn limit(binding: Binding, peers: &[Peer], origin_rate: Option<u64>) -> String {
+    let rate = |rate: u64| format!("{}/s", text::bytes(rate));
+    let sum = |is_seed: bool| {
+        let rates = peers.iter().filter(|peer| peer.is_seed == is_seed).filter_map(|peer| peer.nic_rate);
+        rates.fold(0, u64::saturating_add)
+    };
+    let origin = || {
+        let seeds = sum(true);
+        if seeds > 0 { ("the seeds", seeds) } else { ("the registry", origin_rate.unwrap_or(0)) }
+    };
+    match binding {
+        Binding::Origin => {
+            let (who, all) = origin();
+            format!("all that {who} can send is {}", rate(all))
+        }
+        Binding::Receiver => {
+            let wanting = || peers.iter().filter(|peer| !peer.is_seed);
+            let slowest = wanting().filter_map(|peer| peer.nic_rate).min();
+            let slow = wanting().filter(|peer| peer.nic_rate == slowest).count();
+            let name = wanting().find(|peer| peer.nic_rate == slowest).map_or("", |peer| &peer.name);
+            let (name, takes) = (text::clipped(name, NAME_WIDTH), rate(slowest.unwrap_or(0)));
+            match slow {
+                1 => format!("`{name}` receives {takes}"),
+                slow if slow == wanting().count() => format!("each peer receives {takes}"),
+                _ => format!("`{name}` and {} more receive {takes} each", slow - 1),
+            }
+        }
+        Binding::Senders => {
+            format!("the origin and all peers send {} together", rate(origin().1.saturating_add(sum(false))))
+        }
+        Binding::OriginBudget => {
+            format!("the peers send {} together, the origin one copy", rate(sum(false)))
+        }
+    }
+}
+
+impl Report {
+    fn new(
+        (reference, digest): (String, String),
+        layout: &PieceLayout,
+        imagined: &Imagined,
+        drawing: Drawing,
+    ) -> Self {
+        let Imagined { trees, stripe_pieces, bound, finish } = imagined;
+        let (time, binding) = bound.binding();
+        let sizes = stripe_sizes(layout, trees.len(), *stripe_pieces);
+        let origin_bytes = |at: usize| {
+            let own = trees.iter().zip(&sizes).filter(|(tree, _)| tree.entrant == Some(at));
+            own.map(|(_, (_, bytes))| bytes).sum()
+        };
+        let peer = |(at, peer): (usize, &Peer)| PeerFacts {
+            name: peer.name.clone(),
+            nic_bytes_per_second: peer.nic_rate,
+            seed: peer.is_seed,
+            origin_bytes: origin_bytes(at),
+        };
+        let stripe = |(tree, (pieces, _)): (&Tree, &(u32, u64))| {
+            let Shape { depth, interior, children_max, .. } = tree.shape();
+            let (entrant, parents) = (tree.entrant, tree.parents.clone());
+            StripeFacts { pieces: *pieces, entrant, parents, depth, interior, children_max }
+        };
+        Self {
+            reference,
+            digest,
+            bytes: layout.total_bytes(),
+            pieces: layout.piece_count(),
+            stripe_pieces: *stripe_pieces,
+            bound_seconds: time.as_secs_f64(),
+            bounded_by: imagined::word(binding),
+            bounds: Bounds::from(bound),
+            finish_seconds: finish.as_secs_f64(),
+            peers: drawing.peers.iter().enumerate().map(peer).collect(),
+            stripes: trees.iter().zip(&sizes).map(stripe).collect(),
+            drawing,
+        }
+    }
+}
+
+/// The pieces and bytes of each stripe.
+fn stripe_sizes(layout: &PieceLayout, stripes: usize, stripe_pieces: u32) -> Vec<(u32, u64)> {
+    let mut sizes = vec![(0, 0); stripes];
+    for piece in layout.all().pieces() {
+        let size = &mut sizes[(piece.0 / stripe_pieces) as usize % stripes];
+        *size = (size.0 + 1, size.1 + layout.piece_bytes(piece));
+    }
+    sizes
+}
+
+impl From<&Bound> for Bounds {
+    fn from(bound: &Bound) -> Self {
+        // An origin of unknown rate needs no time.
+        let known = |time: Duration| (!bound.origin.is_zero()).then(|| time.as_secs_f64());
+        Self {
+            origin: known(bound.origin),
+            receiver: bound.receiver.as_secs_f64(),
+            senders: known(bound.senders),
+            peers: bound.origin_budget.as_secs_f64(),
+        }
+    }
+}
+
+impl Drawing {
+    fn wanting(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| !peer.is_seed)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Drawing { peers, trees, stripe, .. } = &self.drawing;
+        let shapes = self.shapes();
+        write!(f, "{}\n\n{shapes}", self.facts())?;
+        let Some(tree) = trees.get(*stripe) else { return Ok(()) };
+        let others = match trees.len() {
+            1 => String::new(),
+            count => format!("; `--stripe N` draws another, 0 to {}", count - 1),
+        };
+        write!(f, "\n\nstripe {stripe}{others}\n{}", picture::draw(tree, peers))
+    }
+}
+
+impl Report {
+    fn facts(&self) -> Table<2> {
+        let mut table = Table::new([Align::Left, Align::Left]);
+        let mut say = |name: &str, value: String| table.row([name.to_owned(), value]);
+        let seconds = |seconds: f64| text::seconds(Duration::from_secs_f64(seconds));
+        say("reference", self.reference.clone());
+        say("digest", self.digest.clone());
+        say(
+            "size",
+            format!("{} in {}", text::bytes(self.bytes), text::plural(self.pieces as usize, "piece")),
+        );
+        say("peers", self.who());
+        say("bound", format!("{}: {}", seconds(self.bound_seconds), self.drawing.limit));
+        let ratio = self.finish_seconds / self.bound_seconds;
+        let ratio = if ratio.is_finite() { format!(", {ratio:.3} × the bound") } else { String::new() };
+        say("predicted", format!("{}{ratio}", seconds(self.finish_seconds)));
+        say("origin", self.origin());
+        say("interior", self.interior());
+        if let Some(path) = &self.drawing.svg {
+            say("picture", path.clone());
+        }
+        table
+    }
+
+    fn who(&self) -> String {
+        let wanting = self.drawing.wanting().count();
+        match self.peers.len() - wanting {
+            0 => wanting.to_string(),
+            seeds => format!("{wanting}, and {}", text::plural(seeds, "seed")),
+        }
+    }
+
+    /// Who reads how much of the origin.
+    fn origin(&self) -> String {
+        let mut shares: Vec<u64> =
+            self.peers.iter().map(|peer| peer.origin_bytes).filter(|bytes| *bytes > 0).collect();
+        shares.sort_unstable();
+        match (shares.first(), shares.last()) {
+            (Some(least), Some(most)) => {
+                let [least, most] = [least, most].map(|bytes| text::bytes(*bytes));
+                let each = if least == most { most } else { format!("{least} to {most}") };
+                match shares.len() {
+                    1 => "read once, by one peer".to_owned(),
+                    count => format!("read once, by {count} peers, {each} each"),
+                }
+            }
+            _ => "the seeds; nobody reads the registry".to_owned(),
+        }
+    }
+
+    /// In how many stripes peers serve others: who dies costs the others no more than those.
+    fn interior(&self) -> String {
+        let serves = |peer: &usize| self.drawing.trees.iter().filter(|tree| tree.is_interior(*peer)).count();
+        let wanting = (0..self.peers.len()).filter(|peer| !self.peers[*peer].seed);
+        let counts: Vec<usize> = wanting.map(|peer| serves(&peer)).collect();
+        let those = |is: fn(usize) -> bool| counts.iter().filter(|count| is(**count)).count();
+        let kinds = [
+            (those(|count| count == 1), "in one stripe"),
+            (those(|count| count > 1), "in several"),
+            (those(|count| count == 0), "in none"),
+        ];
+        let kinds = kinds.iter().filter(|(count, _)| *count > 0);
+        kinds.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Trees of the same shape share a line.
+    fn shapes(&self) -> Table<5> {
+        let mut shapes: BTreeMap<Shape, usize> = BTreeMap::new();
+        for tree in &self.drawing.trees {
+            *shapes.entry(tree.shape()).or_default() += 1;
+        }
+        let mut shapes: Vec<(Shape, usize)> = shapes.into_iter().collect();
+        shapes.sort_by_key(|(shape, count)| (std::cmp::Reverse(*count), *shape));
+        let mut table = Table::new([Align::Right; 5]);
+        table.row(["STRIPES", "DEPTH", "INTERIOR", "LEAVES", "CHILDREN"].map(str::to_owned));
+        let row = |(shape, count): &(Shape, usize)| {
+            let most = format!("≤ {}", shape.children_max);
+            [
+                count.to_string(),
+                shape.depth.to_string(),
+                shape.interior.to_string(),
+                shape.leaves.to_string(),
+                most,
+            ]
+        };
+        shapes.iter().take(SHAPES_MAX).for_each(|shape| table.row(row(shape)));
+        if let Some(others) = shapes.get(SHAPES_MAX..).filter(|others| !others.is_empty()) {
+            let count: usize = others.iter().map(|(_, count)| count).sum();
+            table.row([&count.to_string(), "…", "…", "…", "…"].map(str::to_owned));
+        }
+        table
+    }
+}
