@@ -20,5 +20,5 @@ pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
 pub use quarantine::{Alarm, Charge, HALF_LIFE, HostAddr, SILENCE_LASTS, Standing};
 pub use ranking::FleetName;
-pub use status::{AlarmStatus, PeerStatus, SwarmStatus};
+pub use status::{AlarmStatus, MemberStatus, PeerStatus, PlanStatus, SwarmStatus};
 pub use stripe_set::StripeSet;

@@ -304,6 +304,10 @@ impl Planner {
         self.swarms.iter()
     }
 
+    pub(crate) fn swarm_state(&self, artifact: &ArtifactId) -> Option<&SwarmState> {
+        self.swarms.get(artifact)
+    }
+
     /// How many peers that are known, also of those that have left, are of that standing; not for good ones.
     pub fn count_of(&self, standing: Standing) -> usize {
         self.quarantine.standings().filter(|its| *its == standing).count()

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::id::{ArtifactId, PeerId};
+use crate::plan::StripeSource;
 use crate::planner::{Planner, Registered};
 use crate::quarantine::{Alarm, Standing};
-use crate::swarm_state::SwarmState;
+use crate::swarm_state::{MemberState, SwarmState};
 
 /// One peer whose stream is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,46 @@ impl SwarmStatus {
     }
 }
 
+/// The plan of one swarm as it is now: everybody's part of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanStatus {
+    /// The artifact's size in bytes.
+    pub bytes: u64,
+    /// How many pieces it has.
+    pub piece_count: u32,
+    /// The plan's number.
+    pub epoch: u64,
+    /// Consecutive pieces that stay in one stripe.
+    pub stripe_pieces: u32,
+    /// How many stripes there are.
+    pub stripe_count: u32,
+    /// As in [`crate::PeerPlan`], for those who lack something.
+    pub finish: Option<Duration>,
+    /// As in [`crate::PeerPlan`].
+    pub bound: Option<Duration>,
+    /// Members.
+    pub members: Vec<MemberStatus>,
+    /// How many there are.
+    pub member_count: u32,
+}
+
+/// One member's part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The member.
+    pub peer: PeerId,
+    /// Its name for people.
+    pub name: String,
+    /// What its network card does in each direction, in bytes per second, if it knows.
+    pub nic_rate: Option<u64>,
+    /// Whether it announces the artifact.
+    pub is_seed: bool,
+    /// How many pieces it has.
+    pub pieces: u32,
+    /// Where it gets each stripe.
+    pub sources: Vec<StripeSource>,
+}
+
 /// A case against a peer, and for how long it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlarmStatus {
@@ -85,6 +126,19 @@ pub struct AlarmStatus {
     pub accused_ago: Duration,
     /// After how long its standing changes by itself, if nobody accuses it again.
     pub left: Duration,
+}
+
+impl From<(&MemberState, Vec<StripeSource>)> for MemberStatus {
+    fn from((member, sources): (&MemberState, Vec<StripeSource>)) -> Self {
+        Self {
+            peer: member.peer,
+            name: member.facts.name.to_string(),
+            nic_rate: member.facts.nic_rate,
+            is_seed: member.is_seed,
+            pieces: member.have.len(),
+            sources,
+        }
+    }
 }
 
 impl Planner {
@@ -98,6 +152,24 @@ impl Planner {
     /// Every swarm. It counts each member's pieces.
     pub fn swarms(&self) -> impl Iterator<Item = SwarmStatus> + '_ {
         self.swarm_states().map(|(artifact, swarm)| SwarmStatus::new(*artifact, swarm))
+    }
+
+    /// The plan of a swarm as it is now, with its first `members_max` members; `None` if nobody has or wants the
+    /// artifact.
+    pub fn plan_of(&self, artifact: &ArtifactId, members_max: usize) -> Option<PlanStatus> {
+        let swarm = self.swarm_state(artifact)?;
+        let (finish, bound) = swarm.predict();
+        Some(PlanStatus {
+            bytes: swarm.bytes(),
+            piece_count: swarm.piece_count(),
+            epoch: swarm.epoch(),
+            stripe_pieces: swarm.stripe_pieces(),
+            stripe_count: swarm.stripe_count(),
+            finish,
+            bound,
+            members: swarm.sources().take(members_max).map(MemberStatus::from).collect(),
+            member_count: u32::try_from(swarm.member_count()).unwrap_or(u32::MAX),
+        })
     }
 
     /// How many swarms there are, and how many members they have together.
@@ -167,6 +239,28 @@ mod tests {
         assert_eq!(swarms, [expected]);
         assert_eq!(planner.swarm_counts(), (1, 4));
         assert_eq!(planner.peers().map(|peer| peer.standing).collect::<Vec<_>>(), [Standing::Good; 4]);
+    }
+
+    #[test]
+    fn a_plan_names_everybodys_sources() {
+        let planner = planner(&[1, 0, 0]);
+        let plan = planner.plan_of(&ARTIFACT, 9).expect("there is one");
+        assert_eq!((plan.bytes, plan.piece_count, plan.stripe_count, plan.member_count), (4 << 20, 4, 4, 3));
+        assert_eq!(plan.members.iter().map(|member| member.pieces).collect::<Vec<_>>(), [1, 0, 0]);
+        for stripe in 0..4 {
+            let entrant = |member: &&MemberStatus| member.sources[stripe] == StripeSource::Origin;
+            let entrants: Vec<_> = plan.members.iter().filter(entrant).map(|member| member.peer).collect();
+            let [entrant] = entrants[..] else { panic!("{entrants:?}") };
+            let others = plan.members.iter().filter(|member| member.peer != entrant);
+            assert!(
+                others
+                    .map(|member| member.sources[stripe])
+                    .all(|source| matches!(source, StripeSource::Parent(_)))
+            );
+        }
+        let first = planner.plan_of(&ARTIFACT, 1).expect("there is one");
+        assert_eq!((first.members.len(), first.member_count), (1, 3));
+        assert_eq!(planner.plan_of(&ArtifactId([8; 32]), 9), None);
     }
 
     #[test]

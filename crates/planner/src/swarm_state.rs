@@ -24,7 +24,8 @@ mod roster;
 mod shares;
 mod stragglers;
 
-use roster::{BACKUPS, MemberState, Part, Roster};
+pub(crate) use roster::MemberState;
+use roster::{BACKUPS, Part, Roster};
 use shares::Shares;
 
 /// Consecutive pieces in one stripe, at most: a 4 MiB read is long enough for any transport.
@@ -119,6 +120,14 @@ impl SwarmState {
 
     pub(crate) fn piece_count(&self) -> u32 {
         self.piece_count
+    }
+
+    pub(crate) fn stripe_pieces(&self) -> u32 {
+        self.stripe_pieces
+    }
+
+    pub(crate) fn stripe_count(&self) -> u32 {
+        u32::try_from(self.entrants.len()).expect("at most STRIPES")
     }
 
     /// What each member has, and whether it is a seed.

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use planner::{Alarm, ArtifactId, Charge, Input, Output, PeerId, Planner, Standing};
+use planner::{Alarm, ArtifactId, Charge, Input, Output, PeerId, PlanStatus, Planner, Standing};
 use tokio::{
     sync::{mpsc::Receiver, oneshot},
     time::sleep_until,
 };
 
-use wire::{control::Claim, status::FleetStatus};
+use wire::{control::Claim, plan_status::MEMBERS_MAX, status::FleetStatus};
 
 use crate::{
     claims::{Claims, Found, Reply},
@@ -45,6 +45,8 @@ pub(crate) enum Event {
     Asked { artifact: ArtifactId, claim: Claim, peer: Option<PeerId>, reply: Reply },
     /// Somebody wants to know how the fleet is.
     Inquired(oneshot::Sender<FleetStatus>),
+    /// Somebody wants to know the plan of a swarm.
+    AskedPlan { artifact: ArtifactId, reply: oneshot::Sender<Option<PlanStatus>> },
     /// A living scheduler that peers prefer to this one, or none any more.
     Outranked(Option<String>),
     /// A stream that was opened has ended.
@@ -165,6 +167,9 @@ impl Driver {
             Event::Inquired(reply) => {
                 // Whoever asked may have given up.
                 let _ = reply.send(FleetStatus::of(&self.planner, self.first.clone(), self.start.elapsed()));
+            }
+            Event::AskedPlan { artifact, reply } => {
+                let _ = reply.send(self.planner.plan_of(&artifact, MEMBERS_MAX));
             }
             Event::Asked { artifact, claim, peer, reply } => self.asked(artifact, (claim, peer), reply),
             Event::Ended { stream, peer } => {

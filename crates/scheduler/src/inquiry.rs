@@ -6,12 +6,14 @@ use std::{error::Error as _, io, time::Duration};
 
 use futures_util::future::join_all;
 use identity::{HINT_NO_KEY, Security};
+use planner::{ArtifactId, PlanStatus};
 use tokio::time::timeout;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status, transport::Channel};
 use wire::{
     PROTOCOL_VERSION,
     connection::{MESSAGE_BYTES_MAX, dial, explain, hint},
-    control::{StatusRequest, scheduler_client::SchedulerClient},
+    control::{CurrentPlanRequest, StatusRequest, scheduler_client::SchedulerClient},
+    plan_status::plan_status,
     schedulers::Schedulers,
     status::FleetStatus,
 };
@@ -138,15 +140,44 @@ fn hung_up(status: &Status, security: &Security) -> NoAnswer {
 }
 
 async fn ask(address: &str, security: &Security) -> Result<FleetStatus, NoAnswer> {
+    let question =
+        async |mut client: Client| client.status(StatusRequest { protocol_version: PROTOCOL_VERSION }).await;
+    let reply = answer(address, security, question).await?;
+    FleetStatus::try_from(reply).map_err(|error| silence(&error))
+}
+
+/// Asks one scheduler for the plan that it has of a swarm; `None` if nobody there has or wants the artifact.
+///
+/// # Errors
+/// If it does not answer.
+pub async fn current_plan(
+    address: &str,
+    security: &Security,
+    artifact: ArtifactId,
+) -> Result<Option<PlanStatus>, InquiryError> {
+    let request = CurrentPlanRequest { protocol_version: PROTOCOL_VERSION, artifact: artifact.0.to_vec() };
+    let question = async |mut client: Client| client.current_plan(request).await;
+    let reply = answer(address, security, question).await;
+    let plan = reply.and_then(|reply| plan_status(reply).map_err(|error| silence(&error)));
+    plan.map_err(|NoAnswer { reason, hint }| InquiryError::Silent(vec![(address.to_owned(), reason)], hint))
+}
+
+type Client = SchedulerClient<Channel>;
+
+fn silence(error: &(dyn std::error::Error + 'static)) -> NoAnswer {
+    NoAnswer { reason: explain(error), hint: hint(error) }
+}
+
+/// What one scheduler answers, in time.
+async fn answer<T>(
+    address: &str,
+    security: &Security,
+    question: impl AsyncFnOnce(Client) -> Result<Response<T>, Status>,
+) -> Result<T, NoAnswer> {
     let asking = async {
-        let silence = |error: &(dyn std::error::Error + 'static)| NoAnswer {
-            reason: explain(error),
-            hint: hint(error),
-        };
         let channel = dial(format!("http://{address}"), security).await.map_err(|error| silence(&error))?;
-        let mut client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let reply = client.status(StatusRequest { protocol_version: PROTOCOL_VERSION }).await;
-        let reply = reply.map_err(|status| match status.code() {
+        let client = SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let reply = question(client).await.map_err(|status| match status.code() {
             Code::Unimplemented => NoAnswer {
                 reason: "it does not know this question".to_owned(),
                 hint: Some("run the same version of modelctl everywhere"),
@@ -155,7 +186,7 @@ async fn ask(address: &str, security: &Security) -> Result<FleetStatus, NoAnswer
             _ if status.source().is_some() => hung_up(&status, security),
             _ => silence(&status),
         })?;
-        FleetStatus::try_from(reply.into_inner()).map_err(|error| silence(&error))
+        Ok(reply.into_inner())
     };
     let late = |_| NoAnswer { reason: format!("no answer within {} s", ANSWER_MAX.as_secs()), hint: None };
     timeout(ANSWER_MAX, asking).await.map_err(late)?

@@ -13,7 +13,7 @@ mod server;
 mod session;
 mod takeover;
 
-pub use inquiry::{Inquiry, InquiryError, Seen, inquire};
+pub use inquiry::{Inquiry, InquiryError, Seen, current_plan, inquire};
 pub use metrics::Metrics;
 pub use peering::Peering;
 pub use server::{Options, SchedulerError, serve};

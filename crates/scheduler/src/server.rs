@@ -22,10 +22,11 @@ use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     connection::{self, MESSAGE_BYTES_MAX},
     control::{
-        AliveReply, AliveRequest, Claim, HoldersReply, HoldersRequest, PeerToScheduler, SchedulerToPeer,
-        StatusReply, StatusRequest, scheduler_server,
+        AliveReply, AliveRequest, Claim, CurrentPlanReply, CurrentPlanRequest, HoldersReply, HoldersRequest,
+        PeerToScheduler, SchedulerToPeer, StatusReply, StatusRequest, scheduler_server,
     },
     convert,
+    plan_status::plan_status_message,
 };
 
 use crate::{
@@ -170,6 +171,22 @@ impl scheduler_server::Scheduler for Service {
             Found::ReadOrigin => HoldersReply { control_addresses: Vec::new(), read_origin: true },
         }))
     }
+
+    async fn current_plan(
+        &self,
+        request: Request<CurrentPlanRequest>,
+    ) -> Result<Response<CurrentPlanReply>, Status> {
+        let request = request.into_inner();
+        let refused = |error: WireError| Status::invalid_argument(error.to_string());
+        check_version(request.protocol_version).map_err(refused)?;
+        let artifact = convert::artifact_id(&request.artifact).map_err(refused)?;
+        let stopping = || Status::unavailable("the scheduler stops");
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::AskedPlan { artifact, reply }).await.map_err(|_| stopping())?;
+        let plan = answer.await.map_err(|_| stopping())?;
+        Ok(Response::new(plan_status_message(plan.as_ref())))
+    }
+
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let refused = |error: WireError| Status::invalid_argument(error.to_string());
         check_version(request.into_inner().protocol_version).map_err(refused)?;

@@ -163,7 +163,7 @@ pub fn runs_message(runs: &[Run]) -> Vec<control::Run> {
     runs.iter().map(|run| control::Run { start: run.start.0, end: run.end.0 }).collect()
 }
 
-fn seconds(field: &'static str, value: f64) -> Result<Option<Duration>, WireError> {
+pub(crate) fn seconds(field: &'static str, value: f64) -> Result<Option<Duration>, WireError> {
     if value == 0.0 {
         return Ok(None);
     }

@@ -39,6 +39,19 @@ impl SwarmState {
         Some(PeerPlan { epoch, stripe_pieces, stripes, members, quarantined, finish, bound })
     }
 
+    /// Where each member gets each stripe now, with what it has.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (&MemberState, Vec<StripeSource>)> {
+        self.roster.nodes().filter_map(|node| {
+            let member = self.roster.get(node)?;
+            let source = |stripe| match member.class.map(|class| class.part) {
+                Some(Part::Wanting) => self.source_of(node, member, stripe).0,
+                Some(Part::Unaware) => self.unaware(node, stripe, &mut Vec::new()).source,
+                _ => StripeSource::None,
+            };
+            Some((member, (0..self.entrants.len()).map(source).collect()))
+        })
+    }
+
     fn stripes_of(&self, node: Node, named: &mut Vec<Node>) -> Option<(Vec<StripePart>, Backups)> {
         let member = self.roster.get(node)?;
         let part = member.class?.part;
@@ -242,7 +255,7 @@ impl SwarmState {
 
     /// The bound, and the same with the pipeline's depth added, when every member's rate is known. The origin's rate
     /// is never known here, so it does not bind.
-    pub(super) fn predict(&self) -> (Option<Duration>, Option<Duration>) {
+    pub(crate) fn predict(&self) -> (Option<Duration>, Option<Duration>) {
         let wanting = self.roster.wanting();
         if wanting.count == 0 || wanting.known < wanting.count {
             return (None, None);

@@ -57,13 +57,13 @@ pub(super) struct Class {
 
 #[derive(Debug)]
 pub(crate) struct MemberState {
-    pub(super) peer: PeerId,
-    pub(super) facts: Arc<Registered>,
+    pub(crate) peer: PeerId,
+    pub(crate) facts: Arc<Registered>,
     pub(super) origin_ok: bool,
-    pub(super) is_seed: bool,
+    pub(crate) is_seed: bool,
     /// How often its pieces did not add up to the manifest's digest.
     pub(super) round: u32,
-    pub(super) have: PieceMap,
+    pub(crate) have: PieceMap,
     /// How many pieces of each stripe it has.
     pub(super) held: [u32; STRIPES],
     /// How many pieces of each stripe it was reading from the origin when it joined, if any.

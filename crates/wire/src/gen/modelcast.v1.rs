@@ -75,6 +75,59 @@ pub struct StatusReply {
     pub alarm_count: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CurrentPlanRequest {
+    #[prost(uint32, tag = "1")]
+    pub protocol_version: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CurrentPlanReply {
+    #[prost(uint32, tag = "1")]
+    pub protocol_version: u32,
+    #[prost(uint64, tag = "2")]
+    pub features: u64,
+    /// all; 0: nobody has or wants the artifact
+    #[prost(uint32, tag = "3")]
+    pub member_count: u32,
+    /// the first 12288
+    #[prost(message, repeated, tag = "4")]
+    pub members: ::prost::alloc::vec::Vec<MemberStatus>,
+    #[prost(uint64, tag = "5")]
+    pub artifact_bytes: u64,
+    #[prost(uint32, tag = "6")]
+    pub piece_count: u32,
+    #[prost(uint64, tag = "7")]
+    pub epoch: u64,
+    #[prost(uint32, tag = "8")]
+    pub stripe_count: u32,
+    #[prost(uint32, tag = "9")]
+    pub stripe_pieces: u32,
+    /// as in Plan
+    #[prost(double, tag = "10")]
+    pub finish_seconds: f64,
+    #[prost(double, tag = "11")]
+    pub bound_seconds: f64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberStatus {
+    #[prost(bytes = "vec", tag = "1")]
+    pub peer_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// 0: not known
+    #[prost(uint64, tag = "3")]
+    pub nic_bytes_per_second: u64,
+    #[prost(bool, tag = "4")]
+    pub seed: bool,
+    /// that it has
+    #[prost(uint32, tag = "5")]
+    pub pieces: u32,
+    /// one a stripe. 0: none, or nobody who is listed; 1: the origin; else 2 + a number in `members`
+    #[prost(uint32, repeated, tag = "6")]
+    pub sources: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerStatus {
     #[prost(bytes = "vec", tag = "1")]
     pub peer_id: ::prost::alloc::vec::Vec<u8>,
@@ -979,6 +1032,31 @@ pub mod scheduler_client {
                 .insert(GrpcMethod::new("modelcast.v1.Scheduler", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// The whole plan of one swarm, for people.
+        pub async fn current_plan(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CurrentPlanRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CurrentPlanReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/modelcast.v1.Scheduler/CurrentPlan",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("modelcast.v1.Scheduler", "CurrentPlan"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1020,6 +1098,14 @@ pub mod scheduler_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
+        /// The whole plan of one swarm, for people.
+        async fn current_plan(
+            &self,
+            request: tonic::Request<super::CurrentPlanRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CurrentPlanReply>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct SchedulerServer<T> {
@@ -1259,6 +1345,51 @@ pub mod scheduler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/modelcast.v1.Scheduler/CurrentPlan" => {
+                    #[allow(non_camel_case_types)]
+                    struct CurrentPlanSvc<T: Scheduler>(pub Arc<T>);
+                    impl<
+                        T: Scheduler,
+                    > tonic::server::UnaryService<super::CurrentPlanRequest>
+                    for CurrentPlanSvc<T> {
+                        type Response = super::CurrentPlanReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CurrentPlanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::current_plan(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CurrentPlanSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,5 +4,6 @@ mod connection;
 mod convert;
 mod generated;
 mod local;
+mod plan_status;
 mod rdma;
 mod status;
