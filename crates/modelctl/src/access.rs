@@ -6,12 +6,16 @@
 use std::{fs, path::Path};
 
 use anyhow::Context as _;
+use identity::{FleetKey, Identity, Security};
 use modelpack::reference::RegistryReference;
 use peer::LocalPeer;
 use registry::{Access, Repository};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{cli::RegistryArgs, report::Refusal};
+use crate::{
+    cli::{FleetArgs, PeerChoice, RegistryArgs},
+    report::Refusal,
+};
 
 /// Threads of the runtime. A command waits for the network more than it works; hashing has threads of its own.
 const WORKERS: usize = 2;
@@ -45,6 +49,39 @@ pub(crate) fn access(args: &RegistryArgs, registry: &str) -> anyhow::Result<Acce
 /// Opens the repository of a reference.
 pub(crate) fn repository(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Repository> {
     Ok(Repository::open(reference, access(args, &reference.registry)?)?)
+}
+
+/// Who somebody is that asks about a fleet.
+pub(crate) fn security_of(args: &FleetArgs) -> anyhow::Result<Security> {
+    Ok(match &args.fleet_key {
+        Some(file) => Security::Fleet(Identity::new(&FleetKey::load(file)?)?),
+        None => Security::Plain,
+    })
+}
+
+/// The schedulers that were named, or those of the local peer.
+pub(crate) async fn fleet_schedulers(args: &FleetArgs) -> anyhow::Result<Vec<String>> {
+    if !args.scheduler.is_empty() {
+        return Ok(args.scheduler.clone());
+    }
+    let local = match &args.peer {
+        Some(PeerChoice::Socket(socket)) => Some(LocalPeer::connect(socket).await.map_err(|error| {
+            let hint = "start it with `modelctl peer`, or name the fleet's scheduler with `--scheduler URL`";
+            Refusal::failed(format!("{:#}", anyhow::Error::new(error))).hint(hint)
+        })?),
+        Some(PeerChoice::None) => None,
+        None => LocalPeer::connect(&peer::default_socket()).await.ok(),
+    };
+    let Some(local) = local else {
+        let message = "no scheduler is named, and no local peer says where one is";
+        return Err(Refusal::usage(message).hint("name the fleet's scheduler with `--scheduler URL`").into());
+    };
+    let schedulers = schedulers_of(&local, args.fleet_key.as_deref())?;
+    if schedulers.is_empty() {
+        let message = "the local peer takes part in no fleet";
+        return Err(Refusal::failed(message).hint("start it with `--scheduler URL`").into());
+    }
+    Ok(schedulers)
 }
 
 /// The schedulers of the local peer's fleet; none if it takes part in none. If that fleet has a key, whoever asks needs

@@ -20,7 +20,7 @@ pub(crate) use self::fleet::{
     TrustArgs,
 };
 pub(crate) use self::plan::PlanArgs;
-pub(crate) use self::status::StatusArgs;
+pub(crate) use self::status::{FleetArgs, StatusArgs};
 pub(crate) use self::transport::{DeviceArgs, Transport, TransportArgs};
 use crate::report::Refusal;
 

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use clap::Args;
 use modelpack::{quantity::Rate, reference::Reference};
 
-use super::{RegistryArgs, reference};
+use super::{FleetArgs, RegistryArgs, reference};
 
-/// Say how an artifact would reach many peers, and how fast
+/// Say how an artifact would reach many peers, and how fast; or how it does now
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads the artifact's manifest and no more, makes the plan that a scheduler would make if all these
@@ -26,17 +26,25 @@ seeds they are the origin, and nobody reads the registry:
   old-1        25gbit
   store        10GB/s  seed
 
+With --live it shows the plan that the fleet's scheduler has of the artifact now, and how much of it
+each peer has. A peer that has everything reads nothing, so that it is below nobody.
+
 Example:
   $ modelctl plan registry.example.org/models/minilm:v1 --peers peers.txt
-  $ modelctl plan oci:out:v1 --peers peers.txt --origin-rate 10gbit --svg trees.svg")]
+  $ modelctl plan oci:out:v1 --peers peers.txt --origin-rate 10gbit --svg trees.svg
+  $ modelctl plan fleet:sha256:5f3a… --live --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct PlanArgs {
     /// The artifact
     #[arg(value_name = "REF", value_parser = reference)]
     pub(crate) reference: Reference,
 
     /// The peers that would want it, one a line
-    #[arg(long, value_name = "FILE")]
-    pub(crate) peers: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "live")]
+    pub(crate) peers: Option<PathBuf>,
+
+    /// Show the plan of the fleet's scheduler instead
+    #[arg(long, conflicts_with_all = ["peers", "origin_rate"])]
+    pub(crate) live: bool,
 
     /// What the registry sends, to all peers together [default: not known, and no limit]
     #[arg(long, value_name = "RATE")]
@@ -49,6 +57,9 @@ pub(crate) struct PlanArgs {
     /// Draw the trees of all stripes, or that of --stripe, into this file
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+
+    #[command(flatten, next_help_heading = "With --live")]
+    pub(crate) fleet: FleetArgs,
 
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,

@@ -22,6 +22,13 @@ Example:
   $ modelctl status --fleet-key /etc/modelctl/fleet.key
   $ modelctl status --scheduler http://10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key --json")]
 pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+}
+
+/// Whom a question about a fleet goes to.
+#[derive(Debug, Args)]
+pub(crate) struct FleetArgs {
     /// The fleet's schedulers, or one name that has an address for each
     #[arg(
         long,

@@ -4,15 +4,20 @@
 //! `plan::svg`).
 
 mod imagined;
+mod live;
 mod peers;
 mod picture;
 mod svg;
 mod trees;
 
-use std::{collections::BTreeMap, fmt, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    fs,
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use modelpack::layout::PieceLayout;
 use planner::{
     ArtifactId,
     bound::{Binding, Bound},
@@ -21,6 +26,7 @@ use serde::Serialize;
 
 use self::{
     imagined::Imagined,
+    live::Current,
     trees::{Peer, Shape, Tree},
 };
 use crate::{
@@ -47,12 +53,17 @@ struct Report {
     pieces: u32,
     /// Consecutive pieces that stay in one stripe.
     stripe_pieces: u32,
-    /// The largest of the four.
-    bound_seconds: f64,
-    /// `origin`, `receiver`, `senders` or `peers`.
-    bounded_by: &'static str,
-    bounds: Bounds,
-    finish_seconds: f64,
+    /// HOST:PORT of the scheduler whose plan this is, and the plan's number; `None` if it is imagined.
+    scheduler: Option<String>,
+    epoch: Option<u64>,
+    /// The largest of the four; `None` where a rate is not known.
+    bound_seconds: Option<f64>,
+    /// `origin`, `receiver`, `senders` or `peers`; `None` where the scheduler does not say.
+    bounded_by: Option<&'static str>,
+    bounds: Option<Bounds>,
+    finish_seconds: Option<f64>,
+    /// All; the list holds the first few thousand.
+    peer_count: u32,
     /// The seeds first.
     peers: Vec<PeerFacts>,
     stripes: Vec<StripeFacts>,
@@ -78,8 +89,10 @@ struct PeerFacts {
     name: String,
     nic_bytes_per_second: Option<u64>,
     seed: bool,
-    /// What it reads from the origin.
+    /// About what it reads from the origin.
     origin_bytes: u64,
+    /// What it has, from 0 to 1; `None` where nothing moves.
+    progress: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,37 +114,26 @@ struct Drawing {
     trees: Vec<Tree>,
     /// The stripe that is drawn.
     stripe: usize,
-    limit: String,
+    /// What sets the bound, if that is known.
+    limit: Option<String>,
     svg: Option<String>,
 }
 
 /// Plans and shows.
 pub(crate) fn run(args: &PlanArgs, printer: &Printer) -> anyhow::Result<()> {
-    let peers = peers::read(&args.peers)?;
-    if args.origin_rate.is_some() && peers.iter().any(|peer| peer.is_seed) {
-        let message = "with seeds nobody reads the registry, whatever its rate";
-        return Err(Refusal::usage(message).hint("drop `--origin-rate`, or the seeds in the list").into());
-    }
-    let artifact = access::runtime()?.block_on(Artifact::open(&args.reference, &args.registry))?;
-    let (manifest, digest) = (&artifact.manifest, artifact.manifest.digest());
-    let id = ArtifactId(*digest.bytes());
-    let rate = args.origin_rate.map(|rate| rate.0);
-    let imagined = imagined::plan((id, manifest.layout()), &peers, rate);
-    let stripe = chosen(args.stripe, imagined.trees.len())?;
-    let drawing = Drawing {
-        limit: limit(imagined.bound.binding().1, &peers, rate),
-        peers,
-        trees: imagined.trees.clone(),
-        stripe,
-        svg: args.svg.as_ref().map(|path| path.display().to_string()),
+    let mut report = match &args.peers {
+        Some(peers) => Report::imagined(args, peers::read(peers)?)?,
+        None => Report::of_current(args.reference.to_string(), access::runtime()?.block_on(live::ask(args))?),
     };
+    let drawing = &mut report.drawing;
+    drawing.stripe = chosen(args.stripe, drawing.trees.len())?;
     if let Some(path) = &args.svg {
         let title = format!("{} to {}", args.reference, text::plural(drawing.wanting().count(), "peer"));
         let picture = svg::draw(&title, &drawing.trees, &drawing.peers, args.stripe);
         fs::write(path, picture).with_context(|| format!("cannot write `{}`", path.display()))?;
+        drawing.svg = Some(path.display().to_string());
     }
-    let (reference, digest) = (args.reference.to_string(), digest.to_string());
-    printer.result(&Report::new((reference, digest), manifest.layout(), &imagined, drawing))
+    printer.result(&report)
 }
 
 /// The stripe that is to be drawn: the first, or the one that was named.
@@ -184,61 +186,105 @@ fn limit(binding: Binding, peers: &[Peer], origin_rate: Option<u64>) -> String {
 }
 
 impl Report {
-    fn new(
-        (reference, digest): (String, String),
-        layout: &PieceLayout,
-        imagined: &Imagined,
-        drawing: Drawing,
-    ) -> Self {
-        let Imagined { trees, stripe_pieces, bound, finish } = imagined;
+    /// What a scheduler would plan for these peers.
+    fn imagined(args: &PlanArgs, peers: Vec<Peer>) -> anyhow::Result<Self> {
+        if args.origin_rate.is_some() && peers.iter().any(|peer| peer.is_seed) {
+            let message = "with seeds nobody reads the registry, whatever its rate";
+            return Err(Refusal::usage(message)
+                .hint("drop `--origin-rate`, or the seeds in the list")
+                .into());
+        }
+        let artifact = access::runtime()?.block_on(Artifact::open(&args.reference, &args.registry))?;
+        let (layout, digest) = (artifact.manifest.layout(), artifact.manifest.digest());
+        let rate = args.origin_rate.map(|rate| rate.0);
+        let Imagined { trees, stripe_pieces, bound, finish } =
+            imagined::plan((ArtifactId(*digest.bytes()), layout), &peers, rate);
         let (time, binding) = bound.binding();
-        let sizes = stripe_sizes(layout, trees.len(), *stripe_pieces);
+        let limit = Some(limit(binding, &peers, rate));
+        Ok(Self {
+            reference: args.reference.to_string(),
+            digest: digest.to_string(),
+            bytes: layout.total_bytes(),
+            pieces: layout.piece_count(),
+            stripe_pieces,
+            scheduler: None,
+            epoch: None,
+            bound_seconds: Some(time.as_secs_f64()),
+            bounded_by: Some(imagined::word(binding)),
+            bounds: Some(Bounds::from(&bound)),
+            finish_seconds: Some(finish.as_secs_f64()),
+            peer_count: u32::try_from(peers.len()).unwrap_or(u32::MAX),
+            peers: Vec::new(),
+            stripes: Vec::new(),
+            drawing: Drawing { peers, trees, stripe: 0, limit, svg: None },
+        }
+        .with_lists())
+    }
+
+    /// What a scheduler has planned.
+    fn of_current(reference: String, current: Current) -> Self {
+        let (peers, trees) = current.trees();
+        let Current { digest, scheduler, plan } = current;
+        Self {
+            reference,
+            digest: digest.to_string(),
+            bytes: plan.bytes,
+            pieces: plan.piece_count,
+            stripe_pieces: plan.stripe_pieces,
+            scheduler: Some(scheduler),
+            epoch: Some(plan.epoch),
+            bound_seconds: plan.bound.map(|time| time.as_secs_f64()),
+            bounded_by: None,
+            bounds: None,
+            finish_seconds: plan.finish.map(|time| time.as_secs_f64()),
+            peer_count: plan.member_count,
+            peers: Vec::new(),
+            stripes: Vec::new(),
+            drawing: Drawing { peers, trees, stripe: 0, limit: None, svg: None },
+        }
+        .with_lists()
+    }
+
+    /// Peers and stripes as data, from what is drawn.
+    fn with_lists(mut self) -> Self {
+        let Drawing { peers, trees, .. } = &self.drawing;
+        let sizes = stripe_sizes(self.pieces, trees.len(), self.stripe_pieces);
+        let bytes =
+            |pieces: u32| u128::from(self.bytes) * u128::from(pieces) / u128::from(self.pieces.max(1));
         let origin_bytes = |at: usize| {
             let own = trees.iter().zip(&sizes).filter(|(tree, _)| tree.entrant == Some(at));
-            own.map(|(_, (_, bytes))| bytes).sum()
+            u64::try_from(bytes(own.map(|(_, pieces)| pieces).sum())).unwrap_or(u64::MAX)
         };
         let peer = |(at, peer): (usize, &Peer)| PeerFacts {
             name: peer.name.clone(),
             nic_bytes_per_second: peer.nic_rate,
             seed: peer.is_seed,
             origin_bytes: origin_bytes(at),
+            progress: peer.done,
         };
-        let stripe = |(tree, (pieces, _)): (&Tree, &(u32, u64))| {
+        let stripe = |(tree, pieces): (&Tree, &u32)| {
             let Shape { depth, interior, children_max, .. } = tree.shape();
             let (entrant, parents) = (tree.entrant, tree.parents.clone());
             StripeFacts { pieces: *pieces, entrant, parents, depth, interior, children_max }
         };
-        Self {
-            reference,
-            digest,
-            bytes: layout.total_bytes(),
-            pieces: layout.piece_count(),
-            stripe_pieces: *stripe_pieces,
-            bound_seconds: time.as_secs_f64(),
-            bounded_by: imagined::word(binding),
-            bounds: Bounds::from(bound),
-            finish_seconds: finish.as_secs_f64(),
-            peers: drawing.peers.iter().enumerate().map(peer).collect(),
-            stripes: trees.iter().zip(&sizes).map(stripe).collect(),
-            drawing,
-        }
+        let lists =
+            (peers.iter().enumerate().map(peer).collect(), trees.iter().zip(&sizes).map(stripe).collect());
+        (self.peers, self.stripes) = lists;
+        self
     }
 }
 
-/// The pieces and bytes of each stripe.
-fn stripe_sizes(layout: &PieceLayout, stripes: usize, stripe_pieces: u32) -> Vec<(u32, u64)> {
-    let mut sizes = vec![(0, 0); stripes];
-    for piece in layout.all().pieces() {
-        let size = &mut sizes[(piece.0 / stripe_pieces) as usize % stripes];
-        *size = (size.0 + 1, size.1 + layout.piece_bytes(piece));
-    }
+/// The pieces of each stripe.
+fn stripe_sizes(pieces: u32, stripes: usize, stripe_pieces: u32) -> Vec<u32> {
+    let mut sizes = vec![0; stripes];
+    (0..pieces).for_each(|piece| sizes[(piece / stripe_pieces) as usize % stripes] += 1);
     sizes
 }
 
 impl From<&Bound> for Bounds {
     fn from(bound: &Bound) -> Self {
         // An origin of unknown rate needs no time.
-        let known = |time: Duration| (!bound.origin.is_zero()).then(|| time.as_secs_f64());
+        let known = |time: Duration| (!bound.origin.is_zero()).then_some(time.as_secs_f64());
         Self {
             origin: known(bound.origin),
             receiver: bound.receiver.as_secs_f64(),
@@ -275,15 +321,26 @@ impl Report {
         let seconds = |seconds: f64| text::seconds(Duration::from_secs_f64(seconds));
         say("reference", self.reference.clone());
         say("digest", self.digest.clone());
+        if let (Some(scheduler), Some(epoch)) = (&self.scheduler, self.epoch) {
+            say("scheduler", format!("{}, plan {epoch}", text::one_line(scheduler)));
+        }
         say(
             "size",
             format!("{} in {}", text::bytes(self.bytes), text::plural(self.pieces as usize, "piece")),
         );
         say("peers", self.who());
-        say("bound", format!("{}: {}", seconds(self.bound_seconds), self.drawing.limit));
-        let ratio = self.finish_seconds / self.bound_seconds;
-        let ratio = if ratio.is_finite() { format!(", {ratio:.3} × the bound") } else { String::new() };
-        say("predicted", format!("{}{ratio}", seconds(self.finish_seconds)));
+        if let Some(progress) = self.progress() {
+            say("progress", text::share(progress));
+        }
+        if let Some(bound) = self.bound_seconds {
+            let limit = self.drawing.limit.as_ref().map(|limit| format!(": {limit}"));
+            say("bound", format!("{}{}", seconds(bound), limit.unwrap_or_default()));
+        }
+        if let (Some(finish), Some(bound)) = (self.finish_seconds, self.bound_seconds) {
+            let ratio =
+                if bound > 0.0 { format!(", {:.3} × the bound", finish / bound) } else { String::new() };
+            say("predicted", format!("{}{ratio}", seconds(finish)));
+        }
         say("origin", self.origin());
         say("interior", self.interior());
         if let Some(path) = &self.drawing.svg {
@@ -294,10 +351,31 @@ impl Report {
 
     fn who(&self) -> String {
         let wanting = self.drawing.wanting().count();
-        match self.peers.len() - wanting {
-            0 => wanting.to_string(),
-            seeds => format!("{wanting}, and {}", text::plural(seeds, "seed")),
+        let complete = self.drawing.wanting().filter(|peer| peer.done == Some(1.0)).count();
+        let mut who = wanting.to_string();
+        if complete > 0 {
+            let _ = write!(who, ", of which {complete} have everything");
         }
+        match self.peers.len() - wanting {
+            0 => {}
+            seeds => {
+                let _ = write!(who, ", and {}", text::plural(seeds, "seed"));
+            }
+        }
+        match (self.peer_count as usize).saturating_sub(self.peers.len()) {
+            0 => who,
+            more => format!("{who}, and {more} more that are not listed"),
+        }
+    }
+
+    /// What all have together, where anything moves.
+    fn progress(&self) -> Option<f64> {
+        let (count, sum) = self
+            .drawing
+            .wanting()
+            .filter_map(|peer| peer.done)
+            .fold((0_u32, 0.0), |(count, sum), done| (count + 1, sum + done));
+        (count > 0).then(|| sum / f64::from(count))
     }
 
     /// Who reads how much of the origin.
@@ -314,7 +392,8 @@ impl Report {
                     count => format!("read once, by {count} peers, {each} each"),
                 }
             }
-            _ => "the seeds; nobody reads the registry".to_owned(),
+            _ if self.peers.iter().any(|peer| peer.seed) => "the seeds; nobody reads the registry".to_owned(),
+            _ => "nobody reads it".to_owned(),
         }
     }
 

@@ -5,9 +5,7 @@
 use std::{fmt, time::Duration};
 
 use anyhow::Context as _;
-use identity::{FleetKey, Identity, Security};
 use modelpack::digest::Sha256Digest;
-use peer::LocalPeer;
 use planner::{AlarmStatus, Charge, PeerId, PeerStatus, Standing, SwarmStatus};
 use scheduler::{Inquiry, Seen, inquire};
 use serde::Serialize;
@@ -15,9 +13,8 @@ use wire::{schedulers::Schedulers, status::FleetStatus};
 
 use crate::{
     access,
-    cli::{PeerChoice, StatusArgs},
+    cli::StatusArgs,
     printer::Printer,
-    report::Refusal,
     text::{self, Align, Table},
 };
 
@@ -96,12 +93,9 @@ struct AlarmFacts {
 
 /// Asks and shows.
 pub(crate) fn run(args: &StatusArgs, printer: &Printer) -> anyhow::Result<()> {
-    let security = match &args.fleet_key {
-        Some(file) => Security::Fleet(Identity::new(&FleetKey::load(file)?)?),
-        None => Security::Plain,
-    };
+    let security = access::security_of(&args.fleet)?;
     access::runtime()?.block_on(async {
-        let schedulers = Schedulers::new(&security, schedulers(args).await?);
+        let schedulers = Schedulers::new(&security, access::fleet_schedulers(&args.fleet).await?);
         let Inquiry { address, status, schedulers } = inquire(&schedulers, &security)
             .await
             .context("cannot ask the fleet how it is")?;
@@ -112,31 +106,6 @@ pub(crate) fn run(args: &StatusArgs, printer: &Printer) -> anyhow::Result<()> {
         }
         printer.result(&Report::new(address, schedulers, status))
     })
-}
-
-/// The schedulers that were named, or those of the local peer.
-async fn schedulers(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
-    if !args.scheduler.is_empty() {
-        return Ok(args.scheduler.clone());
-    }
-    let local = match &args.peer {
-        Some(PeerChoice::Socket(socket)) => Some(LocalPeer::connect(socket).await.map_err(|error| {
-            let hint = "start it with `modelctl peer`, or name the fleet's scheduler with `--scheduler URL`";
-            Refusal::failed(format!("{:#}", anyhow::Error::new(error))).hint(hint)
-        })?),
-        Some(PeerChoice::None) => None,
-        None => LocalPeer::connect(&peer::default_socket()).await.ok(),
-    };
-    let Some(local) = local else {
-        let message = "no scheduler is named, and no local peer says where one is";
-        return Err(Refusal::usage(message).hint("name the fleet's scheduler with `--scheduler URL`").into());
-    };
-    let schedulers = access::schedulers_of(&local, args.fleet_key.as_deref())?;
-    if schedulers.is_empty() {
-        let message = "the local peer takes part in no fleet";
-        return Err(Refusal::failed(message).hint("start it with `--scheduler URL`").into());
-    }
-    Ok(schedulers)
 }
 
 impl Report {

@@ -9,11 +9,11 @@ use modelpack::{
     layout::{PieceLayout, Run},
 };
 use planner::{
-    ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource,
+    ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress,
     bound::{Binding, Bound, Rates},
 };
 
-use super::trees::{Peer, Tree};
+use super::trees::{self, Peer, Tree};
 
 /// What was planned.
 pub(super) struct Imagined {
@@ -71,7 +71,7 @@ pub(super) fn plan(
     let latest = plans.values().max_by_key(|plan| plan.epoch);
     let way = latest.and_then(|plan| Some(plan.finish?.saturating_sub(plan.bound?)));
     Imagined {
-        trees: trees(&ids, &plans),
+        trees: trees_of(&ids, &plans),
         stripe_pieces: latest.map_or(1, |plan| plan.stripe_pieces),
         bound,
         finish: bound.time().saturating_add(way.unwrap_or_default()),
@@ -94,19 +94,9 @@ fn bound(bytes: u64, peers: &[Peer], origin_rate: Option<u64>) -> Bound {
     Bound::new(bytes, origin, &receivers.collect::<Vec<_>>())
 }
 
-fn trees(ids: &[PeerId], plans: &BTreeMap<PeerId, PeerPlan>) -> Vec<Tree> {
-    let numbers: BTreeMap<PeerId, usize> = ids.iter().copied().zip(0..).collect();
+fn trees_of(ids: &[PeerId], plans: &BTreeMap<PeerId, PeerPlan>) -> Vec<Tree> {
     let stripes = plans.values().map(|plan| plan.stripes.len()).max().unwrap_or(0);
-    let source = |id: &PeerId, stripe: usize| Some(plans.get(id)?.stripes.get(stripe)?.source);
-    let tree = |stripe| {
-        let entrant = ids.iter().position(|id| source(id, stripe) == Some(StripeSource::Origin));
-        let parent = |id| match source(id, stripe) {
-            Some(StripeSource::Parent(parent)) => numbers.get(&parent).copied(),
-            _ => None,
-        };
-        Tree::new(entrant, ids.iter().map(parent).collect())
-    };
-    (0..stripes).map(tree).collect()
+    trees::of(ids, stripes, |peer, stripe| Some(plans.get(&ids[peer])?.stripes.get(stripe)?.source))
 }
 
 /// What sets the bound, as programs read it.

@@ -31,14 +31,11 @@ pub(super) fn draw(tree: &Tree, peers: &[Peer]) -> String {
     shown.for_each(|peer| is_shown[*peer] = true);
     let has_rates = peers.iter().any(|peer| peer.nic_rate != peers[0].nic_rate);
     let mut picture = Picture { tree, peers, is_shown, has_rates, text: String::new() };
-    if tree.entrant.is_some() {
+    if let Some(entrant) = tree.entrant {
         picture.text.push_str("origin");
-        picture.rows(&tree.roots().collect::<Vec<_>>(), "");
-    } else {
-        for root in tree.roots() {
-            picture.root(root);
-        }
+        picture.rows(&[entrant], "");
     }
+    tree.roots().filter(|root| tree.entrant != Some(*root)).for_each(|root| picture.root(root));
     picture.text
 }
 
@@ -67,7 +64,7 @@ impl Picture<'_> {
         }
         let line = self.peer(root);
         self.text.push_str(&line);
-        self.rows(&self.tree.children(root).to_vec(), "");
+        self.rows(self.tree.children(root), "");
     }
 
     fn rows(&mut self, children: &[usize], indent: &str) {
@@ -95,7 +92,7 @@ impl Picture<'_> {
             };
             let _ = write!(self.text, "\n{start}{}", text::clipped(&line, room));
             if let Row::Peer(peer) = row {
-                self.rows(&self.tree.children(peer).to_vec(), &format!("{indent}{below}"));
+                self.rows(self.tree.children(peer), &format!("{indent}{below}"));
             }
         }
     }

@@ -3,7 +3,9 @@
 //! Owns: who is below whom in each stripe, and what can be counted there. Does not own: how trees are drawn, or where
 //! they come from.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+use planner::{PeerId, StripeSource};
 
 /// One peer of a plan.
 #[derive(Clone, Debug)]
@@ -45,6 +47,25 @@ pub(super) struct Shape {
     pub(super) children_max: usize,
 }
 
+/// The trees of so many stripes, from where each peer gets each.
+pub(super) fn of(
+    ids: &[PeerId],
+    stripes: usize,
+    source: impl Fn(usize, usize) -> Option<StripeSource>,
+) -> Vec<Tree> {
+    let numbers: BTreeMap<PeerId, usize> = ids.iter().copied().zip(0..).collect();
+    let tree = |stripe| {
+        let mut all = 0..ids.len();
+        let entrant = all.find(|peer| source(*peer, stripe) == Some(StripeSource::Origin));
+        let parent = |peer| match source(peer, stripe) {
+            Some(StripeSource::Parent(parent)) => numbers.get(&parent).copied(),
+            _ => None,
+        };
+        Tree::new(entrant, (0..ids.len()).map(parent).collect())
+    };
+    (0..stripes).map(tree).collect()
+}
+
 impl Tree {
     /// A parent that is no peer of the plan counts as none, and a circle is nobody's tree.
     pub(super) fn new(entrant: Option<usize>, parents: Vec<Option<usize>>) -> Self {
@@ -60,7 +81,9 @@ impl Tree {
         };
         let mut levels = vec![0; count];
         let mut queue: VecDeque<usize> = (0..count).filter(is_root).collect();
-        queue.iter().for_each(|root| levels[*root] = 1);
+        for root in &queue {
+            levels[*root] = 1;
+        }
         let mut order = Vec::with_capacity(count);
         while let Some(peer) = queue.pop_front() {
             order.push(peer);
@@ -75,8 +98,8 @@ impl Tree {
                 below[parent] += below[*peer] + 1;
             }
         }
-        for peer in 0..count {
-            children[peer].sort_by_key(|child| (std::cmp::Reverse(below[*child]), *child));
+        for children in &mut children {
+            children.sort_by_key(|child| (std::cmp::Reverse(below[*child]), *child));
         }
         Self { entrant, parents, children, order, levels, below }
     }
