@@ -27,7 +27,7 @@ const RESTS_LONG: u32 = 2;
 const SPREAD_SHARE: usize = 3;
 
 /// It is looked for stripes that are behind as often as this within the time that has passed, but not again so soon.
-const LOOKS: u32 = 128;
+const LOOKS: u32 = 256;
 const LOOK_MIN: Duration = Duration::from_millis(1);
 
 /// The plan's edges, as they stand.

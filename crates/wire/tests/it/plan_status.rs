@@ -37,7 +37,7 @@ fn plan(members: usize, stripes: u32, name: &str) -> PlanStatus {
         finish: Some(Duration::from_secs(3)),
         bound: None,
         members: (0..members).map(member).collect(),
-        member_count: u32::try_from(members).unwrap(),
+        member_count: u32::try_from(members).expect("few"),
     }
 }
 
