@@ -20,7 +20,7 @@ fn ms(ms: u64) -> Duration {
 
 fn plan(sources: [StripeSource; 2]) -> PeerPlan {
     let part = |source| StripePart { source, backups: BACKUPS.to_vec(), before: Vec::new() };
-    let member = |id| Member { id, address: "peer:1".to_owned(), name: String::new(), is_seed: false };
+    let member = |id| Member { id, address: "peer:1".into(), name: "".into(), is_seed: false };
     PeerPlan {
         epoch: 1,
         stripe_pieces: 1,

@@ -79,8 +79,9 @@ async fn link(double: Arc<Double>, mut inbound: Streaming<ChildToParent>, outgoi
                 }
                 Ok(Some(ChildToParent { kind: Some(Heard::Renewal(_)) })) => vec![Said::Grant(grant(&double))],
                 // A double knows no RDMA, so that nobody asks it for windows, and tells everybody everything at once.
-                Ok(Some(ChildToParent { kind: Some(Heard::Windows(_) | Heard::Release(_)) })) => Vec::new(),
-                Ok(Some(ChildToParent { kind: None | Some(Heard::Interest(_)) })) => Vec::new(),
+                Ok(Some(ChildToParent {
+                    kind: None | Some(Heard::Windows(_) | Heard::Release(_) | Heard::Interest(_)),
+                })) => Vec::new(),
                 Ok(None) | Err(_) => break,
             },
             _ = claims.changed(), if said.is_some() => {

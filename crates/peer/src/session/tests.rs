@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::{
     FEATURES, PROTOCOL_VERSION, connection,
     control::{
-        AliveReply, AliveRequest, HoldersReply, HoldersRequest, Redirect, Refusal, SchedulerToPeer,
-        SchedulerWelcome, StatusReply, StatusRequest,
+        AliveReply, AliveRequest, CurrentPlanReply, CurrentPlanRequest, HoldersReply, HoldersRequest,
+        Redirect, Refusal, SchedulerToPeer, SchedulerWelcome, StatusReply, StatusRequest,
         scheduler_server::{Scheduler, SchedulerServer},
         scheduler_to_peer::Kind as Heard,
     },
@@ -77,6 +77,13 @@ impl Scheduler for ByHand {
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        Err(Status::unimplemented("no session asks"))
+    }
+
+    async fn current_plan(
+        &self,
+        _: Request<CurrentPlanRequest>,
+    ) -> Result<Response<CurrentPlanReply>, Status> {
         Err(Status::unimplemented("no session asks"))
     }
 
