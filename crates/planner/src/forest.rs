@@ -21,6 +21,7 @@ mod plant;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 /// Stripes of an artifact, at most. They are constant, so that stripes keep their pieces when members come and go: the
 /// origin would otherwise be read again at each join. 16 keeps trees shallow (16 children under each member) and the
@@ -351,10 +352,11 @@ impl Forest {
         (parent != NOBODY).then_some(parent)
     }
 
-    /// Those who serve children in a stripe, from a number on and then from the start.
-    pub(crate) fn serving(&self, stripe: usize, from: Node) -> impl Iterator<Item = Node> + '_ {
+    /// Those who serve children in a stripe, and how deep they are, from a number on and then from the start.
+    pub(crate) fn serving(&self, stripe: usize, from: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
         let inner = &self.stripes[stripe].inner;
-        inner.range(from..).chain(inner.range(..from)).map(|(node, _)| *node)
+        let before = iter::once_with(move || inner.range(..from)).flatten();
+        inner.range(from..).chain(before).map(|(node, inner)| (*node, inner.depth))
     }
 
     /// One more than the largest number that a member ever had.

@@ -1,5 +1,6 @@
 //! What one member is told of a plan. Does not own what the plan is (`swarm_state`).
 
+use std::iter;
 use std::time::Duration;
 
 use modelpack::layout::PIECE_BYTES;
@@ -110,10 +111,11 @@ impl SwarmState {
         };
         match self.entrants[stripe] {
             Some(entrant) if entrant != node => {
-                let others = self.forest.serving(stripe, node).filter(|other| *other != node);
-                let mut parents = self.forest.parent(stripe, node).into_iter().chain(others);
-                parents
-                    .find(|other| self.may_serve(*other, member))
+                let may_serve = |other: &Node| self.may_serve(*other, member);
+                let others = || self.forest.serving(stripe, node).map(|(other, _)| other);
+                let parent = self.forest.parent(stripe, node).filter(may_serve);
+                parent
+                    .or_else(|| others().filter(|other| *other != node).find(may_serve))
                     .map_or_else(by_itself, |at| self.reads(at))
             }
             Some(_) => by_itself(),
@@ -193,11 +195,13 @@ impl SwarmState {
         let Some(member) = self.roster.get(node) else { return backups };
         let from = spread(node, stripe) % self.forest.len().max(1);
         let below = self.forest.depth(stripe, node).unwrap_or(u32::MAX);
-        let is_above = |other: &Node| self.forest.depth(stripe, *other).is_none_or(|depth| depth <= below);
         let (mut found, weight) = (0, self.weight(node));
         for standing in [Standing::Good, Standing::Suspect] {
             // Equals first: whoever hears of everything sooner than its card takes it asks too much of faster ones.
-            let serving = || self.forest.serving(stripe, from).take(LOOKED_AT_MAX).filter(is_above);
+            let serving = || {
+                let near = self.forest.serving(stripe, from).take(LOOKED_AT_MAX);
+                near.filter(|(_, depth)| *depth <= below).map(|(other, _)| other)
+            };
             let equals = serving().filter(|other| self.weight(*other) == weight);
             let kept_if = |is_equal: bool| {
                 kept.into_iter()
@@ -208,10 +212,12 @@ impl SwarmState {
                 let all = (from..self.forest.len()).chain(0..from);
                 all.filter(|other| self.forest.is_child(*other)).take(LOOKED_AT_MAX)
             };
-            let others = self.roster.seeds().chain(wanting());
+            let others = || self.roster.seeds().chain(wanting());
             let equals_wanting = wanting().filter(|other| self.weight(*other) == weight);
             let alike = kept_if(true).chain(equals).chain(holders).chain(equals_wanting);
-            let candidates = alike.chain(kept_if(false)).chain(serving()).chain(others);
+            // Mostly the first will do: the rest is looked for only when it is needed.
+            let rest = iter::once_with(|| kept_if(false).chain(serving()).chain(others())).flatten();
+            let candidates = alike.chain(rest);
             for other in candidates {
                 if found == BACKUPS {
                     return backups;
