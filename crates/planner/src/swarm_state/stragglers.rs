@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::SwarmState;
+use super::roster::NOBODY;
 use crate::forest::Node;
 use crate::id::PeerId;
 use crate::pace::{COMPARED_MIN, STRAGGLES, Stretch};
@@ -22,9 +23,20 @@ impl SwarmState {
             let entrant = entrant.and_then(|entrant| self.roster.get(entrant));
             entrant.is_some_and(|member| member.held[stripe] < self.stripe_size(stripe))
         };
-        let entrants: BTreeSet<Node> = self.entrants.iter().flatten().copied().collect();
-        let is_due = entrants.len() >= COMPARED_MIN && self.entrants.iter().enumerate().any(is_reading);
+        let is_due = self.has_compared_min() && self.entrants.iter().enumerate().any(is_reading);
         is_due.then(|| self.pace.next())
+    }
+
+    /// Whether so many members are entrants that one is in the middle. This is asked at each piece.
+    fn has_compared_min(&self) -> bool {
+        let (mut distinct, mut count) = ([NOBODY; COMPARED_MIN], 0);
+        for entrant in self.entrants.iter().flatten() {
+            if count < COMPARED_MIN && !distinct[..count].contains(entrant) {
+                distinct[count] = *entrant;
+                count += 1;
+            }
+        }
+        count == COMPARED_MIN
     }
 
     /// Compares entrants if that is due; says whether the plan should change.
