@@ -24,6 +24,8 @@ struct Eligible<'a> {
     pool: Option<(usize, &'a Kind)>,
     may_read: MayRead,
     has_holders: bool,
+    /// Whether those that have no source of their own are left out: not where nobody has.
+    leaves_out: bool,
 }
 
 impl SwarmState {
@@ -62,7 +64,9 @@ impl SwarmState {
         let has_holders = !self.holders.is_empty();
         if has_holders {
             let pool = self.roster.serving_rank().zip(self.roster.serving());
-            return Eligible { pool, may_read: MayRead::All, has_holders };
+            let mut nodes = pool.into_iter().flat_map(|(_, kind)| kind.nodes());
+            let leaves_out = nodes.any(|node| self.roster.get(node).is_some_and(|at| self.has_source(at)));
+            return Eligible { pool, may_read: MayRead::All, has_holders, leaves_out };
         }
         let pool = self.roster.readers();
         let mut may_read = MayRead::All;
@@ -71,20 +75,21 @@ impl SwarmState {
             let readers = || pool.into_iter().flat_map(|(_, kind)| kind.nodes());
             may_read = MayRead::Elected(readers().find(is_reading).or(readers().next()));
         }
-        Eligible { pool, may_read, has_holders }
+        Eligible { pool, may_read, has_holders, leaves_out: true }
     }
 
     fn is_eligible(&self, node: Node, eligible: &Eligible<'_>) -> bool {
         let Some(member) = self.roster.get(node) else { return false };
         let Some(class) = member.class.filter(|class| class.part == Part::Wanting) else { return false };
         eligible.pool.is_some_and(|(rank, _)| rank == class.rank)
-            && (member.origin_ok || eligible.has_holders && self.is_supplied(member))
+            && (member.origin_ok || eligible.has_holders)
+            && (!eligible.leaves_out || self.has_source(member))
             && [MayRead::All, MayRead::Elected(Some(node))].contains(&eligible.may_read)
     }
 
     /// Whoever accuses all holders and cannot read the origin gets nothing that it could give on.
-    fn is_supplied(&self, member: &MemberState) -> bool {
-        self.holders.iter().any(|holder| self.may_serve(*holder, member))
+    fn has_source(&self, member: &MemberState) -> bool {
+        member.origin_ok || self.holders.iter().any(|holder| self.may_serve(*holder, member))
     }
 
     /// Whoever has come to have everything goes on giving it: to take it from others would only cost time.
