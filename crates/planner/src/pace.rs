@@ -19,6 +19,10 @@ const LOSSES: u32 = 2;
 /// Pieces that an entrant must still lack: what is nearly done is done sooner than given to another.
 const LEFT_MIN: u32 = 8;
 
+/// Pieces that the one in the middle has got since the last comparison: with fewer, whether a slow one got its next two
+/// before or after decides.
+const GAIN_MIN: f64 = 12.0;
+
 /// Entrants without which none is in the middle.
 pub(crate) const COMPARED_MIN: usize = 3;
 
@@ -52,8 +56,10 @@ struct Counted {
 /// The comparison of one swarm.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// When the last one was made.
+    /// When it was looked last.
     last: Duration,
+    /// When what is counted was counted.
+    counted_at: Duration,
     counted: BTreeMap<PeerId, Counted>,
     /// Pieces per second of the one in the middle, as last seen: it counts on when most are done.
     usual: f64,
@@ -71,25 +77,29 @@ impl Pace {
         now: Duration,
         entrants: &BTreeMap<PeerId, Stretch>,
     ) -> BTreeSet<PeerId> {
-        let elapsed = now.saturating_sub(self.last);
-        let mut before = std::mem::take(&mut self.counted);
-        if elapsed > GAP_MAX {
-            before.clear();
+        if now.saturating_sub(self.last) > GAP_MAX {
+            self.counted.clear();
             self.usual = 0.0;
         }
+        self.last = now;
+        let elapsed = now.saturating_sub(self.counted_at).as_secs_f64();
         let mut rates = BTreeMap::new();
         for (peer, at) in entrants.iter().filter(|(_, at)| at.lacks > 0) {
             // One that got or lost a stripe since is not compared by what it had of it.
-            if let Some(then) = before.get(peer).filter(|then| then.all == at.all() && then.has <= at.has) {
-                rates.insert(*peer, f64::from(at.has - then.has) / elapsed.as_secs_f64());
+            let then = self.counted.get(peer).filter(|then| then.all == at.all() && then.has <= at.has);
+            if let Some(then) = then {
+                rates.insert(*peer, f64::from(at.has - then.has) / elapsed);
             }
         }
-        if rates.len() >= COMPARED_MIN {
-            let mut sorted: Vec<f64> = rates.values().copied().collect();
-            sorted.sort_by(f64::total_cmp);
-            self.usual = sorted[sorted.len() / 2];
+        let mut sorted: Vec<f64> = rates.values().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let usual = if rates.len() < COMPARED_MIN { self.usual } else { sorted[sorted.len() / 2] };
+        if !rates.is_empty() && usual * elapsed < GAIN_MIN {
+            return BTreeSet::new();
         }
-        self.last = now;
+        self.usual = usual;
+        self.counted_at = now;
+        let before = std::mem::take(&mut self.counted);
         let mut straggling = BTreeSet::new();
         for (peer, at) in entrants {
             let is_slow = rates.get(peer).is_some_and(|rate| rate * FACTOR < self.usual);
@@ -139,6 +149,21 @@ mod tests {
     fn when_the_others_are_done_it_is_still_known_what_is_usual() {
         let last = found(&[500, 500, 500, 50], 9).pop();
         assert_eq!(last, Some(BTreeSet::from([id(4)])));
+    }
+
+    #[test]
+    fn one_whose_few_pieces_come_in_pairs_is_found() {
+        let (mut pace, mut found) = (Pace::default(), BTreeSet::new());
+        for time in 1..30 {
+            // Two pieces in each second interval, where others get eight in each.
+            let stretch = |number: u32| {
+                let has = if number == 1 { time / 2 * 2 } else { 8 * time };
+                Stretch { has, lacks: SIZE - has }
+            };
+            let entrants = (1..).map(id).zip((0..4).map(stretch)).collect();
+            found.append(&mut pace.compare(INTERVAL * time, &entrants));
+        }
+        assert_eq!(found, BTreeSet::from([id(2)]));
     }
 
     #[test]
