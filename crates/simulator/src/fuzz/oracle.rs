@@ -115,6 +115,8 @@ pub(super) struct Oracle {
     still_since: Duration,
     /// Busy time of each node's receiving, when it was last looked at.
     received: Vec<Duration>,
+    /// How many pieces each node had proved at the last look.
+    proved: Vec<u32>,
 }
 
 impl Oracle {
@@ -146,6 +148,7 @@ impl Oracle {
             longest_wait: Duration::ZERO,
             still_since: Duration::ZERO,
             received: vec![Duration::ZERO; members.len()],
+            proved: vec![0; members.len()],
         }
     }
 
@@ -347,12 +350,13 @@ impl Oracle {
         if self.natures[node as usize] != Nature::Honest {
             return;
         }
-        // Known and not mended: where the only full holders give nothing, whoever cannot read the origin gives up before
-        // the turn of those who can has come.
-        let has_silent = self.natures.iter().any(|nature| matches!(nature, Nature::Silent { .. }));
+        // Known and not mended: where the only full holders give nothing of what they claim, whoever cannot read the origin
+        // gives up before the turn of those who can has come.
+        let is_false = |nature: &Nature| matches!(nature, Nature::Silent { .. } | Nature::Lying { .. });
+        let has_false = self.natures.iter().any(is_false);
         let is_excused = reason == Failure::NoSource
             && !self.origin_ok[node as usize]
-            && (has_silent || global < self.calm + HOPELESS);
+            && (has_false || global < self.calm + HOPELESS);
         if !is_excused {
             let can_read =
                 if self.origin_ok[node as usize] { "it can read the origin" } else { "all is calm" };

@@ -4,7 +4,8 @@
 //!
 //! A source idles in vain when, for longer than [`PATIENCE`] by the clock of whoever waits: it is honest, runs, is no
 //! seed (which is asked for nothing that others have), and nobody has a read out at it; the sink runs, has room in its
-//! card (less than half of it busy) and in its disk (nothing waits to be proved), and its link to the source is up, of use
+//! card (less than half of it busy) and in its disk (nothing waits to be proved), proves nothing meanwhile (whoever comes
+//! late reads one piece after another of what others had), and its link to the source is up, of use
 //! (since the last good piece nothing failed on it or was late) and has nothing out; and one and the same piece was all
 //! that time announced on the link, not proved by the sink and not asked of anybody.
 
@@ -52,7 +53,9 @@ impl World<'_> {
             let is_running = state.swarm.is_some() && state.stopped.is_none() && state.held.is_none();
             let has_room = busy.saturating_sub(received) * 2 < AUDIT && state.proved_at <= now;
             let is_waiting = self.oracle.books[node as usize].outcome == Outcome::Running;
-            if !is_running || !has_room || !is_waiting || self.streams.is_late(node) {
+            let proved = self.oracle.books[node as usize].proved.len();
+            let moves = std::mem::replace(&mut self.oracle.proved[node as usize], proved) != proved;
+            if !is_running || !has_room || !is_waiting || moves || self.streams.is_late(node) {
                 self.oracle.books[node as usize].links.values_mut().for_each(|link| link.waits = None);
             } else {
                 self.look_for_idle(node, &sources);
