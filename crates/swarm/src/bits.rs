@@ -57,12 +57,7 @@ impl Bits {
 
     /// Adds every piece of `other`.
     pub(crate) fn unite(&mut self, other: &Self) {
-        for at in 0..self.words.len() {
-            let before = self.words[at];
-            self.words[at] |= other.word(at);
-            self.count += (self.words[at] ^ before).count_ones();
-        }
-        self.first = 0;
+        self.unite_common(other, other);
     }
 
     /// Adds every piece that both others have.
@@ -134,12 +129,6 @@ impl Bits {
         self.scan(from, |at| self.words[at])
     }
 
-    /// The first piece at or after `from` that is in both sets.
-    #[cfg(test)]
-    pub(crate) fn next_common(&self, other: &Self, from: u32) -> Option<PieceIndex> {
-        self.scan(from, |at| self.words[at] & other.word(at))
-    }
-
     /// Its 64 pieces from `at` times 64 on, to be combined with those of other sets.
     pub(crate) fn word(&self, at: usize) -> u64 {
         self.words.get(at).copied().unwrap_or(0)
@@ -184,7 +173,7 @@ mod tests {
             prop_assert_eq!(bits.len() as usize, set.len());
             prop_assert_eq!(bits.next(from), set.range(from..).next().map(|piece| PieceIndex(*piece)));
             let even = set.range(from..).find(|piece| **piece % 2 == 0).map(|piece| PieceIndex(*piece));
-            prop_assert_eq!(bits.next_common(&all, from), even);
+            prop_assert_eq!(bits.scan(from, |at| bits.word(at) & all.word(at)), even);
             let numbers = |at: usize, place: u32| [0xaaaa_aaaa_aaaa_aaaa, 0xcccc_cccc_cccc_cccc][place as usize % 2] >> at;
             let sets = [&bits, &all, &bits];
             let found = Bits::in_more_than(&sets, 2, numbers, 170);
