@@ -25,6 +25,16 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// Stations on the longest way: card, rack, rack, card, disk.
 const HOPS_MAX: usize = 5;
 
+/// Requests that one peer has at the origin at once, at most.
+pub(crate) const ORIGIN_LANES: u32 = 16;
+
+/// The sender that a read comes from. Reads at the origin, the last node, are requests of their own, each of which gets its
+/// share; those of a link follow one another.
+pub(crate) fn lane_of(origin: u32, from: u32, read: ReadId) -> u32 {
+    let lane = u32::try_from(read.0 % u64::from(ORIGIN_LANES)).expect("less than a few");
+    if from == origin { from + lane } else { from }
+}
+
 /// One quantum is through a station.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Served(u32);

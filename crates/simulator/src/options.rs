@@ -120,6 +120,24 @@ pub struct Report {
     pub events: u64,
 }
 
+impl Report {
+    /// Of a run of which nothing has happened yet.
+    pub(crate) fn begun(nodes: usize, seed: u64) -> Self {
+        Self {
+            done: vec![None; nodes],
+            failed: Vec::new(),
+            origin_bytes: 0,
+            seed_bytes: 0,
+            received: vec![0; nodes],
+            blamed: BTreeSet::new(),
+            standings: BTreeMap::new(),
+            busy: Vec::new(),
+            event_hash: seed,
+            events: 0,
+        }
+    }
+}
+
 /// How busy cards were since the last such line, as shares of all of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Busy {

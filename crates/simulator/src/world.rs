@@ -1,6 +1,6 @@
 //! The virtual fleet: nodes, schedulers, and what happens between them. Does not own the network or the scenarios.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::options::{Fault, Options, Report};
 use crate::queue::Queue;
 
 mod links;
-mod news;
+pub(crate) mod news;
 mod plans;
 mod watch;
 
@@ -154,18 +154,7 @@ impl World {
             watched: watch::Watched::default(),
             reads: BTreeMap::new(),
             outputs: Vec::new(),
-            report: Report {
-                done: vec![None; count],
-                failed: Vec::new(),
-                origin_bytes: 0,
-                seed_bytes: 0,
-                received: vec![0; count],
-                blamed: BTreeSet::new(),
-                standings: BTreeMap::new(),
-                busy: Vec::new(),
-                event_hash: options.seed,
-                events: 0,
-            },
+            report: Report::begun(count, options.seed),
             options,
         };
         for node in 0..=count {

@@ -1,20 +1,15 @@
 //! What nodes have proved and read from the origin, told to their children and schedulers, as `peer::have_feed` does it.
 //! Does not own links.
 
-use std::time::Duration;
-
 use modelpack::layout::Run;
 use planner::{PeerId, StripeSet};
 use swarm::Input;
 
 use super::world::{ARTIFACT, Event, World, node_of};
+use crate::world::news::{BATCH_INTERVAL, IDLE_INTERVAL};
 
-/// What is proved is said after this, or when it is so much, as the product does.
-const FLUSH_AFTER: Duration = Duration::from_micros(500);
+/// So much is said without waiting, as the product does.
 const FLUSH_PIECES: u32 = 64;
-
-/// How long news wait that a child is not interested in, as in the product.
-const IDLE_INTERVAL: Duration = Duration::from_millis(50);
 
 impl World<'_> {
     pub(super) fn unsaid(&mut self, node: u32, run: Run) {
@@ -27,7 +22,7 @@ impl World<'_> {
         if unsaid.iter().map(Run::len).sum::<u32>() >= FLUSH_PIECES {
             self.flush(node);
         } else if is_first {
-            self.queue.push(self.queue.now() + FLUSH_AFTER, Event::Flush(node));
+            self.queue.push(self.queue.now() + BATCH_INTERVAL, Event::Flush(node));
         }
     }
 

@@ -9,16 +9,13 @@ use swarm::{Input, PieceOutcome, ReadId, ReadOutcome, Source};
 use super::dice::is_struck;
 use super::scenario::Nature;
 use super::world::{Event, Life, World, node_of};
-use crate::network::{Arrival, Crossed, Served};
+use crate::network::{Arrival, Crossed, ORIGIN_LANES, Served, lane_of};
 
 /// Until when a read that is never answered ends: as the grants of the product do.
 const GRANT_EXPIRY: Duration = Duration::from_secs(10);
 
 /// How long a client tries before it says that the origin failed.
 const ORIGIN_TRIES: Duration = Duration::from_secs(3);
-
-/// Requests that one peer has at the origin at once, at most.
-const ORIGIN_LANES: u64 = 16;
 
 /// What one read still wants.
 type Rest = (ReadId, Run);
@@ -54,12 +51,6 @@ impl World<'_> {
         };
         self.asked.insert((node, read), from);
         self.queue.later(Event::Asked(from, node, read, run));
-    }
-
-    /// Reads at the origin are requests of their own, each of which gets its share; those of a link follow one another.
-    fn lane(&self, from: u32, read: ReadId) -> u32 {
-        let lane = u32::try_from(read.0 % ORIGIN_LANES).unwrap_or(0);
-        if from == self.origin() { from + lane } else { from }
     }
 
     fn is_silent(&self, node: u32) -> bool {
@@ -102,13 +93,13 @@ impl World<'_> {
             return self.end_read(to, read, ReadOutcome::SourceGone);
         }
         let path = [self.nodes[self.origin() as usize].card.0, self.nodes[to as usize].card.1];
-        let lane = self.lane(self.origin(), read);
+        let lane = lane_of(self.origin(), self.origin(), read);
         self.network.send(&mut self.queue, (lane, to), &path, (read, run));
     }
 
     pub(super) fn cancel(&mut self, node: u32, read: ReadId) {
         let Some(from) = self.asked.get(&(node, read)).copied() else { return };
-        let lane = self.lane(from, read);
+        let lane = lane_of(self.origin(), from, read);
         if self.network.cancel(lane, node, read) || self.stuck.drop_read(from, node, read) {
             self.end_read(node, read, ReadOutcome::Ok);
         }
@@ -214,7 +205,7 @@ impl World<'_> {
     /// The origin serves nobody from now on.
     pub(super) fn origin_out(&mut self) {
         self.origin_outages += 1;
-        for lane in 0..u32::try_from(ORIGIN_LANES).unwrap_or(1) {
+        for lane in 0..ORIGIN_LANES {
             let lane = self.origin() + lane;
             for (from, to) in self.network.pairs_of(lane).into_iter().filter(|(from, _)| *from == lane) {
                 for rest in self.network.take(from, to) {

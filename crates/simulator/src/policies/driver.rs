@@ -1,6 +1,6 @@
 //! Carries out what a policy decides, on the network that the product's fleet has in `world`. Does not own decisions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceIndex, Run};
@@ -82,18 +82,7 @@ impl<'policy> Driver<'policy> {
         let cards: Vec<(u32, u32)> =
             rates.iter().map(|rate| (network.add_station(*rate), network.add_station(*rate))).collect();
         let senders = (0..).zip(&cards).map(|(node, (up, _))| (*up, node)).collect();
-        let report = Report {
-            done: vec![None; count],
-            failed: Vec::new(),
-            origin_bytes: 0,
-            seed_bytes: 0,
-            received: vec![0; count],
-            blamed: BTreeSet::new(),
-            standings: BTreeMap::new(),
-            busy: Vec::new(),
-            event_hash: options.seed,
-            events: 0,
-        };
+        let report = Report::begun(count, options.seed);
         let (fleet, is_alive) = (Fleet::new(count, options.pieces), vec![true; count + 1]);
         Self { policy, queue, network, fleet, cards, senders, is_alive, report }
     }

@@ -8,13 +8,10 @@ use swarm::{Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
 
 use super::news::Child;
 use super::{ARTIFACT, Event, World, node_of};
-use crate::network::{Arrival, Crossed, Served};
+use crate::network::{Arrival, Crossed, Served, lane_of};
 
 /// Until when a read that is never answered ends: as the grants of the product do.
 const GRANT_EXPIRY: Duration = Duration::from_secs(10);
-
-/// Requests that one peer has at the origin at once, at most.
-const ORIGIN_LANES: u64 = 16;
 
 /// Reads that a link grants.
 const IN_FLIGHT_MAX: u32 = 16;
@@ -58,7 +55,7 @@ impl World {
             }
             Output::Cancel { read } => {
                 if let Some(from) = self.reads.get(&(node, read)).copied()
-                    && self.network.cancel(self.lane(from, read), node, read)
+                    && self.network.cancel(lane_of(self.origin(), from, read), node, read)
                 {
                     self.later_input(node, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
                 }
@@ -111,12 +108,6 @@ impl World {
         }
     }
 
-    /// Reads at the origin are requests of their own, each of which gets its share; those of a link follow one another.
-    fn lane(&self, from: u32, read: ReadId) -> u32 {
-        let lane = u32::try_from(read.0 % ORIGIN_LANES).unwrap_or(0);
-        if from == self.origin() { from + lane } else { from }
-    }
-
     pub(super) fn asked(&mut self, from: u32, to: u32, (read, run): (ReadId, Run)) {
         let source = &self.nodes[from as usize];
         let is_link =
@@ -126,7 +117,7 @@ impl World {
             self.queue.push(self.queue.now() + GRANT_EXPIRY, Event::Input(to, Box::new(ended)));
         } else if source.is_alive && is_link {
             let path = [source.card.0, self.nodes[to as usize].card.1];
-            let lane = self.lane(from, read);
+            let lane = lane_of(self.origin(), from, read);
             self.network.send(&mut self.queue, (lane, to), &path, (read, run));
         } else {
             self.later_input(to, Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });

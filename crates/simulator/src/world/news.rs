@@ -9,11 +9,11 @@ use swarm::Input;
 use super::{ARTIFACT, Event, World};
 
 /// Least time between two batches to one child, and as many runs as are sent without waiting: as in the product.
-const BATCH_INTERVAL: Duration = Duration::from_micros(500);
+pub(crate) const BATCH_INTERVAL: Duration = Duration::from_micros(500);
 const BATCH_RUNS: usize = 64;
 
 /// How long news wait that the child is not interested in: as in the product.
-const IDLE_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const IDLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What a node reads from the origin, and the epoch of the plan that it acts by.
 pub(super) type Coming = (u64, Vec<Run>);
