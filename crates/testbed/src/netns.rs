@@ -12,6 +12,7 @@ mod shape;
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::Ipv4Addr,
     path::Path,
     process::{Command, Stdio},
@@ -32,6 +33,10 @@ const BRIDGE: &str = "br0";
 
 /// The network card within a host's namespace.
 const CARD: &str = "eth0";
+
+/// How TCP shares a card. A namespace takes after its machine, and bbr shares so unequally that two machines measure
+/// different things; this is what Linux comes with.
+const CONGESTION_CONTROL: &str = "cubic";
 
 /// How long processes may take to go away after SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -128,6 +133,7 @@ impl Network {
         ip(&["-n", namespace, "address", "add", &format!("{}/24", host.address), "dev", CARD])?;
         ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         ip(&["-n", namespace, "link", "set", CARD, "up"])?;
+        host.control_congestion()?;
         host.shape(rate)?;
         Ok(host)
     }
@@ -167,6 +173,12 @@ impl Host {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<anyhow::Result<T>> {
         inside::spawn(self.namespace.clone(), work)
+    }
+
+    fn control_congestion(&self) -> anyhow::Result<()> {
+        let set = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", CONGESTION_CONTROL);
+        let Ok(set) = self.spawn(set).join() else { bail!("the thread that sets up TCP panicked") };
+        set?.with_context(|| format!("the kernel has no TCP congestion control `{CONGESTION_CONTROL}`"))
     }
 
     /// Gives its card another rate, in both directions.

@@ -81,6 +81,9 @@ fn racks_reach_one_another_over_their_cables_and_all_is_counted() {
     let beside = network.add_in_rack(&racks[0], "beside", RATE).unwrap();
     let far = network.add_in_rack(&racks[1], "far", RATE).unwrap();
 
+    let control = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+    assert_eq!(far.spawn(control).join().unwrap().unwrap().trim(), "cubic", "whatever the machine does");
+
     let before = network.counters().unwrap();
     assert_eq!(before.len(), 4, "in the order in which they were added");
     assert!(reaches(&near, &beside), "within a rack");
