@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use modelpack::{layout::PIECE_BYTES, quantity::Size};
-use planner::{ArtifactId, HostAddr, Input, Output, PeerId, Planner, Progress};
+use planner::{ArtifactId, HostAddr, Input, Output, PeerId, Place, Planner, Progress};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
@@ -268,6 +268,7 @@ fn register(number: u32) -> Input {
         address: format!("{ip}:7200"),
         name: format!("node-{number}"),
         nic_rate: Some(NIC_RATE),
+        place: Place::default(),
         host: HostAddr::new(IpAddr::V4(ip)),
     }
 }

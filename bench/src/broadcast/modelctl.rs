@@ -209,7 +209,11 @@ impl Starter<'_> {
 
     fn peer(&self, peer: usize) -> anyhow::Result<Process> {
         let name = format!("peer{}", peer + 1);
-        self.start(self.peer_command(&self.lab.peers[peer], &name)?, &name)
+        let mut command = self.peer_command(&self.lab.peers[peer], &name)?;
+        if self.lab.cast.racks.is_some() {
+            command.args(["--rack", &format!("rack-{}", self.lab.cast.rack_of(peer))]);
+        }
+        self.start(command, &name)
     }
 
     /// A peer that claims to have everything and serves wrong bytes.

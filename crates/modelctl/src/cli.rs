@@ -17,7 +17,7 @@ use modelpack::reference::{Reference, ReferenceError};
 
 pub(crate) use self::fleet::{
     EmbeddedArgs, FleetKeyAction, FleetKeyArgs, Landing, PeerArgs, PeerChoice, PullArgs, SchedulerArgs,
-    TrustArgs,
+    TrustArgs, label,
 };
 pub(crate) use self::plan::PlanArgs;
 pub(crate) use self::status::{FleetArgs, StatusArgs};

@@ -4,6 +4,8 @@
 
 use std::{fmt, time::Duration};
 
+use planner::Place;
+
 /// Decimal steps: each unit is a thousand of the one before.
 const BYTE_UNITS: [&str; 6] = ["B", "KB", "MB", "GB", "TB", "PB"];
 const COUNT_UNITS: [&str; 5] = ["", " thousand", " million", " billion", " trillion"];
@@ -160,6 +162,13 @@ pub(crate) fn one_line(path: &str) -> String {
     path.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
         .collect()
+}
+
+/// Where a peer stands, in a word.
+pub(crate) fn place(place: &Place) -> String {
+    let Place { zone, rack } = place;
+    let rack = if rack.is_empty() { "no rack" } else { rack };
+    one_line(&if zone.is_empty() { rack.to_owned() } else { format!("{zone}/{rack}") })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::{
 };
 
 use modelpack::digest::Sha256Digest;
+use planner::Place;
 use store::{NoReaders, Store};
 use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
@@ -56,6 +57,8 @@ pub struct PeerOptions {
     pub schedulers: Vec<String>,
     /// What its network card does in each direction, in bytes per second, if known.
     pub nic_rate: Option<u64>,
+    /// Where it stands.
+    pub place: Place,
     /// Its name for people.
     pub name: String,
     /// What it announces: the bytes count as the origin's.
@@ -130,8 +133,8 @@ impl Peer {
     /// go elsewhere.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Leaving, PeerError> {
         let Self { options, store, presence, clients, face, announced: _ } = self;
-        let PeerOptions { schedulers, name, nic_rate, .. } = options.clone();
-        let membership = Membership { schedulers: schedulers.clone(), name, nic_rate };
+        let PeerOptions { schedulers, name, nic_rate, place, .. } = options.clone();
+        let membership = Membership { schedulers: schedulers.clone(), name, nic_rate, place };
         let mut present = presence.begin((!schedulers.is_empty()).then_some(membership));
         if let Some(face) = face {
             present.show_on(face);

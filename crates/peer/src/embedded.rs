@@ -10,6 +10,7 @@ use std::{
 };
 
 use modelpack::reference::Reference;
+use planner::Place;
 use store::OpenedOutput;
 use tokio::time::timeout;
 
@@ -48,6 +49,8 @@ pub struct FleetOptions {
     pub advertise: Option<String>,
     /// Its name for people.
     pub name: String,
+    /// Where it stands.
+    pub place: Place,
     /// How its connections to other processes are secured.
     pub security: PeerSecurity,
     /// By what bytes move between it and others.
@@ -66,12 +69,12 @@ pub async fn pull_in_fleet(
     descriptors::allow_many();
     let start = Instant::now();
     request.landing.check(&request.output)?;
-    let FleetOptions { schedulers, listen, advertise, name, security, transports } = fleet;
+    let FleetOptions { schedulers, listen, advertise, name, place, security, transports } = fleet;
     let rule = LandingRule { mode: request.landing, registrar: transports.registrar() };
     let means = Means { security, transports };
     let presence = Presence::open(Address { listen, advertise }, means.clone()).await?;
     let node = Arc::clone(presence.node());
-    let present = presence.begin(Some(Membership { schedulers, name, nic_rate: None }));
+    let present = presence.begin(Some(Membership { schedulers, name, nic_rate: None, place }));
     let (origin, artifact) = open(&request, &node).await?;
     let artifact = Arc::new(artifact);
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::clone(node.metrics()));

@@ -11,6 +11,7 @@ use std::{
 };
 
 use identity::ReaderKey;
+use planner::Place;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -49,6 +50,8 @@ pub(crate) struct Membership {
     pub(crate) name: String,
     /// What its network card does in each direction, in bytes per second, if known.
     pub(crate) nic_rate: Option<u64>,
+    /// Where it stands.
+    pub(crate) place: Place,
 }
 
 /// Open sockets, on which nobody is served yet.
@@ -115,11 +118,11 @@ impl Presence {
                 tracing::error!(error = &error as &dyn std::error::Error, "the control service ended");
             }
         });
-        if let Some(Membership { schedulers, name, nic_rate }) = membership {
+        if let Some(Membership { schedulers, name, nic_rate, place }) = membership {
             let (events, inbox) = mpsc::unbounded_channel();
             let security = security.control;
             let schedulers = Schedulers::new(&security, schedulers);
-            let session = SessionOptions { schedulers, me, control_address, name, nic_rate, security };
+            let session = SessionOptions { schedulers, me, control_address, name, nic_rate, place, security };
             present.node.set_session(Session::spawn(session, events));
             present.tasks.spawn(Arc::clone(&present.node).follow_session(inbox, self.data.clone()));
         }

@@ -12,7 +12,7 @@ use std::{
 
 use identity::Security;
 use modelpack::layout::{PieceIndex, Run};
-use planner::{ArtifactId, PeerId, PeerPlan};
+use planner::{ArtifactId, PeerId, PeerPlan, Place};
 use tokio::{
     sync::mpsc::{self, UnboundedSender, error::TrySendError},
     task::JoinHandle,
@@ -45,6 +45,8 @@ pub(crate) struct SessionOptions {
     pub(crate) name: String,
     /// What its network card does in each direction, in bytes per second, if known.
     pub(crate) nic_rate: Option<u64>,
+    /// Where it stands.
+    pub(crate) place: Place,
     /// How the stream is secured.
     pub(crate) security: Security,
 }

@@ -1,6 +1,12 @@
 //! How fast a distribution can be at all: the fluid bound and the discrete optimum. Does not own measured rates.
 
+mod laws;
+
 use std::time::Duration;
+
+pub use laws::{
+    Broadcast, Sink, failed_parent, kept_with_slow_link, late_joiner, origin, origin_readers, sink,
+};
 
 /// Copies of the artifact that may leave the origin (DESIGN §9: origin bytes ≤ 1.01 × the artifact).
 pub const ORIGIN_COPIES: f64 = 1.01;

@@ -333,14 +333,15 @@ impl Forest {
         self.seats.get(node as usize).is_some_and(|seat| seat.is_here && seat.is_child)
     }
 
-    pub(crate) fn budget(&self, node: Node) -> u64 {
-        self.seats.get(node as usize).map_or(0, |seat| seat.budget)
-    }
-
     /// Whether all shares together are less than what the children take.
     pub(crate) fn is_short(&self) -> bool {
         let fastest = self.weights.last_key_value().map_or(0, |(weight, _)| *weight);
         self.budgets < self.stripes.len() as u64 * self.demand.saturating_sub(fastest)
+    }
+
+    /// How many stripes there are.
+    pub(crate) fn stripe_count(&self) -> usize {
+        self.stripes.len()
     }
 
     pub(crate) fn root(&self, stripe: usize) -> Option<Node> {
@@ -406,11 +407,13 @@ impl Forest {
         }
     }
 
-    fn load(&self, stripe: usize, node: Node) -> u64 {
+    /// What the children of a member take of a stripe.
+    pub(crate) fn load(&self, stripe: usize, node: Node) -> u64 {
         self.stripes[stripe].inner.get(&node).map_or(0, |inner| inner.load)
     }
 
-    fn weight(&self, node: Node) -> u64 {
+    /// What its card does.
+    pub(crate) fn weight(&self, node: Node) -> u64 {
         self.seats[node as usize].weight
     }
 

@@ -7,6 +7,7 @@ pub mod bound;
 mod forest;
 mod id;
 mod pace;
+mod place;
 mod plan;
 mod planner;
 mod quarantine;
@@ -14,8 +15,10 @@ mod ranking;
 mod status;
 mod stripe_set;
 mod swarm_state;
+mod trees;
 
 pub use id::{ArtifactId, PeerId};
+pub use place::Place;
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
 pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
 pub use quarantine::{Alarm, Charge, HALF_LIFE, HostAddr, SILENCE_LASTS, Standing};

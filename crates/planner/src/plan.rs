@@ -82,4 +82,6 @@ pub struct Member {
     pub name: Arc<str>,
     /// Whether it announces a local artifact: its bytes count as origin bytes.
     pub is_seed: bool,
+    /// Whether it stands in another rack than whoever is told: what it sends crosses uplinks that many share.
+    pub is_far: bool,
 }

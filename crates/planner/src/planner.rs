@@ -8,6 +8,7 @@ use std::time::Duration;
 use modelpack::layout::{PIECES_MAX, Run};
 
 use crate::id::{ArtifactId, PeerId};
+use crate::place::Place;
 use crate::plan::PeerPlan;
 use crate::quarantine::{Alarm, Charge, HostAddr, Quarantine, Standing, Whereabouts};
 use crate::swarm_state::{Joining, SwarmState};
@@ -31,6 +32,8 @@ pub enum Input {
         name: String,
         /// What its network card does in each direction, in bytes per second, if it knows.
         nic_rate: Option<u64>,
+        /// Where it stands. It stays there in the swarms that it is in.
+        place: Place,
         /// Where its stream comes from.
         host: HostAddr,
     },
@@ -140,6 +143,7 @@ pub(crate) struct Registered {
     pub(crate) address: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) nic_rate: Option<u64>,
+    pub(crate) place: Place,
     /// What it is trusted with.
     pub(crate) standing: Standing,
     /// Who accuses it: they are not sent to it again.
@@ -186,10 +190,11 @@ impl Planner {
             self.replan_where(|swarm| touched.iter().any(|peer| swarm.has(*peer)));
         }
         match input {
-            Input::Register { peer, address, name, nic_rate, host } => {
+            Input::Register { peer, address, name, nic_rate, place, host } => {
                 let (standing, accusers) = self.quarantine.standing(peer, host);
                 let (address, name) = (address.into(), name.into());
-                let registered = Arc::new(Registered { address, name, nic_rate, standing, accusers, host });
+                let registered =
+                    Arc::new(Registered { address, name, nic_rate, place, standing, accusers, host });
                 self.swarms.values_mut().for_each(|swarm| swarm.update(peer, &registered));
                 self.peers.insert(peer, registered);
                 self.loads.remove(&peer);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::id::{ArtifactId, PeerId};
+use crate::place::Place;
 use crate::plan::StripeSource;
 use crate::planner::{Planner, Registered};
 use crate::quarantine::{Alarm, Standing};
@@ -109,6 +110,8 @@ pub struct MemberStatus {
     pub name: String,
     /// What its network card does in each direction, in bytes per second, if it knows.
     pub nic_rate: Option<u64>,
+    /// Where it stands.
+    pub place: Place,
     /// Whether it announces the artifact.
     pub is_seed: bool,
     /// How many pieces it has.
@@ -134,6 +137,7 @@ impl From<(&MemberState, Vec<StripeSource>)> for MemberStatus {
             peer: member.peer,
             name: member.facts.name.to_string(),
             nic_rate: member.facts.nic_rate,
+            place: member.facts.place.clone(),
             is_seed: member.is_seed,
             pieces: member.have.len(),
             sources,
@@ -205,7 +209,10 @@ mod tests {
             let (peer, address, name) =
                 (PeerId::new([number; 16]), format!("10.0.0.{number}:7200"), String::new());
             let host = HostAddr::new([10, 0, 0, number].into());
-            planner.handle(Duration::ZERO, Input::Register { peer, address, name, nic_rate: None, host });
+            planner.handle(
+                Duration::ZERO,
+                Input::Register { peer, address, name, nic_rate: None, place: Place::default(), host },
+            );
             planner.handle(
                 Duration::ZERO,
                 Input::Join {

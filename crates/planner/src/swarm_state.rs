@@ -12,11 +12,12 @@ use std::time::Duration;
 use modelpack::layout::Run;
 use modelpack::piece_map::PieceMap;
 
-use crate::forest::{Forest, Node, STRIPES};
+use crate::forest::{Node, STRIPES};
 use crate::id::PeerId;
 use crate::pace::Pace;
 use crate::plan::{Before, PeerPlan};
 use crate::planner::{Progress, ROUNDS_MAX, Registered};
+use crate::trees::Trees;
 
 mod entrants;
 mod parts;
@@ -24,9 +25,9 @@ mod roster;
 mod shares;
 mod stragglers;
 
-pub(crate) use roster::MemberState;
-use roster::{BACKUPS, Part, Roster};
-use shares::Shares;
+use roster::{BACKUPS, Part, Roster, rounded};
+pub(crate) use roster::{MemberState, Rated};
+pub(crate) use shares::{Shares, Work};
 
 /// Consecutive pieces in one stripe, at most: a 4 MiB read is long enough for any transport.
 const STRIPE_PIECES_MAX: u32 = 4;
@@ -64,8 +65,9 @@ pub(crate) struct SwarmState {
     /// How many members are in each repair.
     rounds: [usize; ROUNDS_MAX as usize + 1],
     roster: Roster,
-    forest: Forest,
-    shares: Shares,
+    trees: Trees,
+    /// What those count as who do not know the rate of their card.
+    mean: u64,
     /// The member that each stripe enters the swarm through.
     entrants: Vec<Option<Node>>,
     /// Who was the entrant of each stripe before it moved: they may have pieces of it on their way.
@@ -96,8 +98,8 @@ impl SwarmState {
             round: 0,
             rounds: [0; ROUNDS_MAX as usize + 1],
             roster: Roster::default(),
-            forest: Forest::new(stripes as usize),
-            shares: Shares::default(),
+            trees: Trees::new(stripes as usize),
+            mean: 1,
             entrants: vec![None; stripes as usize],
             moved_from: vec![Vec::new(); stripes as usize],
             holders: Vec::new(),
@@ -167,12 +169,16 @@ impl SwarmState {
             self.straggling.remove(&node);
             if let Some(before) = self.roster.get_mut(node) {
                 self.rounds[before.round as usize] -= 1;
-                member.class = before.class;
+                (member.class, member.rack) = (before.class, before.rack);
                 *before = member;
             }
             node
         } else {
             let node = self.roster.insert(member);
+            let rack = self.trees.enter(node, &facts.place);
+            if let Some(member) = self.roster.get_mut(node) {
+                member.rack = rack;
+            }
             self.keep_in_flight(node);
             node
         };
@@ -195,6 +201,7 @@ impl SwarmState {
             in_flight: None,
             straggles_until: None,
             class: None,
+            rack: 0,
             told: None,
         };
         member.add((self.stripe_pieces, self.entrants.len()), have);
@@ -293,64 +300,63 @@ impl SwarmState {
             self.concerned.extend(self.entrants.iter().flatten());
             self.concerned.extend(self.roster.unaware());
         }
-        self.shares.note_mean(&self.roster.sending());
+        self.mean = rounded(self.roster.sending().mean());
         self.assign_entrants();
         self.grow(&sorted);
         self.forget_left();
-        self.forest.tidy();
+        self.trees.tidy();
         self.tell(&sorted)
     }
 
     /// Makes the trees fit the members, of whom these have changed.
     fn grow(&mut self, sorted: &BTreeSet<Node>) {
         for node in &self.left {
-            if self.forest.contains(*node) {
-                self.forest.set_child(*node, false);
-            }
+            self.trees.retire(*node);
         }
-        let sending = self.roster.sending();
-        let is_anew = self.shares.adapt(self.entrants.len(), &self.roster.wanting(), &sending);
-        let mut new = Vec::new();
+        let racks = sorted.iter().filter_map(|node| Some(self.roster.get(*node)?.rack));
+        let racks: BTreeSet<usize> = racks.chain(self.trees.changed()).collect();
+        let anew: BTreeSet<usize> = racks.into_iter().filter(|rack| self.adapt_shares(*rack)).collect();
         for node in sorted {
-            let Some((is_child, budget)) = self.seat(*node) else {
-                if self.forest.contains(*node) && !self.entrants.contains(&Some(*node)) {
-                    self.forest.set_child(*node, false);
+            let Some((is_child, share)) = self.seat(*node) else {
+                if self.trees.contains(*node) && !self.entrants.contains(&Some(*node)) {
+                    self.trees.retire(*node);
                     self.left.push(*node);
                 }
                 continue;
             };
-            if self.forest.contains(*node) {
-                self.forest.set_child(*node, is_child);
-                self.forest.set_weight(*node, self.weight(*node));
-                self.forest.set_budget(*node, budget);
+            if self.trees.contains(*node) {
+                self.trees.set_child(*node, is_child);
+                self.trees.set_weight(*node, self.weight(*node));
+                self.trees.give(*node, share);
             } else {
-                self.forest.insert(*node, is_child, (self.weight(*node), budget));
-                new.push(*node);
+                self.trees.insert(*node, is_child, (self.weight(*node), share));
             }
         }
-        let is_first = self
-            .entrants
-            .iter()
-            .enumerate()
-            .any(|(stripe, entrant)| entrant.is_some() && self.forest.root(stripe).is_none());
-        for stripe in 0..self.entrants.len() {
-            self.forest.set_root(stripe, self.entrants[stripe]);
-        }
-        for node in &self.left {
-            if self.forest.contains(*node) {
-                self.forest.remove(*node);
+        let (roster, most) = (&self.roster, self.hardly_begun());
+        let is_begun =
+            |node: Node, stripe: usize| roster.get(node).is_some_and(|member| member.begun(stripe) > most);
+        self.trees.root(&self.entrants, is_begun);
+        for rack in self.trees.changed() {
+            let is_moved = self.trees.sends_otherwise(rack);
+            if is_moved {
+                self.adapt_shares(rack);
+            }
+            if is_moved || anew.contains(&rack) || self.trees.is_short(rack) {
+                self.share_anew(rack);
             }
         }
-        if is_anew || self.forest.is_short() {
-            self.share_anew(&sending);
-        }
-        if is_first {
-            self.forest.plant();
-        } else {
-            for node in new {
-                self.forest.hang_all(node);
-            }
-        }
+        self.trees.hang();
+    }
+
+    /// What a member may send.
+    fn share_of(&self, node: Node) -> u64 {
+        let shares = self.roster.get(node).map(|member| self.trees.shares(member.rack));
+        shares.map_or(0, |shares| shares.budget(self.weight(node)))
+    }
+
+    /// So many pieces of a stripe somebody may have from whom it still moves to another.
+    fn hardly_begun(&self) -> u32 {
+        self.piece_count / self.stripe_count() / 4
     }
 
     /// Whether a member wants the stripes, and how many children it may have; none where it has no place in the trees.
@@ -359,10 +365,10 @@ impl SwarmState {
         let class = member.class?;
         match class.part {
             Part::Wanting if Some(class.rank) == self.roster.serving_rank() => {
-                Some((true, self.shares.budget(self.weight(node))))
+                Some((true, self.share_of(node)))
             }
             Part::Wanting => Some((true, 0)),
-            Part::Holder if class.rank == 0 => Some((false, self.shares.budget(self.weight(node)))),
+            Part::Holder if class.rank == 0 => Some((false, self.share_of(node))),
             Part::Holder | Part::Seed | Part::Unaware | Part::Apart => None,
         }
     }
@@ -370,7 +376,7 @@ impl SwarmState {
     /// What a card does; peers that do not know theirs count as the mean of those that do.
     fn weight(&self, node: Node) -> u64 {
         let rate = self.roster.get(node).and_then(|member| member.class).map(|class| class.rate);
-        rate.filter(|rate| *rate > 0).unwrap_or_else(|| self.shares.mean())
+        rate.filter(|rate| *rate > 0).unwrap_or(self.mean)
     }
 
     /// Those who left are nobody's backup.
@@ -383,7 +389,9 @@ impl SwarmState {
             self.concerned.extend(self.roster.forget_backup(*node));
         }
         for node in left {
-            self.roster.release(node);
+            if self.roster.release(node) {
+                self.trees.release(node);
+            }
         }
     }
 
@@ -397,16 +405,14 @@ impl SwarmState {
             self.entrants.fill(None);
             self.moved_from.fill(Vec::new());
             self.roster.unsort_all();
-            for stripe in 0..self.entrants.len() {
-                self.forest.set_root(stripe, None);
-            }
+            self.trees.uproot();
         }
     }
 
     /// What those are told for whom anything changed.
     fn tell(&mut self, sorted: &BTreeSet<Node>) -> Vec<(PeerId, PeerPlan)> {
         let asked = std::mem::take(&mut self.concerned);
-        let mut concerned: BTreeSet<Node> = self.forest.take_touched().into_iter().collect();
+        let mut concerned: BTreeSet<Node> = self.trees.take_touched().into_iter().collect();
         concerned.extend(sorted);
         // Whoever has everything needs no plan, and hears of one only if it asked.
         let needs = |node: &Node| {

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use modelpack::layout::Run;
-use planner::{ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
+use planner::{
+    ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Place, Planner, Progress, StripeSource,
+};
 use proptest::{collection::vec, prelude::*};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
@@ -27,6 +29,7 @@ fn join(planner: &mut Planner, now: Duration, peer: PeerId, progress: Progress) 
             address: "host:1".into(),
             name: String::new(),
             nic_rate: None,
+            place: Place::default(),
             host: HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into()),
         },
     );

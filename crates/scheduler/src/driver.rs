@@ -313,7 +313,8 @@ mod tests {
     fn open(driver: &mut Driver, stream: StreamId, peer: PeerId, outbox: Arc<Outbox>) {
         let (name, address) = (String::new(), "host:1".to_owned());
         let host = planner::HostAddr::new(std::net::Ipv4Addr::LOCALHOST.into());
-        let register = Input::Register { peer, address, name, nic_rate: None, host };
+        let place = planner::Place::default();
+        let register = Input::Register { peer, address, name, nic_rate: None, place, host };
         let guest = Guest { register, may_redirect: true, unreachable: Vec::new() };
         driver.handle(Event::Opened { stream, peer, guest, outbox });
     }

@@ -109,6 +109,7 @@ impl Session {
             address: convert::address(hello.control_address)?,
             name: convert::name(hello.name)?,
             nic_rate: (rate > 0).then_some(rate),
+            place: convert::place(hello.labels)?,
             host: self.host,
         };
         let guest = Guest {

@@ -15,5 +15,5 @@ mod queue;
 pub mod sweep;
 mod world;
 
-pub use options::{Busy, Fault, Options, Report};
+pub use options::{Busy, Fault, Options, Racks, Report};
 pub use world::run;

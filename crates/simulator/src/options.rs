@@ -69,6 +69,22 @@ pub enum Fault {
     NoRates,
 }
 
+/// How nodes stand in racks: as many in each, in the order of their numbers. The origin stands in none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Racks {
+    /// How many.
+    pub count: usize,
+    /// Bytes per second of what joins each to the others, in each direction.
+    pub uplink: u64,
+}
+
+impl Racks {
+    /// The rack of a node.
+    pub fn of(&self, node: usize, nodes: usize) -> usize {
+        node * self.count / nodes.max(1)
+    }
+}
+
 /// A scenario.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -80,6 +96,8 @@ pub struct Options {
     pub rate: u64,
     /// Bytes per second of the origin.
     pub origin_rate: u64,
+    /// Without, all nodes stand together.
+    pub racks: Option<Racks>,
     /// In how many parts a piece crosses the network: more are nearer to a fluid, and slower to simulate.
     pub quanta: u32,
     /// What makes the run its own.
@@ -91,7 +109,7 @@ pub struct Options {
 impl Options {
     /// A healthy fleet.
     pub fn new(nodes: usize, pieces: u32, rate: u64) -> Self {
-        Self { nodes, pieces, rate, origin_rate: rate, quanta: 4, seed: 1, faults: Vec::new() }
+        Self { nodes, pieces, rate, origin_rate: rate, racks: None, quanta: 4, seed: 1, faults: Vec::new() }
     }
 }
 
@@ -106,6 +124,8 @@ pub struct Report {
     pub origin_bytes: u64,
     /// Payload bytes that seeds sent.
     pub seed_bytes: u64,
+    /// Payload bytes that nodes sent to other racks.
+    pub core_bytes: u64,
     /// Pieces each node received, duplicates included.
     pub received: Vec<u64>,
     /// Nodes that were blamed.
@@ -128,6 +148,7 @@ impl Report {
             failed: Vec::new(),
             origin_bytes: 0,
             seed_bytes: 0,
+            core_bytes: 0,
             received: vec![0; nodes],
             blamed: BTreeSet::new(),
             standings: BTreeMap::new(),

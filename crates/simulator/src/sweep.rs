@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use modelpack::layout::PIECE_BYTES;
-use planner::bound::{Bound, Rates, discrete_optimum};
+use planner::bound::{Bound, Broadcast, Rates, discrete_optimum};
 
-use crate::options::{Fault, Options, Report};
+use crate::options::{Fault, Options, Racks, Report};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +28,13 @@ pub enum Case {
     SchedulerDown,
     /// Cards of the whole, half and quarter of the rate, a third of the peers each.
     Heterogeneous,
+    /// Racks whose uplinks do a third of what their cards do: eight, or two where there are less than 64 peers.
+    Racks,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Clean,
         Self::Slow,
         Self::Kill,
@@ -41,6 +43,7 @@ impl Case {
         Self::Late,
         Self::SchedulerDown,
         Self::Heterogeneous,
+        Self::Racks,
     ];
 
     /// Its name on the command line.
@@ -54,6 +57,7 @@ impl Case {
             Self::Late => "late",
             Self::SchedulerDown => "scheduler-down",
             Self::Heterogeneous => "heterogeneous",
+            Self::Racks => "racks",
         }
     }
 }
@@ -84,6 +88,8 @@ pub struct Figures {
     pub late: Option<f64>,
     /// Copies of the artifact that left the origin.
     pub origin_copies: f64,
+    /// What crossed between racks, as a multiple of what must: a copy for each rack but one. Only where there are racks.
+    pub core: Option<f64>,
     /// When the last healthy peer was done.
     pub last: Duration,
 }
@@ -98,6 +104,12 @@ impl Figures {
 /// The share of peers that are slow, or die.
 const FEW: u32 = 10;
 
+/// From so many peers on there are eight racks.
+const MANY: u32 = 64;
+
+/// How many times faster the cards of a rack are together than its uplink.
+const OVERSUBSCRIPTION: u64 = 3;
+
 impl Sweep {
     /// Bytes of one piece of the artifact.
     pub fn piece_bytes(&self) -> u64 {
@@ -108,7 +120,8 @@ impl Sweep {
     pub fn yardsticks(&self) -> (Duration, Duration) {
         let rate = as_f64(self.rate);
         let rates = vec![Rates { up: rate, down: rate }; self.peers as usize];
-        let bound = Bound::new(self.bytes, Some(self.origin_rate()), &rates).time();
+        let bound =
+            Bound::new(self.bytes, Some(self.origin_rate()), &rates).time().max(self.bound_of_racks());
         (bound, discrete_optimum(self.pieces, self.peers, self.piece_bytes(), rate))
     }
 
@@ -119,6 +132,46 @@ impl Sweep {
             Case::OriginSlow => rate / 2.0,
             _ => rate,
         }
+    }
+
+    fn racks(&self) -> Option<Racks> {
+        let count: u32 = if self.peers < MANY { 2 } else { 8 };
+        // Racks that are smaller by one have the uplink of the others.
+        let uplink = u64::from(self.peers.div_ceil(count)) * self.rate / OVERSUBSCRIPTION;
+        (self.case == Case::Racks).then_some(Racks { count: count as usize, uplink })
+    }
+
+    /// What a mesh that knows nothing of racks takes, and how many there are; only where there are racks.
+    pub fn of_random_mesh(&self) -> Option<(Duration, usize)> {
+        let racks = self.racks()?;
+        let oversubscription = f64::from(u32::try_from(OVERSUBSCRIPTION).ok()?);
+        let time = self.broadcast().racks_random(u32::try_from(racks.count).ok()?, oversubscription);
+        Some((time, racks.count))
+    }
+
+    /// Copies of the artifact that have to cross between racks.
+    fn core_copies(&self, racks: Racks) -> f64 {
+        let racks = u32::try_from(racks.count).expect("few racks");
+        as_f64(self.broadcast().core_bytes(racks)) / as_f64(self.bytes)
+    }
+
+    fn broadcast(&self) -> Broadcast {
+        Broadcast {
+            bytes: self.bytes,
+            pieces: self.pieces,
+            receivers: self.peers,
+            rate: as_f64(self.rate),
+            hop: Duration::ZERO,
+        }
+    }
+
+    /// The bound of racks, in which each is a member with its uplink as card.
+    fn bound_of_racks(&self) -> Duration {
+        let racks = self.racks().map(|racks| {
+            let rate = as_f64(racks.uplink);
+            vec![Rates { up: rate, down: rate }; racks.count]
+        });
+        Bound::new(self.bytes, Some(self.origin_rate()), &racks.unwrap_or_default()).time()
     }
 
     /// The rate of a card relative to the fastest, as a divisor.
@@ -151,6 +204,7 @@ impl Sweep {
         let mut options = Options {
             origin_rate: scaled(self.origin_rate()),
             quanta: self.quanta,
+            racks: self.racks().map(|racks| Racks { uplink: scaled(as_f64(racks.uplink)), ..racks }),
             seed,
             ..Options::new(self.peers as usize, self.pieces, scaled(as_f64(self.rate)))
         };
@@ -186,7 +240,8 @@ impl Sweep {
         let (same, others): (Vec<u32>, Vec<u32>) =
             (0..self.peers).partition(|other| self.is_healthy(*other) && self.divisor(*other) <= own);
         let of = |peers: Vec<u32>| -> Vec<Rates> { peers.into_iter().map(rates).collect() };
-        Bound::with_helpers(self.bytes, Some(self.origin_rate()), &of(same), &of(others)).time()
+        let cards = Bound::with_helpers(self.bytes, Some(self.origin_rate()), &of(same), &of(others)).time();
+        cards.max(self.bound_of_racks())
     }
 
     /// What came of a run.
@@ -201,12 +256,14 @@ impl Sweep {
             let time = report.done[peer as usize].map(|done| done.saturating_sub(from));
             time.map_or(f64::INFINITY, |time| time.as_secs_f64() / bound.as_secs_f64())
         };
+        let copies = |bytes: u64| as_f64(bytes) / as_f64(u64::from(self.pieces) * PIECE_BYTES);
         let healthy: Vec<u32> =
             (0..self.peers).filter(|peer| self.is_healthy(*peer) && Some(*peer) != late).collect();
         Figures {
             ratios: healthy.iter().map(|peer| ratio(*peer, Duration::ZERO)).collect(),
             late: late.map(|peer| ratio(peer, from)),
-            origin_copies: as_f64(report.origin_bytes) / as_f64(u64::from(self.pieces) * PIECE_BYTES),
+            origin_copies: copies(report.origin_bytes),
+            core: self.racks().map(|racks| copies(report.core_bytes) / self.core_copies(racks)),
             last: healthy.iter().filter_map(|peer| report.done[*peer as usize]).max().unwrap_or_default(),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
-use planner::{ArtifactId, HostAddr, PeerId, Planner};
+use planner::{ArtifactId, HostAddr, PeerId, Place, Planner};
 use swarm::{Config, Input, Output, ReadId, ReadOutcome, Swarm};
 
 use crate::network::{Crossed, Network, Served};
@@ -90,6 +90,8 @@ struct World {
     network: Network,
     /// The fleet; the last one is the origin.
     nodes: Vec<Node>,
+    /// Each rack's stations, to the other racks and from them.
+    uplinks: Vec<(u32, u32)>,
     planner: Option<Planner>,
     planner_wake: Option<Duration>,
     layout: PieceLayout,
@@ -145,6 +147,7 @@ impl World {
             queue: Queue::new(LATENCY),
             network: Network::new(options.quanta),
             nodes: Vec::new(),
+            uplinks: Vec::new(),
             planner: Some(Planner::new()),
             planner_wake: None,
             layout,
@@ -160,6 +163,10 @@ impl World {
         for node in 0..=count {
             let rate = if node == count { world.options.origin_rate } else { world.options.rate };
             world.add_node(rate);
+        }
+        if let Some(racks) = world.options.racks {
+            let mut station = || world.network.add_station(racks.uplink);
+            world.uplinks = (0..racks.count).map(|_| (station(), station())).collect();
         }
         let mut begin = vec![Duration::ZERO; count];
         for fault in world.options.faults.clone() {
@@ -226,6 +233,12 @@ impl World {
 
     fn id_of(&self, node: u32) -> PeerId {
         id_of(node, self.options.seed)
+    }
+
+    /// The rack of a node, if there are racks; the origin is in none.
+    fn rack_of(&self, node: u32) -> Option<usize> {
+        let racks = self.options.racks.filter(|_| node < self.origin())?;
+        Some(racks.of(node as usize, self.options.nodes))
     }
 
     fn at(&mut self, node: u32) -> &mut Node {
@@ -315,7 +328,9 @@ impl World {
         let (address, name) = (format!("node-{node}:1"), format!("node-{node}"));
         let [_, b, c, d] = node.to_be_bytes();
         let host = HostAddr::new(Ipv4Addr::new(10, b, c, d).into());
-        self.tell_planner(planner::Input::Register { peer, address, name, nic_rate, host });
+        let rack = self.rack_of(node).map_or_else(String::new, |rack| format!("rack-{rack}"));
+        let place = Place { zone: String::new(), rack };
+        self.tell_planner(planner::Input::Register { peer, address, name, nic_rate, place, host });
         self.tell_planner(planner::Input::Join {
             peer,
             artifact: ARTIFACT,

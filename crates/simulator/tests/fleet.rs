@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use modelpack::layout::PIECE_BYTES;
 use planner::bound::{Bound, Rates, discrete_optimum};
-use simulator::{Fault, Options, Report, run};
+use simulator::{Fault, Options, Racks, Report, run};
 
 const RATE: u64 = 1 << 30;
 const PIECES: u32 = 512;
@@ -84,6 +84,51 @@ fn a_fleet_of_64_finishes_and_reads_the_origin_once() {
     let options = Options { pieces: 96, ..fleet(64, vec![]) };
     let (report, _) = check("64", &options, &[]);
     assert!(copies(&report, &options) <= 1.02, "the origin sent {}", copies(&report, &options));
+}
+
+/// Racks whose uplinks do a third of what their cards do.
+fn racked(nodes: usize, count: usize, faults: Vec<Fault>) -> Options {
+    let uplink = (nodes / count) as u64 * RATE / 3;
+    Options { racks: Some(Racks { count, uplink }), ..fleet(nodes, faults) }
+}
+
+#[test]
+fn what_crosses_between_racks_crosses_once_for_each() {
+    for (nodes, count) in [(8, 2), (16, 2), (32, 4)] {
+        let options = racked(nodes, count, vec![]);
+        let (report, ratio) = check("racks", &options, &[]);
+        let core = core(&report, count);
+        assert!((1.0..=1.05).contains(&core), "N={nodes}: {core}");
+        assert!(copies(&report, &options) <= 1.02 && ratio <= 1.3, "N={nodes}: {ratio}");
+    }
+    assert_eq!(run(&fleet(16, vec![])).core_bytes, 0);
+}
+
+/// What crossed between racks, as a multiple of what must.
+fn core(report: &Report, racks: usize) -> f64 {
+    report.core_bytes as f64 / ((racks as u64 - 1) * u64::from(PIECES) * PIECE_BYTES) as f64
+}
+
+#[test]
+fn whoever_lets_stripes_into_a_rack_may_die() {
+    for node in [0, 1, 8, 9, 15] {
+        let options = racked(16, 2, vec![Fault::Kill { node, at: HALF }]);
+        let (report, ratio) = check("dead root", &options, &[node]);
+        let core = core(&report, 2);
+        assert!(copies(&report, &options) <= 1.1 && ratio <= 1.3 && core <= 1.2, "{node}: {ratio} {core}");
+    }
+}
+
+#[test]
+fn without_a_scheduler_a_dead_root_is_routed_around() {
+    // They let in what comes from the other rack; all of their rack fetch that from there then.
+    for node in [9, 12, 24, 31] {
+        let faults = vec![Fault::SchedulerGone { at: HALF / 2 }, Fault::Kill { node, at: HALF }];
+        let options = racked(32, 2, faults);
+        let (report, ratio) = check("dead root, no scheduler", &options, &[node]);
+        let core = core(&report, 2);
+        assert!(copies(&report, &options) <= 1.02 && ratio <= 3.2 && core <= 1.6, "{node}: {ratio} {core}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use planner::{StripeSet, StripeSource};
+use planner::{PeerId, StripeSet, StripeSource};
 
 use crate::bits::Bits;
 use crate::io::Output;
@@ -14,6 +14,11 @@ use crate::swarm::Swarm;
 /// A stripe is behind when this part of it is wanted though others have it: more than the parts of a tree differ by.
 const BEHIND_SHARE: u32 = 12;
 const BEHIND_MIN: u32 = 2;
+
+/// What is so many times further behind, and by so many pieces, is fetched from other racks by whoever wants it: what one
+/// peer lets into a rack comes a little later than what others do, and several would ask for the same.
+const MUCH: u32 = 2;
+const MUCH_MIN: u32 = 8;
 
 /// Or when most stripes have been done for this part of the time that they took, and for this long: trees have drained
 /// by then.
@@ -30,15 +35,27 @@ const SPREAD_SHARE: usize = 3;
 const LOOKS: u32 = 256;
 const LOOK_MIN: Duration = Duration::from_millis(1);
 
+/// Whether others have what a stripe's parent should have given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    Not,
+    /// So much of it that others are asked, or trees have drained, and cards are idle.
+    Some,
+    /// So much of it that others are asked in other racks, too.
+    Much,
+}
+
 /// The plan's edges, as they stand.
 #[derive(Clone, Debug)]
 pub(crate) struct Edges {
     /// Pieces that anybody may give: of stripes that no usable link is the parent of, or that are behind.
     pub(crate) orphans: Bits,
+    /// Those of them that may be asked of other racks.
+    away: Bits,
     /// Pieces that are spread widely enough to be asked of anybody.
     spread: Bits,
-    /// Which stripes are behind.
-    behind: Vec<bool>,
+    /// Which stripes are behind, or may be because trees have drained.
+    behind: Vec<Behind>,
     /// When that was seen.
     looked_at: Duration,
     /// Since when most stripes are done.
@@ -53,6 +70,7 @@ impl Edges {
     pub(crate) fn new(piece_count: u32) -> Self {
         Self {
             orphans: Bits::empty(piece_count),
+            away: Bits::empty(piece_count),
             spread: Bits::empty(piece_count),
             behind: Vec::new(),
             looked_at: Duration::ZERO,
@@ -74,6 +92,7 @@ impl Swarm {
             link.mine = Bits::empty(0);
         }
         self.edges.orphans = Bits::empty(piece_count);
+        self.edges.away = Bits::empty(piece_count);
         let mut orphaned = 0;
         for (number, (stripe, mask)) in self.stripes.all().iter().zip(self.stripes.masks()).enumerate() {
             let parent = match stripe.source {
@@ -81,15 +100,22 @@ impl Swarm {
                 StripeSource::Origin | StripeSource::None => None,
             };
             let usable = parent.as_ref().filter(|link| link.is_usable());
+            let is_far = matches!(&stripe.source, StripeSource::Parent(parent) if self.far.contains(parent));
+            let behind = self.edges.behind.get(number).copied().unwrap_or(Behind::Not);
             let rests = usable.map_or(0, |link| link.rests(self.now, self.config.stall_min));
             // A seed is asked for what nobody else has.
             let is_seed =
                 matches!(&stripe.source, StripeSource::Parent(parent) if self.seeds.contains(parent));
             if usable.is_none() || is_seed || stripe.is_last_resort || rests >= RESTS_LONG {
                 self.edges.orphans.unite(mask);
+                self.edges.away.unite(mask);
                 orphaned |= bit(number);
-            } else if rests > 0 || self.edges.behind.get(number) == Some(&true) {
+            } else if rests > 0 || behind != Behind::Not {
                 self.edges.orphans.unite_common(mask, &self.edges.spread);
+                // What somebody lets into this rack in time is not fetched there by others too.
+                if is_far || behind == Behind::Much {
+                    self.edges.away.unite_common(mask, &self.edges.spread);
+                }
                 orphaned |= bit(number);
             }
             if let Some(link) = parent {
@@ -100,6 +126,18 @@ impl Swarm {
             }
         }
         self.say_interests(orphaned);
+    }
+
+    /// Orphans that a link may be asked for, in a word of them: of another rack only what nobody has who is near.
+    pub(crate) fn orphans_for(&self, peer: PeerId, word: usize) -> u64 {
+        if !self.far.contains(&peer) {
+            return self.edges.orphans.word(word);
+        }
+        let near = self.links.iter().filter(|(peer, link)| link.is_usable() && !self.far.contains(peer));
+        match self.edges.away.word(word) {
+            0 => 0,
+            away => near.fold(away, |left, (_, link)| left & !link.has.word(word)),
+        }
     }
 
     /// Asks every link for early news of what is read from it: the stripes that it is the parent of, and those that
@@ -134,17 +172,25 @@ impl Swarm {
         let stripes = self.stripes.all();
         let whole = self.layout.piece_count() / u32::try_from(stripes.len()).unwrap_or(u32::MAX);
         let behind_from = (whole / BEHIND_SHARE).max(BEHIND_MIN);
+        let much_from = (behind_from * MUCH).max(MUCH_MIN);
         let wanted = self.wanted.without(&self.postponed);
         let is_behind = |(stripe, mask): (&Stripe, &Bits)| {
             let has_parent = matches!(stripe.source, StripeSource::Parent(_));
-            let lag = || mask.count_common(&wanted, &self.edges.spread);
-            has_parent && stripe.wanted > 0 && (self.edges.is_drained || lag() >= behind_from)
+            if !has_parent || stripe.wanted == 0 {
+                return Behind::Not;
+            }
+            match mask.count_common(&wanted, &self.edges.spread) {
+                lag if lag >= much_from => Behind::Much,
+                lag if lag >= behind_from || self.edges.is_drained => Behind::Some,
+                _ => Behind::Not,
+            }
         };
-        let behind: Vec<bool> = stripes.iter().zip(self.stripes.masks()).map(is_behind).collect();
+        let behind: Vec<Behind> = stripes.iter().zip(self.stripes.masks()).map(is_behind).collect();
         let is_resting = |link: &Link| link.rests(self.now, self.config.stall_min) > 0;
         let rests = self.links.values().any(|link| !link.mine.is_empty() && is_resting(link));
         // What is spread has changed, too.
-        self.edges.are_stale |= behind != self.edges.behind || behind.contains(&true) || rests;
+        self.edges.are_stale |=
+            behind != self.edges.behind || behind.iter().any(|at| *at != Behind::Not) || rests;
         self.edges.behind = behind;
     }
 
@@ -182,7 +228,7 @@ impl Swarm {
             |link: &Link| link.is_slow || matches!(link.state, LinkState::Leaving | LinkState::Down { .. });
         self.links.get(&parent).is_some_and(is_broken)
             || self.seeds.contains(&parent)
-            || self.edges.behind.get(number) == Some(&true)
+            || self.edges.behind.get(number).is_some_and(|at| *at != Behind::Not)
     }
 }
 

@@ -127,7 +127,7 @@ impl Swarm {
         if !mine.is_empty() {
             return mine;
         }
-        self.window(link, |at| self.edges.orphans.word(at))
+        self.window(link, |at| self.orphans_for(peer, at))
     }
 
     /// For seeds, which are asked for what nobody has, and slow links, which are asked last.

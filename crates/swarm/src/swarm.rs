@@ -76,6 +76,8 @@ pub struct Swarm {
     pub(crate) lost_at: Option<Duration>,
     /// Members that are origins: each piece is asked of them once, by the entrant of its stripe.
     pub(crate) seeds: BTreeSet<PeerId>,
+    /// Members of other racks: what they send crosses uplinks that many share.
+    pub(crate) far: BTreeSet<PeerId>,
     pub(crate) stripes: Stripes,
     pub(crate) origin: Origin,
     pub(crate) links: BTreeMap<PeerId, Link>,
@@ -129,6 +131,7 @@ impl Swarm {
             plan: None,
             lost_at: None,
             seeds: BTreeSet::new(),
+            far: BTreeSet::new(),
             stripes,
             origin: Origin::new(),
             links: BTreeMap::new(),
@@ -330,6 +333,7 @@ impl Swarm {
         (self.edges.are_stale, self.is_coming_stale) = (true, true);
         self.lost_at = None;
         self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
+        self.far = plan.members.iter().filter(|member| member.is_far).map(|member| member.id).collect();
         for peer in &plan.quarantined {
             // No plan names it, so that nothing opens it again.
             self.part_with(*peer);

@@ -15,7 +15,13 @@ const ME: PeerId = PeerId::new([1; 16]);
 const PARENT: PeerId = PeerId::new([2; 16]);
 
 fn plan(epoch: u64, source: StripeSource, members: &[PeerId]) -> PeerPlan {
-    let member = |id: &PeerId| Member { id: *id, address: "a:1".into(), name: "".into(), is_seed: false };
+    let member = |id: &PeerId| Member {
+        id: *id,
+        address: "a:1".into(),
+        name: "".into(),
+        is_seed: false,
+        is_far: false,
+    };
     PeerPlan {
         epoch,
         stripe_pieces: 4,

@@ -32,7 +32,7 @@ fn plan() -> PeerPlan {
         epoch: 1,
         stripe_pieces: 4,
         stripes: vec![StripePart { source, backups: Vec::new(), before: Vec::new() }],
-        members: vec![Member { id: PARENT, address, name: "".into(), is_seed: false }],
+        members: vec![Member { id: PARENT, address, name: "".into(), is_seed: false, is_far: false }],
         quarantined: Vec::new(),
         finish: None,
         bound: None,

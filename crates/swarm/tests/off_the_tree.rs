@@ -18,9 +18,11 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn plan(sources: [StripeSource; 2]) -> PeerPlan {
+fn plan(sources: [StripeSource; 2], far: &[PeerId]) -> PeerPlan {
     let part = |source| StripePart { source, backups: BACKUPS.to_vec(), before: Vec::new() };
-    let member = |id| Member { id, address: "peer:1".into(), name: "".into(), is_seed: false };
+    let is_far = |id: PeerId| far.contains(&id);
+    let member =
+        |id| Member { id, address: "peer:1".into(), name: "".into(), is_seed: false, is_far: is_far(id) };
     PeerPlan {
         epoch: 1,
         stripe_pieces: 1,
@@ -41,11 +43,16 @@ struct Play {
 
 impl Play {
     fn new(sources: [StripeSource; 2]) -> Self {
+        Self::among(sources, &[])
+    }
+
+    /// Some of the others stand in other racks.
+    fn among(sources: [StripeSource; 2], far: &[PeerId]) -> Self {
         let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
         let swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
         let mut play = Self { swarm, now: Duration::ZERO, outputs: Vec::new() };
         play.tell(Input::OriginUp { ranges: true });
-        play.tell(Input::Plan(plan(sources)));
+        play.tell(Input::Plan(plan(sources, far)));
         for peer in PARENTS.into_iter().chain(BACKUPS) {
             play.tell(Input::LinkUp { peer, in_flight_max: 16 });
         }
@@ -199,4 +206,41 @@ fn what_a_source_refuses_it_has_not() {
     assert_eq!(play.pass(ms(90), &[]), [], "not again, however long it waits");
     play.has(PARENTS[0], even(2));
     assert_eq!(play.pass(ms(1500), &PARENTS), [(PARENTS[0], 0)], "until it says so again");
+}
+
+#[test]
+fn what_comes_into_the_rack_in_time_is_not_fetched_there_by_others_too() {
+    // The first parent rests: what somebody near has is asked of that one, what is only elsewhere of nobody.
+    let mut play = Play::among(PARENTS.map(StripeSource::Parent), &[BACKUPS[1]]);
+    play.has(PARENTS[0], even(20));
+    play.pass(ms(10), &PARENTS);
+    play.has(BACKUPS[0], even(28));
+    play.has(BACKUPS[1], even(36));
+    let asked = play.pass(ms(150), &PARENTS);
+    assert!(asked.iter().all(|(peer, _)| *peer == BACKUPS[0]), "{asked:?}");
+    assert!(!asked.is_empty());
+}
+
+#[test]
+fn when_the_parent_is_gone_what_nobody_near_has_is_fetched_from_elsewhere() {
+    let mut play = Play::among(PARENTS.map(StripeSource::Parent), &[BACKUPS[1]]);
+    play.has(BACKUPS[0], even(12));
+    play.has(BACKUPS[1], even(24));
+    play.tell(Input::LinkDown { peer: PARENTS[0] });
+    let asked = play.pass(ms(50), &BACKUPS);
+    let of = |peer: PeerId| -> BTreeSet<u32> {
+        asked.iter().filter(|(from, _)| *from == peer).map(|(_, piece)| *piece).collect()
+    };
+    assert_eq!(of(BACKUPS[0]), even(12).collect());
+    assert_eq!(of(BACKUPS[1]), even(24).skip(6).collect());
+}
+
+#[test]
+fn whoever_reads_from_another_rack_asks_there_when_its_parent_rests() {
+    let mut play = Play::among(PARENTS.map(StripeSource::Parent), &[PARENTS[0], BACKUPS[1]]);
+    play.has(PARENTS[0], even(20));
+    play.pass(ms(10), &PARENTS);
+    play.has(BACKUPS[1], even(40));
+    let asked = play.pass(ms(150), &PARENTS);
+    assert!(asked.iter().any(|(peer, piece)| *peer == BACKUPS[1] && *piece >= 20), "{asked:?}");
 }

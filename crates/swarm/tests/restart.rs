@@ -16,7 +16,8 @@ const NOW: Duration = Duration::from_millis(1);
 
 /// A plan of one stripe.
 fn plan(epoch: u64, source: StripeSource, before: Vec<Before>) -> PeerPlan {
-    let member = Member { id: OTHER, address: "other:1".into(), name: "".into(), is_seed: false };
+    let member =
+        Member { id: OTHER, address: "other:1".into(), name: "".into(), is_seed: false, is_far: false };
     PeerPlan {
         epoch,
         stripe_pieces: PIECES,

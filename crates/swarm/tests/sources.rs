@@ -16,7 +16,8 @@ const PARENT: PeerId = PeerId::new([2; 16]);
 /// A plan in which the parent gives everything.
 fn plan() -> PeerPlan {
     let source = StripeSource::Parent(PARENT);
-    let parent = Member { id: PARENT, address: "parent:1".into(), name: "".into(), is_seed: false };
+    let parent =
+        Member { id: PARENT, address: "parent:1".into(), name: "".into(), is_seed: false, is_far: false };
     PeerPlan {
         epoch: 1,
         stripe_pieces: 4,

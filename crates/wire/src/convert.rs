@@ -3,11 +3,14 @@
 //! A message's size is bounded by the transport's message limit before it gets here; these checks bound what the numbers
 //! in it can make the receiver do.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use identity::Voucher;
 use modelpack::layout::{PIECES_MAX, PieceIndex, Run};
-use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSet, StripeSource};
+use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource};
 
 use crate::{WireError, control, schedulers::SCHEDULERS_MAX};
 
@@ -25,6 +28,9 @@ pub const ADDRESS_BYTES_MAX: usize = 260;
 
 /// Most bytes of a name for people: what fits a line of progress.
 pub const NAME_BYTES_MAX: usize = 128;
+
+/// Most bytes of the name of a zone or a rack: those of every member fit one message.
+pub const LABEL_BYTES_MAX: usize = 32;
 
 /// Longest prediction that is taken seriously: 10 years. Beyond, `Duration` arithmetic could overflow.
 const SECONDS_MAX: f64 = 10.0 * 365.0 * 86_400.0;
@@ -91,6 +97,36 @@ pub fn name(text: String) -> Result<String, WireError> {
         return Err(WireError::Invalid { field: "name", why: "it holds control characters" });
     }
     Ok(text)
+}
+
+/// The name of a zone or a rack, or nothing.
+pub fn label(text: String) -> Result<String, WireError> {
+    bounded("label", text.len(), LABEL_BYTES_MAX)?;
+    name(text)
+}
+
+/// The labels by which a peer says where it stands.
+const ZONE: &str = "zone";
+const RACK: &str = "rack";
+
+/// A place as labels; nothing is said where there is none.
+pub fn labels(place: &Place) -> BTreeMap<String, String> {
+    let labels =
+        [(ZONE, &place.zone), (RACK, &place.rack)].into_iter().filter(|(_, value)| !value.is_empty());
+    labels.map(|(name, value)| (name.to_owned(), value.clone())).collect()
+}
+
+/// The place that labels tell of; others are for later versions.
+pub fn place(labels: impl IntoIterator<Item = (String, String)>) -> Result<Place, WireError> {
+    let mut place = Place::default();
+    for (name, value) in labels {
+        match name.as_str() {
+            ZONE => place.zone = label(value)?,
+            RACK => place.rack = label(value)?,
+            _ => {}
+        }
+    }
+    Ok(place)
 }
 
 /// Runs of an artifact of `piece_count` pieces: none empty, none beyond the end, ascending and apart.
@@ -205,6 +241,7 @@ impl From<&Member> for control::Member {
             control_address: member.address.to_string(),
             seed: member.is_seed,
             name: member.name.to_string(),
+            far: member.is_far,
         }
     }
 }
@@ -218,6 +255,7 @@ impl TryFrom<control::Member> for Member {
             address: address(member.control_address)?.into(),
             name: name(member.name)?.into(),
             is_seed: member.seed,
+            is_far: member.far,
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use planner::{MemberStatus, PeerId, PlanStatus, StripeSource};
+use planner::{MemberStatus, PeerId, Place, PlanStatus, StripeSource};
 
 use crate::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
@@ -13,8 +13,8 @@ use crate::{
     convert::{self, STRIPES_MAX, bounded},
 };
 
-/// Members that are listed, at most: each takes at most ~300 bytes (a name of 128 and 32 numbers of three bytes), so
-/// that they fit a message of 4 MiB.
+/// Members that are listed, at most: each takes at most ~340 bytes (a name of 128, two labels of 32, and 32 numbers
+/// of three bytes), so that they fit a message of 4 MiB.
 pub const MEMBERS_MAX: usize = 12_288;
 
 /// A source as a number: no listed member, the origin, or the member of that number.
@@ -42,6 +42,8 @@ pub fn plan_status_message(plan: Option<&PlanStatus>) -> CurrentPlanReply {
         nic_bytes_per_second: member.nic_rate.unwrap_or(0),
         seed: member.is_seed,
         pieces: member.pieces,
+        zone: member.place.zone.clone(),
+        rack: member.place.rack.clone(),
         sources: member.sources.iter().map(source).collect(),
     };
     let seconds = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
@@ -92,6 +94,7 @@ pub fn plan_status(reply: CurrentPlanReply) -> Result<Option<PlanStatus>, WireEr
             peer: *peer,
             name: convert::name(member.name)?,
             nic_rate: Some(member.nic_bytes_per_second).filter(|rate| *rate > 0),
+            place: Place { zone: convert::label(member.zone)?, rack: convert::label(member.rack)? },
             is_seed: member.seed,
             pieces: member.pieces,
             sources: member.sources.into_iter().map(source).collect::<Result<_, _>>()?,

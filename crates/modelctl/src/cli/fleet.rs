@@ -10,7 +10,8 @@ use modelpack::{
     reference::Reference,
 };
 
-use wire::schedulers::scheduler_address;
+use planner::Place;
+use wire::{convert, schedulers::scheduler_address};
 
 use super::{RegistryArgs, TransportArgs, reference};
 
@@ -97,6 +98,9 @@ pub(crate) struct EmbeddedArgs {
     #[arg(long, value_name = "HOST", env = "MODELCTL_ADVERTISE", hide_env_values = true)]
     pub(crate) advertise: Option<String>,
 
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+
     /// How long it may live on when it is done, while others still read from it
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub(crate) linger: Wait,
@@ -104,6 +108,31 @@ pub(crate) struct EmbeddedArgs {
     /// With a fleet key: do not encrypt model bytes between peers, which is faster
     #[arg(long, requires = "fleet_key")]
     pub(crate) data_plain: bool,
+}
+
+/// Where a process stands: bytes cross from rack to rack, and from zone to zone, once for all who are there.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PlaceArgs {
+    /// The zone it stands in, a room or a data centre: of each part of an artifact one copy comes into it
+    #[arg(long, value_name = "NAME", env = "MODELCTL_ZONE", hide_env_values = true, value_parser = label)]
+    pub(crate) zone: Option<String>,
+
+    /// The rack it stands in within its zone, the machines of one switch: one copy comes into it
+    #[arg(long, value_name = "NAME", env = "MODELCTL_RACK", hide_env_values = true, value_parser = label)]
+    pub(crate) rack: Option<String>,
+}
+
+impl From<&PlaceArgs> for Place {
+    fn from(args: &PlaceArgs) -> Self {
+        let [zone, rack] = [&args.zone, &args.rack].map(|label| label.clone().unwrap_or_default());
+        Self { zone, rack }
+    }
+}
+
+/// The name of a zone or a rack.
+pub(crate) fn label(text: &str) -> Result<String, String> {
+    let why = |_| format!("it has at most {} bytes, and no control characters", convert::LABEL_BYTES_MAX);
+    convert::label(text.to_owned()).map_err(why)
 }
 
 /// How long an end may be put off, as in `10s`, `500ms`, `2m` or `0`.
@@ -273,6 +302,9 @@ pub(crate) struct PeerArgs {
     /// What the network card does in each direction, as in 25gbit or 3GB/s; a bare number is in mbit
     #[arg(long, value_name = "RATE", env = "MODELCTL_NIC_RATE", hide_env_values = true)]
     pub(crate) nic_rate: Option<Rate>,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 
     /// Its name in messages for people [default: the host's name]
     #[arg(long, env = "MODELCTL_NAME", hide_env_values = true)]

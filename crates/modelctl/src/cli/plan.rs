@@ -17,12 +17,13 @@ peers wanted the artifact at once, and shows it: the time that no distribution c
 sets it, the predicted time, what is read from the origin by whom, and the trees. Each stripe, an
 equal part of the pieces, travels along a tree of its own. Nothing is sent to anybody.
 
-The file has one peer a line: NAME RATE [seed], where RATE is what its network card does in each
-direction, as in --nic-rate. NAME[1-64] stands for 64 peers, # begins a comment. Where there are
-seeds they are the origin, and nobody reads the registry:
+The file has one peer a line: NAME RATE [zone=ZONE] [rack=RACK] [seed], where RATE is what its
+network card does in each direction, as in --nic-rate. NAME[1-64] stands for 64 peers, # begins a
+comment. Where there are seeds they are the origin, and nobody reads the registry:
 
   # what stands in the new racks
-  node[01-16]  100gbit
+  node[01-16]  100gbit  rack=r1
+  node[17-32]  100gbit  rack=r2
   old-1        25gbit
   store        10GB/s  seed
 

@@ -11,7 +11,7 @@ mod svg;
 mod trees;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     fs,
     time::Duration,
@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::Context as _;
 use planner::{
-    ArtifactId,
+    ArtifactId, Place,
     bound::{Binding, Bound},
 };
 use serde::Serialize;
@@ -62,6 +62,8 @@ struct Report {
     bounded_by: Option<&'static str>,
     bounds: Option<Bounds>,
     finish_seconds: Option<f64>,
+    /// About what crosses from rack to rack, all stripes together.
+    crossing_bytes: u64,
     /// All; the list holds the first few thousand.
     peer_count: u32,
     /// The seeds first.
@@ -88,6 +90,8 @@ struct Bounds {
 struct PeerFacts {
     name: String,
     nic_bytes_per_second: Option<u64>,
+    zone: Option<String>,
+    rack: Option<String>,
     seed: bool,
     /// About what it reads from the origin.
     origin_bytes: u64,
@@ -213,6 +217,7 @@ impl Report {
             bounded_by: Some(imagined::word(binding)),
             bounds: Some(Bounds::from(&bound)),
             finish_seconds: Some(finish.as_secs_f64()),
+            crossing_bytes: 0,
             peer_count: u32::try_from(peers.len()).unwrap_or(u32::MAX),
             peers: Vec::new(),
             stripes: Vec::new(),
@@ -237,6 +242,7 @@ impl Report {
             bounded_by: None,
             bounds: None,
             finish_seconds: plan.finish.map(|time| time.as_secs_f64()),
+            crossing_bytes: 0,
             peer_count: plan.member_count,
             peers: Vec::new(),
             stripes: Vec::new(),
@@ -250,14 +256,20 @@ impl Report {
         let Drawing { peers, trees, .. } = &self.drawing;
         let sizes = stripe_sizes(self.pieces, trees.len(), self.stripe_pieces);
         let bytes =
-            |pieces: u32| u128::from(self.bytes) * u128::from(pieces) / u128::from(self.pieces.max(1));
+            |pieces: u64| u128::from(self.bytes) * u128::from(pieces) / u128::from(self.pieces.max(1));
         let origin_bytes = |at: usize| {
             let own = trees.iter().zip(&sizes).filter(|(tree, _)| tree.entrant == Some(at));
-            u64::try_from(bytes(own.map(|(_, pieces)| pieces).sum())).unwrap_or(u64::MAX)
+            u64::try_from(bytes(own.map(|(_, pieces)| u64::from(*pieces)).sum())).unwrap_or(u64::MAX)
         };
+        let crossings = trees.iter().zip(&sizes);
+        let crossings =
+            crossings.map(|(tree, pieces)| tree.crossings(peers).count() as u64 * u64::from(*pieces));
+        let crossing_bytes = u64::try_from(bytes(crossings.sum())).unwrap_or(u64::MAX);
         let peer = |(at, peer): (usize, &Peer)| PeerFacts {
             name: peer.name.clone(),
             nic_bytes_per_second: peer.nic_rate,
+            zone: Some(peer.place.zone.clone()).filter(|zone| !zone.is_empty()),
+            rack: Some(peer.place.rack.clone()).filter(|rack| !rack.is_empty()),
             seed: peer.is_seed,
             origin_bytes: origin_bytes(at),
             progress: peer.done,
@@ -270,6 +282,7 @@ impl Report {
         let lists =
             (peers.iter().enumerate().map(peer).collect(), trees.iter().zip(&sizes).map(stripe).collect());
         (self.peers, self.stripes) = lists;
+        self.crossing_bytes = crossing_bytes;
         self
     }
 }
@@ -343,6 +356,9 @@ impl Report {
         }
         say("origin", self.origin());
         say("interior", self.interior());
+        if let Some(racks) = self.racks() {
+            say("racks", racks);
+        }
         if let Some(path) = &self.drawing.svg {
             say("picture", path.clone());
         }
@@ -395,6 +411,16 @@ impl Report {
             _ if self.peers.iter().any(|peer| peer.seed) => "the seeds; nobody reads the registry".to_owned(),
             _ => "nobody reads it".to_owned(),
         }
+    }
+
+    /// Where there are several: how many, and how often the artifact crosses between them.
+    fn racks(&self) -> Option<String> {
+        let racks: BTreeSet<&Place> = self.drawing.wanting().map(|peer| &peer.place).collect();
+        #[expect(clippy::cast_precision_loss, reason = "a number of copies with two digits")]
+        let copies = self.crossing_bytes as f64 / self.bytes.max(1) as f64;
+        let zones: BTreeSet<&String> = racks.iter().map(|place| &place.zone).collect();
+        let zones = if zones.len() > 1 { format!(" in {} zones", zones.len()) } else { String::new() };
+        (racks.len() > 1).then(|| format!("{}{zones}, between which {copies:.2} copies cross", racks.len()))
     }
 
     /// In how many stripes peers serve others: who dies costs the others no more than those.

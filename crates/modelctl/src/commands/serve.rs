@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::{manifest::Blob, reference::Reference};
 use peer::{Left, LeftBecause, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles};
+use planner::Place;
 use serde::Serialize;
 use store::Store;
 use tokio::{
@@ -84,6 +85,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         listen: args.listen,
         schedulers: args.scheduler.clone(),
         nic_rate: args.nic_rate.map(|rate| rate.0),
+        place: Place::from(&args.place),
         name: args.name.clone().unwrap_or_else(host_name),
         seeds,
         advertise: args.advertise.clone(),

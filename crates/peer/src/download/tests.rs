@@ -78,7 +78,7 @@ fn plan() -> PeerPlan {
         epoch: 1,
         stripe_pieces: 1,
         stripes: vec![part],
-        members: vec![Member { id: PARENT, address, name: "parent".into(), is_seed: false }],
+        members: vec![Member { id: PARENT, address, name: "parent".into(), is_seed: false, is_far: false }],
         quarantined: Vec::new(),
         finish: None,
         bound: None,

@@ -439,7 +439,7 @@ fn hello(options: &SessionOptions, unreachable: Vec<String>) -> PeerHello {
         peer_id: options.me.bytes().to_vec(),
         control_address: options.control_address.clone(),
         nic_bytes_per_second: options.nic_rate.unwrap_or(0),
-        labels: std::iter::empty().collect(),
+        labels: convert::labels(&options.place),
         name: options.name.clone(),
         unreachable,
     }

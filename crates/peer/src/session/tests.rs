@@ -138,6 +138,7 @@ fn options(address: SocketAddr) -> SessionOptions {
         control_address: "127.0.0.1:1001".to_owned(),
         name: "one".to_owned(),
         nic_rate: Some(125_000_000),
+        place: Place { zone: "a".to_owned(), rack: "r1".to_owned() },
         security: Security::Plain,
     }
 }
@@ -184,6 +185,7 @@ async fn hello_joins_and_plans_travel() {
     assert_eq!(hello.peer_id, [1; 16]);
     assert_eq!((hello.control_address.as_str(), hello.name.as_str()), ("127.0.0.1:1001", "one"));
     assert_eq!((hello.protocol_version, hello.nic_bytes_per_second), (PROTOCOL_VERSION, 125_000_000));
+    assert_eq!(convert::place(hello.labels).unwrap(), options(server.address).place);
     // Before the welcome nothing is sent, so this is dropped.
     session.send(SessionCommand::Leave { artifact: ARTIFACT });
     stream.welcome();

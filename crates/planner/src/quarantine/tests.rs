@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::ArtifactId;
+use crate::place::Place;
 use crate::plan::{PeerPlan, StripeSource};
 use crate::planner::{Input, Output, Planner};
 use modelpack::layout::Run;
@@ -47,7 +48,7 @@ impl Fleet {
 
     fn register(&mut self, number: u8, host: HostAddr) {
         let (peer, address, name) = (id(number), format!("10.0.0.{number}:7200"), format!("node-{number}"));
-        self.tell(Input::Register { peer, address, name, nic_rate: None, host });
+        self.tell(Input::Register { peer, address, name, nic_rate: None, place: Place::default(), host });
     }
 
     fn join(&mut self, number: u8, origin_ok: bool, have: Vec<Run>) {

@@ -3,12 +3,15 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::roster::{Kind, MemberState, Part};
+use super::roster::{Kind, MemberState, Part, ReadsOrigin};
 use super::{BEFORE_MAX, SwarmState};
 use crate::forest::Node;
 use crate::id::PeerId;
 use crate::plan::Before;
 use crate::quarantine::Standing;
+
+/// Racks in which an entrant is looked for, at most: several times as many as there are entrants.
+const RACKS_MAX: usize = 64;
 
 /// Who of those.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,9 +147,15 @@ impl SwarmState {
             };
             // Those who have everything are no more to be relieved.
             let Some(load) = counts.get(&from).copied() else { continue };
-            if self.is_movable(stripe, from)
-                && (self.weight(from) < self.weight(to) || self.by_load((to, count), (from, load)).is_lt())
-            {
+            let by_rack = self.entrants_by_rack();
+            let in_rack =
+                |node| self.roster.get(node).and_then(|at| by_rack.get(&at.rack)).copied().unwrap_or(0);
+            let is_relief = match self.by_load((to, count), (from, load)) {
+                Ordering::Less => true,
+                Ordering::Equal => in_rack(to) + 1 < in_rack(from),
+                Ordering::Greater => false,
+            };
+            if self.is_movable(stripe, from) && (self.weight(from) < self.weight(to) || is_relief) {
                 self.entrants[stripe] = Some(to);
                 let peer = self.roster.get(to).map(|member| member.peer);
                 self.moved_from[stripe].retain(|before| Some(before.peer) != peer);
@@ -164,18 +173,36 @@ impl SwarmState {
             counts.get(node).is_none_or(|count| *count == 0) && self.is_eligible(*node, &eligible)
         };
         // What comes in through a slower card is slow for everybody.
-        let weight = eligible.pool.map_or(0, |(_, kind)| {
-            kind.fastest().max(if kind.has_unknown() { self.shares.mean() } else { 0 })
-        });
+        let weight = eligible
+            .pool
+            .map_or(0, |(_, kind)| kind.fastest().max(if kind.has_unknown() { self.mean } else { 0 }));
         let kind = eligible.pool.map(|(_, kind)| kind);
         let fastest = kind.and_then(|kind| kind.nodes().find(is_new));
         let unknown = kind.and_then(|kind| kind.nodes_unknown().find(is_new));
+        // One of each rack: entrants are in few of them.
+        let reads_origin = if eligible.has_holders { ReadsOrigin::OrNot } else { ReadsOrigin::Yes };
+        let racks = eligible.pool.into_iter().flat_map(|(rank, _)| self.roster.in_racks(rank, reads_origin));
+        let in_racks = racks.take(RACKS_MAX).filter_map(|kind| kind.nodes().find(is_new));
+        let by_rack = self.entrants_by_rack();
+        let in_rack = |node| self.roster.get(node).and_then(|at| by_rack.get(&at.rack)).copied().unwrap_or(0);
         let begun = counts.iter().map(|(node, count)| (*node, *count + 1));
         let begun = begun.filter(|(node, _)| self.is_eligible(*node, &eligible));
         begun
-            .chain(fastest.into_iter().chain(unknown).map(|node| (node, 1)))
+            .chain(fastest.into_iter().chain(unknown).chain(in_racks).map(|node| (node, 1)))
             .filter(|(node, _)| self.weight(*node) >= weight)
-            .min_by(|a, b| self.by_load(*a, *b).then(a.0.cmp(&b.0)))
+            .min_by(|a, b| {
+                let near = || in_rack(a.0).cmp(&in_rack(b.0));
+                self.by_load(*a, *b).then_with(near).then(a.0.cmp(&b.0))
+            })
+    }
+
+    /// How many stripes come in through each rack. All of them together leave it by one uplink.
+    fn entrants_by_rack(&self) -> BTreeMap<usize, usize> {
+        let mut counts = BTreeMap::new();
+        for member in self.entrants.iter().flatten().filter_map(|node| self.roster.get(*node)) {
+            *counts.entry(member.rack).or_default() += 1;
+        }
+        counts
     }
 
     /// Who holds most of a stripe, if anybody holds anything of it.
@@ -189,9 +216,7 @@ impl SwarmState {
     }
 
     fn is_movable(&self, stripe: usize, entrant: Node) -> bool {
-        let size = self.piece_count / u32::try_from(self.entrants.len()).expect("at most STRIPES");
-        let is_begun =
-            self.roster.get(entrant).is_some_and(|at| at.held[stripe] + at.in_flight(stripe) > size / 4);
+        let is_begun = self.roster.get(entrant).is_some_and(|at| at.begun(stripe) > self.hardly_begun());
         let is_live = |before: &&Before| self.is_member(before.peer);
         !is_begun && self.moved_from[stripe].iter().filter(is_live).count() < BEFORE_MAX
     }

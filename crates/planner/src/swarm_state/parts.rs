@@ -15,9 +15,6 @@ use crate::quarantine::Standing;
 /// Members named in a plan, if there are so many: for the case that parents and backups fail.
 const NAMED_MIN: usize = 64;
 
-/// Candidates that are looked at for a backup, of each kind.
-const LOOKED_AT_MAX: usize = 64;
-
 impl SwarmState {
     /// A member's part of the plan, if it is another than it was told last.
     pub(super) fn part_of(
@@ -112,8 +109,8 @@ impl SwarmState {
         match self.entrants[stripe] {
             Some(entrant) if entrant != node => {
                 let may_serve = |other: &Node| self.may_serve(*other, member);
-                let others = || self.forest.serving(stripe, node).map(|(other, _)| other);
-                let parent = self.forest.parent(stripe, node).filter(may_serve);
+                let others = || self.trees.serving(stripe, node);
+                let parent = self.trees.parent(stripe, node).filter(may_serve);
                 parent
                     .or_else(|| others().filter(|other| *other != node).find(may_serve))
                     .map_or_else(by_itself, |at| self.reads(at))
@@ -193,25 +190,25 @@ impl SwarmState {
     ) -> [Node; BACKUPS] {
         let mut backups = [NOBODY; BACKUPS];
         let Some(member) = self.roster.get(node) else { return backups };
-        let from = spread(node, stripe) % self.forest.len().max(1);
-        let below = self.forest.depth(stripe, node).unwrap_or(u32::MAX);
-        let (mut found, weight) = (0, self.weight(node));
-        for standing in [Standing::Good, Standing::Suspect] {
+        let (mut found, weight, salt) = (0, self.weight(node), spread(node, stripe));
+        // Where a rack lets in what others have, one of each: the near one does while both are well.
+        let is_let_in = self.trees.is_let_in(stripe, node);
+        // Whoever lets a stripe in is above all of its rack: others of its parent's rack have it, too.
+        let around = parent.filter(|parent| self.trees.are_apart(node, *parent)).unwrap_or(node);
+        let is_above = |other: &Node| around == node || self.trees.are_apart(node, *other);
+        for (standing, is_mixed) in
+            [(Standing::Good, is_let_in), (Standing::Good, false), (Standing::Suspect, false)]
+        {
             // Equals first: whoever hears of everything sooner than its card takes it asks too much of faster ones.
-            let serving = || {
-                let near = self.forest.serving(stripe, from).take(LOOKED_AT_MAX);
-                near.filter(|(_, depth)| *depth <= below).map(|(other, _)| other)
-            };
+            let serving = || self.trees.serving_before(stripe, node, salt);
             let equals = serving().filter(|other| self.weight(*other) == weight);
             let kept_if = |is_equal: bool| {
                 kept.into_iter()
-                    .filter(move |other| *other != NOBODY && (self.weight(*other) == weight) == is_equal)
+                    .filter(|other| *other != NOBODY && is_above(other))
+                    .filter(move |other| (self.weight(*other) == weight) == is_equal)
             };
             let holders = self.holders.iter().copied().filter(|holder| !self.is_seed(*holder));
-            let wanting = || {
-                let all = (from..self.forest.len()).chain(0..from);
-                all.filter(|other| self.forest.is_child(*other)).take(LOOKED_AT_MAX)
-            };
+            let wanting = || self.trees.wanting(around, salt);
             let others = || self.roster.seeds().chain(wanting());
             let equals_wanting = wanting().filter(|other| self.weight(*other) == weight);
             let alike = kept_if(true).chain(equals).chain(holders).chain(equals_wanting);
@@ -224,7 +221,9 @@ impl SwarmState {
                 }
                 let is_so = self.roster.get(other).is_some_and(|at| at.facts.standing == standing);
                 let is_new = other != node && Some(other) != parent && !backups.contains(&other);
-                if is_so && is_new && self.may_serve(other, member) {
+                let is_far = |other: Node| self.trees.are_apart(node, other);
+                let is_other = !is_mixed || backups[..found].iter().all(|at| is_far(*at) != is_far(other));
+                if is_so && is_new && is_other && self.may_serve(other, member) {
                     backups[found] = other;
                     found += 1;
                 }
@@ -254,7 +253,8 @@ impl SwarmState {
         }
         let name = |at: &MemberState| {
             let (address, name) = (at.facts.address.clone(), at.facts.name.clone());
-            Member { id: at.peer, address, name, is_seed: at.is_seed }
+            let is_far = at.rack != member.rack;
+            Member { id: at.peer, address, name, is_seed: at.is_seed, is_far }
         };
         named.into_iter().filter_map(|other| self.roster.get(other)).map(name).collect()
     }

@@ -55,6 +55,13 @@ pub(super) struct Class {
     reads_origin: bool,
 }
 
+/// Whether somebody can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadsOrigin {
+    Yes,
+    OrNot,
+}
+
 #[derive(Debug)]
 pub(crate) struct MemberState {
     pub(crate) peer: PeerId,
@@ -72,6 +79,8 @@ pub(crate) struct MemberState {
     pub(super) straggles_until: Option<Duration>,
     /// As it was sorted last.
     pub(super) class: Option<Class>,
+    /// The rack that it is in.
+    pub(super) rack: usize,
     /// What it was told last, in short.
     pub(super) told: Option<u64>,
 }
@@ -90,6 +99,11 @@ impl MemberState {
 
     pub(super) fn in_flight(&self, stripe: usize) -> u32 {
         self.in_flight.as_ref().map_or(0, |counts| counts[stripe])
+    }
+
+    /// How many pieces of a stripe it has, or had on their way from the origin when it joined.
+    pub(super) fn begun(&self, stripe: usize) -> u32 {
+        self.held[stripe] + self.in_flight(stripe)
     }
 
     fn class(&self, round: u32) -> Class {
@@ -162,7 +176,7 @@ impl Kind {
 
 /// Rates of several kinds together.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Rated {
+pub(crate) struct Rated {
     pub(super) count: u64,
     pub(super) known: u64,
     pub(super) sum: u128,
@@ -173,6 +187,17 @@ pub(super) struct Rated {
 }
 
 impl Rated {
+    /// Of these, all of which are known.
+    pub(crate) fn of(rates: impl Iterator<Item = u64>) -> Self {
+        rates.fold(Self::default(), |all, rate| Self {
+            count: all.count + 1,
+            known: all.known + 1,
+            sum: all.sum + u128::from(rate),
+            slowest: if all.known == 0 { rate } else { all.slowest.min(rate) },
+            fastest: all.fastest.max(rate),
+        })
+    }
+
     fn and(self, kind: &Kind) -> Self {
         let slowest = kind.by_rate.range(..(Reverse(0), 0)).next_back().map_or(0, |(rate, _)| rate.0);
         let known = [self.slowest, slowest].into_iter().filter(|rate| *rate > 0).min();
@@ -196,6 +221,40 @@ impl Rated {
     }
 }
 
+/// Members by what they are to the others, and by rank.
+#[derive(Debug, Default)]
+struct Kinds {
+    wanting: [Kind; RANKS],
+    /// Those of them that can read the origin.
+    reading: [Kind; RANKS],
+    holders: [Kind; RANKS],
+}
+
+impl Kinds {
+    fn count(&mut self, node: Node, class: Class, how: fn(&mut Kind, Node, u64)) {
+        let Class { part, rank, rate, reads_origin } = class;
+        match part {
+            Part::Wanting => {
+                how(&mut self.wanting[rank], node, rate);
+                if reads_origin {
+                    how(&mut self.reading[rank], node, rate);
+                }
+            }
+            Part::Holder => how(&mut self.holders[rank], node, rate),
+            Part::Unaware | Part::Seed | Part::Apart => {}
+        }
+    }
+
+    fn wanting(&self) -> Rated {
+        self.wanting.iter().fold(Rated::default(), Rated::and)
+    }
+
+    fn sending(&self, serving: Option<usize>) -> Rated {
+        let serving = serving.map(|rank| &self.wanting[rank]);
+        serving.into_iter().chain([&self.holders[0]]).fold(Rated::default(), Rated::and)
+    }
+}
+
 /// All members of a swarm.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
@@ -206,11 +265,10 @@ pub(super) struct Roster {
     free: Vec<Node>,
     /// Those whose class may have changed.
     unsorted: BTreeSet<Node>,
-    wanting: [Kind; RANKS],
-    /// Those of them that can read the origin.
-    reading: [Kind; RANKS],
+    all: Kinds,
+    /// The same of each rack.
+    by_rack: Vec<Kinds>,
     unaware: BTreeSet<Node>,
-    holders: [Kind; RANKS],
     seeds: [Kind; RANKS],
     /// Those in quarantine, whatever their part.
     quarantined: BTreeSet<Node>,
@@ -234,7 +292,7 @@ impl Roster {
     pub(super) fn remove(&mut self, node: Node) -> Option<MemberState> {
         let member = self.members[node as usize].take()?;
         if let Some(class) = member.class {
-            self.count(node, class, Kind::take);
+            self.count((node, member.rack), class, Kind::take);
         }
         self.quarantined.remove(&node);
         self.by_id.remove(&member.peer);
@@ -263,12 +321,14 @@ impl Roster {
         concerned
     }
 
-    /// The number of one who has left may be given to another.
-    pub(super) fn release(&mut self, node: Node) {
-        if self.get(node).is_none() {
+    /// The number of one who has left may be given to another; says whether it has left.
+    pub(super) fn release(&mut self, node: Node) -> bool {
+        let is_free = self.get(node).is_none();
+        if is_free {
             self.backups[node as usize] = [[NOBODY; BACKUPS]; STRIPES];
             self.free.push(node);
         }
+        is_free
     }
 
     /// Everybody is told again.
@@ -322,10 +382,11 @@ impl Roster {
             let class = member.class(round);
             let before = member.class.replace(class);
             if before != Some(class) {
+                let at = (node, member.rack);
                 if let Some(before) = before {
-                    self.count(node, before, Kind::take);
+                    self.count(at, before, Kind::take);
                 }
-                self.count(node, class, Kind::put);
+                self.count(at, class, Kind::put);
                 if class.rank == QUARANTINED {
                     self.quarantined.insert(node);
                 } else {
@@ -341,39 +402,45 @@ impl Roster {
         self.unsorted = self.nodes().collect();
     }
 
-    fn count(&mut self, node: Node, class: Class, how: fn(&mut Kind, Node, u64)) {
-        let Class { part, rank, rate, reads_origin } = class;
-        match part {
-            Part::Wanting => {
-                how(&mut self.wanting[rank], node, rate);
-                if reads_origin {
-                    how(&mut self.reading[rank], node, rate);
-                }
-            }
+    fn count(&mut self, (node, rack): (Node, usize), class: Class, how: fn(&mut Kind, Node, u64)) {
+        if self.by_rack.len() <= rack {
+            self.by_rack.resize_with(rack + 1, Kinds::default);
+        }
+        self.all.count(node, class, how);
+        self.by_rack[rack].count(node, class, how);
+        match class.part {
             Part::Unaware => {
                 if !self.unaware.remove(&node) {
                     self.unaware.insert(node);
                 }
             }
-            Part::Holder => how(&mut self.holders[rank], node, rate),
-            Part::Seed => how(&mut self.seeds[rank], node, rate),
-            Part::Apart => {}
+            Part::Seed => how(&mut self.seeds[class.rank], node, class.rate),
+            Part::Wanting | Part::Holder | Part::Apart => {}
         }
     }
 
     /// The rank of those who serve: the best that anybody has who wants pieces.
     pub(super) fn serving_rank(&self) -> Option<usize> {
-        first_of(&self.wanting)
+        first_of(&self.all.wanting)
     }
 
     /// Those who want pieces and may have children.
     pub(super) fn serving(&self) -> Option<&Kind> {
-        self.serving_rank().map(|rank| &self.wanting[rank])
+        self.serving_rank().map(|rank| &self.all.wanting[rank])
     }
 
     /// Those who read the origin for others.
     pub(super) fn readers(&self) -> Option<(usize, &Kind)> {
-        first_of(&self.reading).map(|rank| (rank, &self.reading[rank]))
+        first_of(&self.all.reading).map(|rank| (rank, &self.all.reading[rank]))
+    }
+
+    /// The same of each rack: those of a rank who want pieces, or only those of them who can read the origin.
+    pub(super) fn in_racks(&self, rank: usize, reads_origin: ReadsOrigin) -> impl Iterator<Item = &Kind> {
+        let kinds = self.by_rack.iter().map(move |kinds| match reads_origin {
+            ReadsOrigin::Yes => &kinds.reading[rank],
+            ReadsOrigin::OrNot => &kinds.wanting[rank],
+        });
+        kinds.filter(|kind| !kind.is_empty())
     }
 
     pub(super) fn unaware(&self) -> &BTreeSet<Node> {
@@ -387,12 +454,19 @@ impl Roster {
 
     /// Everybody who wants pieces and may have them of others.
     pub(super) fn wanting(&self) -> Rated {
-        self.wanting.iter().fold(Rated::default(), Rated::and)
+        self.all.wanting()
     }
 
     /// Everybody who has a share in sending.
     pub(super) fn sending(&self) -> Rated {
-        self.serving().into_iter().chain([&self.holders[0]]).fold(Rated::default(), Rated::and)
+        self.all.sending(self.serving_rank())
+    }
+
+    /// Those of a rack who want pieces, and those of it who have a share in sending.
+    pub(super) fn rated_in(&self, rack: usize) -> (Rated, Rated) {
+        let kinds = self.by_rack.get(rack);
+        let sending = kinds.map(|kinds| kinds.sending(self.serving_rank()));
+        (kinds.map(Kinds::wanting).unwrap_or_default(), sending.unwrap_or_default())
     }
 
     /// Those who have everything, some of them: members, and where nobody can read the origin, seeds, which are it then.
@@ -405,8 +479,8 @@ impl Roster {
             let good = best(0..2);
             if good.is_empty() { best(2..QUARANTINED) } else { good }
         };
-        let mut holders = some(&self.holders);
-        let is_good = self.holders[..2].iter().any(|kind| !kind.is_empty());
+        let mut holders = some(&self.all.holders);
+        let is_good = self.all.holders[..2].iter().any(|kind| !kind.is_empty());
         if self.readers().is_none() && !is_good {
             holders.extend(some(&self.seeds));
         }

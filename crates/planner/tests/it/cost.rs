@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use planner::{ArtifactId, HostAddr, Input, Output, PeerId, Planner, Progress};
+use planner::{ArtifactId, HostAddr, Input, Output, PeerId, Place, Planner, Progress};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
 const PIECES: u32 = 2048;
@@ -27,6 +27,7 @@ fn register(number: u32) -> Input {
         address: format!("{ip}:7200"),
         name: format!("node-{number}"),
         nic_rate: Some(1_250_000_000),
+        place: Place::default(),
         host: HostAddr::new(ip.into()),
     }
 }

@@ -1,5 +1,6 @@
 //! Plans of whole swarms, by the planner's public face.
 
 mod cost;
+mod racks;
 mod repair;
 mod support;

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use modelpack::layout::Run;
-use planner::{ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
+use planner::{
+    ArtifactId, HostAddr, Input, Output, PeerId, PeerPlan, Place, Planner, Progress, StripeSource,
+};
 
 pub(crate) const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
 pub(crate) const PIECES: u32 = 64;
@@ -31,11 +33,14 @@ impl Fleet {
 
     /// A member that has `have` and is in repair `round`.
     pub(crate) fn join(&mut self, number: u8, round: u32, origin_ok: bool, have: Vec<Run>) {
-        let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
-        let host = HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into());
-        self.tell(Input::Register { peer, address, name, nic_rate: None, host });
+        self.register(number, Place::default());
+        self.join_where_it_stands(number, round, origin_ok, have);
+    }
+
+    /// The same of a peer that has said where it stands.
+    pub(crate) fn join_where_it_stands(&mut self, number: u8, round: u32, origin_ok: bool, have: Vec<Run>) {
         self.tell(Input::Join {
-            peer,
+            peer: id(number),
             artifact: ARTIFACT,
             bytes: u64::from(PIECES) << 20,
             piece_count: PIECES,
@@ -44,6 +49,13 @@ impl Fleet {
             have,
             progress: Progress { round, ..Progress::default() },
         });
+    }
+
+    /// A peer that stands somewhere opens its stream.
+    pub(crate) fn register(&mut self, number: u8, place: Place) {
+        let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
+        let host = HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into());
+        self.tell(Input::Register { peer, address, name, nic_rate: None, place, host });
     }
 
     /// Who reads something from the origin, and for whom a member is a parent.

@@ -111,6 +111,10 @@ async fn wrong_hellos_are_refused_in_clear_words() {
     no_port.control_address = "somewhere".to_owned();
     assert_eq!(refused(Said::Hello(no_port)).await, "`address` is not valid: not HOST:PORT");
 
+    let mut long_label = hello(id(1));
+    long_label.labels.insert("rack".to_owned(), "r".repeat(33));
+    assert_eq!(refused(Said::Hello(long_label)).await, "`label` holds 33, more than 32");
+
     assert_eq!(refused(Said::Join(join(Vec::new()))).await, "the first message must be a hello");
 }
 

@@ -58,7 +58,7 @@ impl Args {
                 _ => return Err(format!("`{flag}` is no option")),
             }
         }
-        match args.cases.iter().find(|case| matches!(case, Case::Late | Case::SchedulerDown)) {
+        match args.cases.iter().find(|case| matches!(case, Case::Late | Case::SchedulerDown | Case::Racks)) {
             Some(case) => Err(format!("`{}` is a case of the hybrid alone", case.name())),
             None => Ok(args),
         }

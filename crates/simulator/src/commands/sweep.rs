@@ -96,6 +96,9 @@ fn head(sweep: &Sweep, args: &SweepArgs) {
     println!("  bound     {:.3} s", bound.as_secs_f64());
     let over = optimum.as_secs_f64() / bound.as_secs_f64();
     println!("  optimum   {:.3} s in whole pieces, {over:.4} × the bound", optimum.as_secs_f64());
+    if let Some((random, racks)) = sweep.of_random_mesh() {
+        println!("  racks     {racks}; a random mesh takes {:.3} s at least", random.as_secs_f64());
+    }
     println!();
     println!("  seed   last      ratio   p99     origin   events     took");
 }
@@ -104,18 +107,20 @@ fn show_seed(is_json: bool, (seed, events, took): (u64, u64, Duration), figures:
     let (worst, p99) = (figures.worst(), quantile(&figures.ratios, 0.99));
     let (last, took) = (figures.last.as_secs_f64(), took.as_secs_f64());
     let copies = figures.origin_copies;
+    let core = figures.core.map_or("null".to_owned(), number);
     if is_json {
         let late = figures.late.map_or("null".to_owned(), number);
         println!(
             "{{\"seed\":{seed},\"last_seconds\":{last:.6},\"ratio\":{},\"p99_peer_ratio\":{},\"late_ratio\":{late},\
-             \"origin_x\":{copies:.4},\"events\":{events},\"took_seconds\":{took:.3}}}",
+             \"origin_x\":{copies:.4},\"core_x\":{core},\"events\":{events},\"took_seconds\":{took:.3}}}",
             number(worst),
             number(p99),
         );
     } else {
         let late = figures.late.map_or(String::new(), |late| format!("   late {late:.4}"));
+        let core = figures.core.map_or(String::new(), |core| format!("   core {core:.4}"));
         println!(
-            "  {seed:<4} {last:7.3} s   {worst:.4}  {p99:.4}  {copies:.4}  {events:>9}  {took:6.2} s{late}"
+            "  {seed:<4} {last:7.3} s   {worst:.4}  {p99:.4}  {copies:.4}  {events:>9}  {took:6.2} s{late}{core}"
         );
     }
 }
@@ -125,11 +130,12 @@ fn show_result(args: &SweepArgs, sweep: &Sweep, all: &[Figures]) {
     let peers: Vec<f64> = all.iter().flat_map(|figures| figures.ratios.iter().copied()).collect();
     let origin: Vec<f64> = all.iter().map(|figures| figures.origin_copies).collect();
     let (median, max) = (quantile(&ratios, 0.5), quantile(&ratios, 1.0));
+    let core: Option<f64> = all.iter().filter_map(|figures| figures.core).reduce(f64::max);
     let (p99, origin) = (quantile(&peers, 0.99), quantile(&origin, 1.0));
     if args.json {
         println!(
             "{{\"peers\":{},\"case\":\"{}\",\"seeds\":{},\"pieces\":{},\"ratio_median\":{},\"ratio_max\":{},\
-             \"p99_peer_ratio\":{},\"origin_x\":{}}}",
+             \"p99_peer_ratio\":{},\"origin_x\":{},\"core_x\":{}}}",
             sweep.peers,
             sweep.case.name(),
             all.len(),
@@ -138,12 +144,16 @@ fn show_result(args: &SweepArgs, sweep: &Sweep, all: &[Figures]) {
             number(max),
             number(p99),
             number(origin),
+            core.map_or("null".to_owned(), number),
         );
     } else {
         println!();
         println!("  ratio     {median:.4} median, {max:.4} at most");
         println!("  p99 peer  {p99:.4}");
         println!("  origin    {origin:.4} copies at most");
+        if let Some(core) = core {
+            println!("  core      {core:.4} times what has to cross between racks, at most");
+        }
     }
 }
 

@@ -116,12 +116,22 @@ impl World {
             let ended = Input::ReadEnded { read, outcome: ReadOutcome::SourceGone };
             self.queue.push(self.queue.now() + GRANT_EXPIRY, Event::Input(to, Box::new(ended)));
         } else if source.is_alive && is_link {
-            let path = [source.card.0, self.nodes[to as usize].card.1];
+            let path = self.path(from, to);
             let lane = lane_of(self.origin(), from, read);
             self.network.send(&mut self.queue, (lane, to), &path, (read, run));
         } else {
             self.later_input(to, Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
         }
+    }
+
+    /// From card to card, and where they are not in one rack, by way of uplinks.
+    fn path(&self, from: u32, to: u32) -> Vec<u32> {
+        let (out, into) = (self.rack_of(from), self.rack_of(to));
+        let is_apart = out != into;
+        let out = out.filter(|_| is_apart).map(|rack| self.uplinks[rack].0);
+        let into = into.filter(|_| is_apart).map(|rack| self.uplinks[rack].1);
+        let cards = (self.nodes[from as usize].card.0, self.nodes[to as usize].card.1);
+        [cards.0].into_iter().chain(out).chain(into).chain([cards.1]).collect()
     }
 
     pub(super) fn served(&mut self, served: Served) {
@@ -143,6 +153,9 @@ impl World {
             self.report.origin_bytes += PIECE_BYTES;
         } else if self.at(from).is_seed {
             self.report.seed_bytes += PIECE_BYTES;
+        }
+        if from != self.origin() && self.rack_of(from) != self.rack_of(to) {
+            self.report.core_bytes += PIECE_BYTES;
         }
         if self.at(to).swarm.is_none() {
             return;

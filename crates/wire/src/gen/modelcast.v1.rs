@@ -126,6 +126,10 @@ pub struct MemberStatus {
     /// one a stripe. 0: none, or nobody who is listed; 1: the origin; else 2 + a number in `members`
     #[prost(uint32, repeated, tag = "6")]
     pub sources: ::prost::alloc::vec::Vec<u32>,
+    #[prost(string, tag = "7")]
+    pub zone: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub rack: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerStatus {
@@ -412,6 +416,9 @@ pub struct Member {
     pub seed: bool,
     #[prost(string, tag = "4")]
     pub name: ::prost::alloc::string::String,
+    /// in another rack than the receiver of the plan
+    #[prost(bool, tag = "5")]
+    pub far: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChildToParent {

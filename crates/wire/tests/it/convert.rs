@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
-use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, StripePart, StripeSet, StripeSource};
+use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource};
 use wire::{FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, WireError, check_version, control, convert};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
@@ -18,6 +18,7 @@ fn member(n: u8) -> Member {
         address: format!("10.0.0.{n}:7000").into(),
         name: format!("node-{n}").into(),
         is_seed: n == 3,
+        is_far: n == 2,
     }
 }
 
@@ -154,4 +155,19 @@ fn secrets_do_not_show_in_debug_output() {
     let pull = wire::local::Pull { password: "hunter2".into(), ..Default::default() };
     let frame = wire::local::ClientFrame { kind: Some(wire::local::client_frame::Kind::Pull(pull)) };
     assert!(!format!("{frame:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_place_goes_there_and_back_as_labels() {
+    for (zone, rack) in [("", ""), ("a", ""), ("", "r1"), ("a", "r1")] {
+        let place = Place { zone: zone.to_owned(), rack: rack.to_owned() };
+        let labels = convert::labels(&place);
+        assert_eq!(labels.len(), [zone, rack].iter().filter(|label| !label.is_empty()).count());
+        assert_eq!(convert::place(labels).unwrap(), place);
+    }
+    // What later versions say of it is no matter here.
+    let labels = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
+    assert_eq!(convert::place(labels("rail", "0")).unwrap(), Place::default());
+    convert::place(labels("rack", &"r".repeat(convert::LABEL_BYTES_MAX + 1))).unwrap_err();
+    convert::place(labels("zone", "a\nb")).unwrap_err();
 }

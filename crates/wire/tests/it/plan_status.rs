@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use planner::{MemberStatus, PeerId, PlanStatus, StripeSource};
+use planner::{MemberStatus, PeerId, Place, PlanStatus, StripeSource};
 use prost::Message as _;
 use wire::{
     WireError,
     connection::MESSAGE_BYTES_MAX,
     control::CurrentPlanReply,
-    convert::NAME_BYTES_MAX,
+    convert::{LABEL_BYTES_MAX, NAME_BYTES_MAX},
     plan_status::{MEMBERS_MAX, plan_status, plan_status_message},
 };
 
@@ -24,6 +24,7 @@ fn plan(members: usize, stripes: u32, name: &str) -> PlanStatus {
         peer: id(at),
         name: name.to_owned(),
         nic_rate: (at > 0).then_some(u64::MAX),
+        place: Place { zone: "z".repeat(LABEL_BYTES_MAX), rack: "r".repeat(LABEL_BYTES_MAX) },
         is_seed: at == 1,
         pieces: 40,
         sources: vec![source(at); stripes as usize],

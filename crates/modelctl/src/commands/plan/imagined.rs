@@ -44,6 +44,7 @@ pub(super) fn plan(
                 address: String::new(),
                 name: peer.name.clone(),
                 nic_rate: peer.nic_rate,
+                place: peer.place.clone(),
                 host: HostAddr::new(Ipv4Addr::from_bits(at).into()),
             },
             Input::Join {
@@ -116,6 +117,8 @@ fn as_f64(rate: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use planner::Place;
+
     use super::*;
 
     const GB: u64 = 1_000_000_000;
@@ -124,6 +127,7 @@ mod tests {
         let peer = |at: usize| Peer {
             name: format!("node-{at}"),
             nic_rate: Some(GB),
+            place: Place { rack: format!("r{}", at % 4), ..Place::default() },
             is_seed: at < seeds,
             done: None,
         };
@@ -144,6 +148,9 @@ mod tests {
                 assert_eq!(tree.entrant.is_some(), seeds == 0);
                 let gets = (seeds..count + seeds).filter(|peer| tree.level(*peer) > 0).count();
                 assert_eq!(gets, count);
+                if seeds == 0 {
+                    assert_eq!(tree.crossings(&peers(count, seeds)).count(), count.min(4) - 1);
+                }
             }
         }
     }

@@ -61,6 +61,7 @@ impl Current {
         let peer = |member: &&planner::MemberStatus| Peer {
             name: member.name.clone(),
             nic_rate: member.nic_rate,
+            place: member.place.clone(),
             is_seed: member.is_seed,
             done: Some(f64::from(member.pieces) / f64::from((*piece_count).max(1))),
         };

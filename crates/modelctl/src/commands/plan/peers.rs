@@ -13,8 +13,10 @@ use std::{
 use anyhow::Context as _;
 use modelpack::quantity::Rate;
 
+use planner::Place;
+
 use super::trees::Peer;
-use crate::{report::Refusal, text};
+use crate::{cli::label, report::Refusal, text};
 
 /// Most peers: as many as one scheduler takes.
 const PEERS_MAX: usize = 32_768;
@@ -23,7 +25,7 @@ const PEERS_MAX: usize = 32_768;
 const BYTES_MAX: u64 = 4 << 20;
 
 const HINT: &str =
-    "each line is `NAME RATE` or `NAME RATE seed`, as in `node[01-16] 100gbit`; # begins a comment";
+    "each line is `NAME RATE [zone=Z] [rack=R] [seed]`, as in `node[01-16] 100gbit`; # begins a comment";
 
 /// Reads the list. Seeds come first: they are there before anybody wants anything.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Peer>> {
@@ -69,14 +71,18 @@ fn of_line(line: &str) -> Result<Vec<Peer>, String> {
     let name = words.next().unwrap_or_default();
     let said = words.next().ok_or_else(|| format!("`{}` has no rate", text::one_line(name)))?;
     let rate = Rate::from_str(said).map_err(|why| format!("`{}` is no rate: {why}", text::one_line(said)))?;
-    let is_seed = match (words.next(), words.next()) {
-        (None, _) => false,
-        (Some("seed"), None) => true,
-        (Some("seed"), Some(word)) | (Some(word), _) => {
-            return Err(format!("`{}` is not known here", text::one_line(word)));
+    let (mut place, mut is_seed) = (Place::default(), false);
+    for word in words {
+        let said = |name: &str| word.strip_prefix(name).filter(|label| !label.is_empty()).map(label);
+        let wrong = |why| format!("`{}` is no place: {why}", text::one_line(word));
+        match (said("zone="), said("rack=")) {
+            (Some(zone), _) if place.zone.is_empty() => place.zone = zone.map_err(wrong)?,
+            (_, Some(rack)) if place.rack.is_empty() => place.rack = rack.map_err(wrong)?,
+            _ if word == "seed" && !is_seed => is_seed = true,
+            _ => return Err(format!("`{}` is not known here", text::one_line(word))),
         }
-    };
-    let peer = |name| Peer { name, nic_rate: Some(rate.0), is_seed, done: None };
+    }
+    let peer = |name| Peer { name, nic_rate: Some(rate.0), place: place.clone(), is_seed, done: None };
     Ok(names(name)?.into_iter().map(peer).collect())
 }
 
@@ -102,7 +108,9 @@ mod tests {
     fn check(text: &str, expect: Result<&[&str], &str>) {
         let said = |peer: Peer| {
             let seed = if peer.is_seed { " seed" } else { "" };
-            format!("{} {}{seed}", peer.name, peer.nic_rate.unwrap_or_default())
+            let Place { zone, rack } = &peer.place;
+            let at = if *rack == String::new() { String::new() } else { format!(" {zone}/{rack}") };
+            format!("{} {}{at}{seed}", peer.name, peer.nic_rate.unwrap_or_default())
         };
         let found = parse(text).map(|peers| peers.into_iter().map(said).collect::<Vec<_>>());
         let expect = expect.map(|lines| lines.iter().map(|line| (*line).to_owned()).collect());
@@ -114,6 +122,7 @@ mod tests {
         check("a 200 # slow\n\n  # none\nb 1GB/s seed\n", Ok(&["a 25000000", "b 1000000000 seed"]));
         check("n[08-10].x 8mbit", Ok(&["n08.x 1000000", "n09.x 1000000", "n10.x 1000000"]));
         check("n[1-1] 8", Ok(&["n1 1000000"]));
+        check("a 8 rack=r1\nb 8 seed zone=z rack=r1", Ok(&["a 1000000 /r1", "b 1000000 z/r1 seed"]));
     }
 
     #[test]
@@ -125,6 +134,8 @@ mod tests {
             ("a 9ly", units),
             ("a 1 sed", "line 1: `sed` is not known here"),
             ("a 1 seed x", "line 1: `x` is not known here"),
+            ("a 1 rack=", "line 1: `rack=` is not known here"),
+            ("a 1 rack=a rack=b", "line 1: `rack=b` is not known here"),
             ("a 1\nb 1\na 1", "line 3: `a` stands in line 1, too"),
             ("n[9-1] 1", range),
             ("n[1-32769] 1", "line 1: `n[1-32769]` is no range of names, as `node[1-64]` is"),

@@ -29,8 +29,9 @@ pub(super) fn draw(tree: &Tree, peers: &[Peer]) -> String {
     let mut is_shown = vec![false; peers.len()];
     let shown = interior.iter().take(INTERIOR_MAX).take_while(|peer| tree.level(**peer) < cut);
     shown.for_each(|peer| is_shown[*peer] = true);
+    let has_racks = peers.iter().any(|peer| peer.place != peers[0].place);
     let has_rates = peers.iter().any(|peer| peer.nic_rate != peers[0].nic_rate);
-    let mut picture = Picture { tree, peers, is_shown, has_rates, text: String::new() };
+    let mut picture = Picture { tree, peers, is_shown, has_racks, has_rates, text: String::new() };
     if let Some(entrant) = tree.entrant {
         picture.text.push_str("origin");
         picture.rows(&[entrant], "");
@@ -43,6 +44,8 @@ struct Picture<'a> {
     tree: &'a Tree,
     peers: &'a [Peer],
     is_shown: Vec<bool>,
+    /// Whether they stand in several racks.
+    has_racks: bool,
     /// Whether cards differ.
     has_rates: bool,
     text: String,
@@ -98,11 +101,14 @@ impl Picture<'_> {
     }
 
     fn peer(&self, peer: usize) -> String {
-        let Peer { name, nic_rate, is_seed, done } = &self.peers[peer];
+        let Peer { name, nic_rate, place, is_seed, done } = &self.peers[peer];
         let mut line = text::clipped(name, NAME_WIDTH);
         let mut notes = Vec::new();
         if *is_seed {
             notes.push("seed".to_owned());
+        }
+        if self.has_racks {
+            notes.push(text::place(place));
         }
         if self.has_rates {
             notes.push(nic_rate.map_or_else(|| "?".to_owned(), |rate| format!("{}/s", text::bytes(rate))));
@@ -151,10 +157,18 @@ fn between(least: f64, most: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use planner::Place;
+
     use super::*;
 
     fn peers(count: usize) -> Vec<Peer> {
-        let peer = |at| Peer { name: format!("n{at}"), nic_rate: Some(1), is_seed: false, done: None };
+        let peer = |at| Peer {
+            name: format!("n{at}"),
+            nic_rate: Some(1),
+            place: Place::default(),
+            is_seed: false,
+            done: None,
+        };
         (0..count).map(peer).collect()
     }
 
@@ -187,6 +201,15 @@ n0  seed, 1 B/s
 │  └─ 3 leaves, 20 to 99 %: n2, n3, n4
 └─ n5  25.0 MB/s, 0 %";
         assert_eq!(draw(&tree, &peers), picture);
+    }
+
+    #[test]
+    fn racks_are_named_where_there_are_several() {
+        let mut peers = peers(3);
+        let rack = |zone: &str, rack: &str| Place { zone: zone.to_owned(), rack: rack.to_owned() };
+        (peers[1].place, peers[2].place) = (rack("", "r1"), rack("z", "r2"));
+        let tree = Tree::new(Some(0), vec![None, Some(0), Some(1)]);
+        assert_eq!(draw(&tree, &peers), "origin\n└─ n0  no rack\n   └─ n1  r1\n      └─ n2  z/r2");
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
     fmt::Write as _,
 };
 
+use planner::Place;
+
 use super::trees::{Peer, Tree};
+use crate::text;
 
 /// Peers that are drawn, over all trees: a browser shows so many at once without effort.
 const DRAWN_MAX: usize = 50_000;
@@ -150,9 +153,12 @@ impl Panel<'_> {
     }
 
     fn links(&self, svg: &mut String, spots: &[Spot], middle: f64) {
-        let mut path = String::new();
+        // What crosses from rack to rack is dashed.
+        let (mut near, mut far) = (String::new(), String::new());
         for peer in self.tree.order() {
             for child in self.tree.children(*peer) {
+                let is_far = self.peers[*peer].place != self.peers[*child].place;
+                let path = if is_far { &mut far } else { &mut near };
                 let (from, to) = (spots[*peer], spots[*child]);
                 let halfway = f64::midpoint(from.radius, to.radius);
                 // Where all is in the middle there is no direction to leave it in but the child's.
@@ -166,18 +172,25 @@ impl Panel<'_> {
             }
         }
         let width = (24.0 / as_f64(self.peers.len()).sqrt()).clamp(0.4, 1.6);
-        let _ = writeln!(
-            svg,
-            "<path stroke=\"{}\" stroke-width=\"{width:.1}\" d=\"{}\"/>",
-            self.colour,
-            path.trim_end()
-        );
+        let dashes = format!(" stroke-dasharray=\"{:.1}\"", 4.0 * width);
+        for (path, dashes) in [(near, ""), (far, &*dashes)] {
+            if !path.is_empty() {
+                let (colour, path) = (&self.colour, path.trim_end());
+                let _ = writeln!(
+                    svg,
+                    "<path stroke=\"{colour}\" stroke-width=\"{width:.1}\"{dashes} d=\"{path}\"/>"
+                );
+            }
+        }
     }
 
     fn peer(&self, svg: &mut String, (peer, spot): (usize, Spot), (middle, scale): (f64, f64)) {
         let (x, y) = (spot.x(middle), spot.y(middle));
         let size = scale * (26.0 / as_f64(self.peers.len()).sqrt()).clamp(1.0, 3.0);
-        let name = escaped(&self.peers[peer].name);
+        let Peer { name, place, .. } = &self.peers[peer];
+        let rack =
+            if *place == Place::default() { String::new() } else { format!(" · {}", text::place(place)) };
+        let name = escaped(&format!("{name}{rack}"));
         let is_first = self.tree.level(peer) == 1;
         let (class, size) = match (is_first, self.tree.is_interior(peer)) {
             (true, _) => {
@@ -229,7 +242,7 @@ fn share(arcs: &mut [(f64, f64)], tree: &Tree, peers: &[usize], (from, to): (f64
 
 /// A name that a stranger chose, as text of the picture.
 fn escaped(text: &str) -> String {
-    let clean = crate::text::one_line(text);
+    let clean = text::one_line(text);
     clean.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -243,7 +256,13 @@ mod tests {
     use super::*;
 
     fn trees(count: usize, stripes: usize) -> (Vec<Tree>, Vec<Peer>) {
-        let peer = |at: usize| Peer { name: format!("<n{at}>"), nic_rate: None, is_seed: false, done: None };
+        let peer = |at: usize| Peer {
+            name: format!("<n{at}>"),
+            nic_rate: None,
+            place: Place::default(),
+            is_seed: false,
+            done: None,
+        };
         let parent = |at: usize| at.checked_sub(1).map(|at| at / 3);
         let tree = Tree::new(Some(0), (0..count).map(parent).collect());
         (vec![tree; stripes], (0..count).map(peer).collect())
@@ -259,6 +278,15 @@ mod tests {
             let x: f64 = number.parse().unwrap();
             assert!((0.0..=SMALL).contains(&x), "{x}");
         }
+    }
+
+    #[test]
+    fn what_crosses_from_rack_to_rack_is_dashed() {
+        let (trees, mut peers) = trees(4, 1);
+        assert!(!draw("t", &trees, &peers, None).contains("dasharray"));
+        peers[3].place.rack = "r1".to_owned();
+        let svg = draw("t", &trees, &peers, None);
+        assert!(svg.contains("dasharray") && svg.contains("&lt;n3&gt; · r1</title>"), "{svg}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use planner::{PeerId, StripeSource};
+use planner::{PeerId, Place, StripeSource};
 
 /// One peer of a plan.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(super) struct Peer {
     pub(super) name: String,
     /// What its network card does in each direction, in bytes per second, if that is known.
     pub(super) nic_rate: Option<u64>,
+    /// Where it stands.
+    pub(super) place: Place,
     pub(super) is_seed: bool,
     /// What it has of the artifact, from 0 to 1; `None` where nothing moves.
     pub(super) done: Option<f64>,
@@ -132,6 +134,13 @@ impl Tree {
     /// Whether a peer gives the stripe to others.
     pub(super) fn is_interior(&self, peer: usize) -> bool {
         !self.children[peer].is_empty()
+    }
+
+    /// Those whose parent stands elsewhere.
+    pub(super) fn crossings(&self, peers: &[Peer]) -> impl Iterator<Item = usize> {
+        let is_far =
+            |peer: &usize| self.parents[*peer].is_some_and(|at| peers[at].place != peers[*peer].place);
+        self.order.iter().copied().filter(is_far)
     }
 
     /// What it is like.

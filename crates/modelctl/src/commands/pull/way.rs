@@ -10,6 +10,7 @@ use std::{
 use identity::Security;
 use modelpack::reference::Reference;
 use peer::{FleetOptions, LocalPeer, PeerError, PeerSecurity};
+use planner::Place;
 
 use crate::{
     access,
@@ -134,7 +135,7 @@ async fn schedulers_of(args: &PullArgs, socket: &Path) -> anyhow::Result<Option<
 }
 
 async fn in_fleet(args: &PullArgs, schedulers: Vec<String>) -> anyhow::Result<Way> {
-    let EmbeddedArgs { listen, advertise, data_plain, .. } = &args.embedded;
+    let EmbeddedArgs { listen, advertise, place, data_plain, .. } = &args.embedded;
     // Where no way leads to the scheduler nobody reaches this process either, and the pull goes on without.
     let here = first_way(&schedulers).await.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let is_open = args.trust.fleet_key.is_some() || args.trust.insecure;
@@ -165,6 +166,7 @@ async fn in_fleet(args: &PullArgs, schedulers: Vec<String>) -> anyhow::Result<Wa
         advertise,
         // Several may pull on one machine.
         name: format!("{} pull {}", host_name(), std::process::id()),
+        place: Place::from(place),
         security: PeerSecurity { control, data },
         transports: transports::open(&args.transport)?,
     }))

@@ -156,6 +156,7 @@ fn title(case: Case) -> &'static str {
         Case::OriginSlow => "The origin has half the rate of a card",
         Case::Late => "One peer comes at half time",
         Case::SchedulerDown => "No scheduler from 20 % to 80 %",
+        Case::Racks => "Racks whose uplinks do a third of what their cards do",
     }
 }
 
