@@ -1,4 +1,5 @@
-//! Who of those that read the origin for others is much slower than the rest, seen in what they announce.
+//! Who is much slower than the rest, seen in what they announce: of those that read the origin for others in the stripes
+//! that they read, of all in everything.
 //!
 //! Owns: the comparison. Does not own: what a plan makes of it (`swarm_state`).
 
@@ -8,35 +9,47 @@ use std::time::Duration;
 use crate::id::PeerId;
 
 /// How often entrants are compared: many pieces, on any network that a model is sent over.
-const INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const ENTRANTS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// An entrant is a straggler when it is this many times slower than the middle one. Less is unequal cards and luck.
+/// How often all are compared in all that they get: no sooner than they tell of it.
+pub(crate) const MEMBERS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Whoever is this many times slower than the middle one straggles. Less is unequal cards and luck.
 const FACTOR: f64 = 4.0;
+
+/// Whoever straggles goes on to do so while it is this many times slower.
+const FACTOR_STILL: f64 = 2.0;
 
 /// Comparisons in a row that it must lose: one pause of a disk is no reason to move a stripe.
 const LOSSES: u32 = 2;
 
-/// Pieces that an entrant must still lack: what is nearly done is done sooner than given to another.
+/// Pieces that one must still lack: what is nearly done is done sooner than given to another.
 const LEFT_MIN: u32 = 8;
 
 /// Pieces that the one in the middle has got since the last comparison: with fewer, whether a slow one got its next two
 /// before or after decides.
 const GAIN_MIN: f64 = 12.0;
 
-/// Entrants without which none is in the middle.
+/// Without so many none is in the middle.
 pub(crate) const COMPARED_MIN: usize = 3;
 
 /// After this long without a comparison nothing is known of the time since.
 const GAP_MAX: Duration = Duration::from_secs(1);
 
-/// How long a straggler gets nothing to read for others. What it was slow at may be over by then.
+/// How long a slow entrant gets nothing to read for others. What it was slow at may be over by then.
 pub(crate) const STRAGGLES: Duration = Duration::from_secs(30);
 
-/// How far an entrant is with all stripes that it is the entrant of.
+/// How long one that is slow in all it gets serves nobody, after it was seen to be slow last.
+pub(crate) const RECOVERS: Duration = Duration::from_secs(2);
+
+/// How far one is with what it is compared in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stretch {
     pub(crate) has: u32,
     pub(crate) lacks: u32,
+    /// What its card does: a slower one is not expected to keep pace with a faster one.
+    pub(crate) weight: u64,
+    pub(crate) straggles: bool,
 }
 
 impl Stretch {
@@ -53,56 +66,59 @@ struct Counted {
     losses: u32,
 }
 
-/// The comparison of one swarm.
-#[derive(Debug, Default)]
+/// A comparison that is made again and again.
+#[derive(Debug)]
 pub(crate) struct Pace {
+    interval: Duration,
     /// When it was looked last.
     last: Duration,
     /// When what is counted was counted.
     counted_at: Duration,
     counted: BTreeMap<PeerId, Counted>,
-    /// Pieces per second of the one in the middle, as last seen: it counts on when most are done.
-    usual: f64,
+    /// Pieces per second of the one in the middle, as last seen, and what its card does: it counts on when most are done.
+    usual: (f64, u64),
 }
 
 impl Pace {
-    /// When the next comparison is due.
-    pub(crate) fn next(&self) -> Duration {
-        self.last + INTERVAL
+    pub(crate) fn new(interval: Duration) -> Self {
+        let zero = Duration::ZERO;
+        Self { interval, last: zero, counted_at: zero, counted: BTreeMap::new(), usual: (0.0, 1) }
     }
 
-    /// Compares the entrants; gives those that straggle.
-    pub(crate) fn compare(
-        &mut self,
-        now: Duration,
-        entrants: &BTreeMap<PeerId, Stretch>,
-    ) -> BTreeSet<PeerId> {
+    /// When the next comparison is due.
+    pub(crate) fn next(&self) -> Duration {
+        self.last + self.interval
+    }
+
+    /// Compares them; gives those that straggle.
+    pub(crate) fn compare(&mut self, now: Duration, all: &BTreeMap<PeerId, Stretch>) -> BTreeSet<PeerId> {
         if now.saturating_sub(self.last) > GAP_MAX {
             self.counted.clear();
-            self.usual = 0.0;
+            self.usual = (0.0, 1);
         }
         self.last = now;
         let elapsed = now.saturating_sub(self.counted_at).as_secs_f64();
         let mut rates = BTreeMap::new();
-        for (peer, at) in entrants.iter().filter(|(_, at)| at.lacks > 0) {
+        for (peer, at) in all.iter().filter(|(_, at)| at.lacks > 0) {
             // One that got or lost a stripe since is not compared by what it had of it.
             let then = self.counted.get(peer).filter(|then| then.all == at.all() && then.has <= at.has);
             if let Some(then) = then {
                 rates.insert(*peer, f64::from(at.has - then.has) / elapsed);
             }
         }
-        let mut sorted: Vec<f64> = rates.values().copied().collect();
-        sorted.sort_by(f64::total_cmp);
+        let mut sorted: Vec<(f64, u64)> =
+            rates.iter().map(|(peer, rate)| (*rate, all[peer].weight)).collect();
+        sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let usual = if rates.len() < COMPARED_MIN { self.usual } else { sorted[sorted.len() / 2] };
-        if !rates.is_empty() && usual * elapsed < GAIN_MIN {
+        if !rates.is_empty() && usual.0 * elapsed < GAIN_MIN {
             return BTreeSet::new();
         }
         self.usual = usual;
         self.counted_at = now;
         let before = std::mem::take(&mut self.counted);
         let mut straggling = BTreeSet::new();
-        for (peer, at) in entrants {
-            let is_slow = rates.get(peer).is_some_and(|rate| rate * FACTOR < self.usual);
+        for (peer, at) in all {
+            let is_slow = rates.get(peer).is_some_and(|rate| self.is_slow(*rate, *at));
             let losses = before.get(peer).filter(|_| is_slow).map_or(0, |then| then.losses);
             let losses = losses + u32::from(is_slow && at.lacks >= LEFT_MIN);
             if losses >= LOSSES {
@@ -112,6 +128,13 @@ impl Pace {
         }
         straggling
     }
+
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are more than any card has")]
+    fn is_slow(&self, rate: f64, at: Stretch) -> bool {
+        let (usual, weight) = self.usual;
+        let share = (at.weight as f64 / weight.max(1) as f64).min(1.0);
+        rate * if at.straggles { FACTOR_STILL } else { FACTOR } < usual * share
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +142,11 @@ mod tests {
     use super::*;
 
     const SIZE: u32 = 1000;
+    const INTERVAL: Duration = Duration::from_millis(500);
+
+    fn stretch(has: u32, size: u32) -> Stretch {
+        Stretch { has, lacks: size - has, weight: 10, straggles: false }
+    }
 
     fn id(number: u8) -> PeerId {
         PeerId::new([number; 16])
@@ -126,11 +154,8 @@ mod tests {
 
     /// What is found, comparison by comparison, among entrants that get so many pieces each time.
     fn found(gains: &[u32], times: u32) -> Vec<BTreeSet<PeerId>> {
-        let mut pace = Pace::default();
-        let standing = |gain: u32, time: u32| {
-            let has = (gain * time).min(SIZE);
-            Stretch { has, lacks: SIZE - has }
-        };
+        let mut pace = Pace::new(INTERVAL);
+        let standing = |gain: u32, time: u32| stretch((gain * time).min(SIZE), SIZE);
         let compare = |time: u32| {
             let entrants = (1..).map(id).zip(gains.iter().map(|gain| standing(*gain, time))).collect();
             pace.compare(INTERVAL * time, &entrants)
@@ -153,14 +178,11 @@ mod tests {
 
     #[test]
     fn one_whose_few_pieces_come_in_pairs_is_found() {
-        let (mut pace, mut found) = (Pace::default(), BTreeSet::new());
+        let (mut pace, mut found) = (Pace::new(INTERVAL), BTreeSet::new());
         for time in 1..30 {
             // Two pieces in each second interval, where others get eight in each.
-            let stretch = |number: u32| {
-                let has = if number == 1 { time / 2 * 2 } else { 8 * time };
-                Stretch { has, lacks: SIZE - has }
-            };
-            let entrants = (1..).map(id).zip((0..4).map(stretch)).collect();
+            let standing = |number: u32| stretch(if number == 1 { time / 2 * 2 } else { 8 * time }, SIZE);
+            let entrants = (1..).map(id).zip((0..4).map(standing)).collect();
             found.append(&mut pace.compare(INTERVAL * time, &entrants));
         }
         assert_eq!(found, BTreeSet::from([id(2)]));
@@ -168,18 +190,42 @@ mod tests {
 
     #[test]
     fn what_comes_with_a_stripe_is_no_pace() {
-        let (mut pace, mut found) = (Pace::default(), BTreeSet::new());
+        let (mut pace, mut found) = (Pace::new(INTERVAL), BTreeSet::new());
         for time in 1..9 {
             // All are as quick; three of them get a stripe that is begun, and soon another one.
             let stripes = |number: u32| if number < 3 { (time.max(2) - 2).min(2) } else { 0 };
-            let stretch = |number: u32| {
-                let has = 10 * time + 300 * stripes(number);
-                Stretch { has, lacks: SIZE * (stripes(number) + 1) - has }
-            };
-            let entrants = (1..).map(id).zip((0..4).map(stretch)).collect();
+            let standing =
+                |number: u32| stretch(10 * time + 300 * stripes(number), SIZE * (stripes(number) + 1));
+            let entrants = (1..).map(id).zip((0..4).map(standing)).collect();
             found.append(&mut pace.compare(INTERVAL * time, &entrants));
         }
         assert_eq!(found, BTreeSet::new());
+    }
+
+    /// Whether the last of four straggles, if it gets so many pieces where the others get ten, with such a card.
+    fn is_found(gain: u32, weight: u64, straggles: bool) -> bool {
+        let mut pace = Pace::new(INTERVAL);
+        let compare = |time: u32| {
+            let last = Stretch { weight, straggles, ..stretch(gain * time, SIZE) };
+            let all = [10; 3].map(|gain| stretch(gain * time, SIZE)).into_iter().chain([last]);
+            pace.compare(INTERVAL * time * 2, &(1..).map(id).zip(all).collect())
+        };
+        (1..20).map(compare).last() == Some(BTreeSet::from([id(4)]))
+    }
+
+    #[test]
+    fn a_slower_card_is_not_expected_to_keep_pace_with_faster_ones() {
+        assert!(is_found(2, 10, false));
+        assert!(!is_found(2, 5, false), "half a card");
+        assert!(is_found(1, 5, false));
+        assert!(is_found(2, 40, false), "others may be held up by something else than their cards");
+    }
+
+    #[test]
+    fn whoever_straggles_has_to_come_up_to_half_the_pace() {
+        assert!(!is_found(4, 10, false));
+        assert!(is_found(4, 10, true));
+        assert!(!is_found(6, 10, true));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use modelpack::piece_map::PieceMap;
 
 use crate::forest::{Node, STRIPES};
 use crate::id::PeerId;
-use crate::pace::Pace;
+use crate::pace::{ENTRANTS_INTERVAL, MEMBERS_INTERVAL, Pace};
 use crate::plan::{Before, PeerPlan};
 use crate::planner::{Progress, ROUNDS_MAX, Registered};
 use crate::trees::Trees;
@@ -25,7 +25,7 @@ mod roster;
 mod shares;
 mod stragglers;
 
-use roster::{BACKUPS, Part, Roster, rounded};
+use roster::{BACKUPS, Part, Roster, Straggles, rounded, slowed};
 pub(crate) use roster::{MemberState, Rated};
 pub(crate) use shares::{Shares, Work};
 
@@ -80,10 +80,13 @@ pub(crate) struct SwarmState {
     concerned: BTreeSet<Node>,
     is_for_all: bool,
     /// Until when nobody waits for them.
-    straggling: BTreeMap<Node, Duration>,
+    straggling: BTreeMap<Node, Straggles>,
     /// While members come from another scheduler: since when, and until when no plan is made.
     gathering: Option<(Duration, Duration)>,
+    /// Of entrants, in what they read for others.
     pace: Pace,
+    /// Of all who want anything, in all that they get.
+    gains: Pace,
 }
 
 impl SwarmState {
@@ -108,7 +111,8 @@ impl SwarmState {
             is_for_all: false,
             straggling: BTreeMap::new(),
             gathering: None,
-            pace: Pace::default(),
+            pace: Pace::new(ENTRANTS_INTERVAL),
+            gains: Pace::new(MEMBERS_INTERVAL),
         }
     }
 
@@ -199,7 +203,7 @@ impl SwarmState {
             have: PieceMap::empty(self.piece_count),
             held: [0; STRIPES],
             in_flight: None,
-            straggles_until: None,
+            straggles: None,
             class: None,
             rack: 0,
             told: None,
@@ -375,8 +379,15 @@ impl SwarmState {
 
     /// What a card does; peers that do not know theirs count as the mean of those that do.
     fn weight(&self, node: Node) -> u64 {
-        let rate = self.roster.get(node).and_then(|member| member.class).map(|class| class.rate);
-        rate.filter(|rate| *rate > 0).unwrap_or(self.mean)
+        let class = self.roster.get(node).and_then(|member| member.class);
+        let known = class.map(|class| class.rate).filter(|rate| *rate > 0);
+        known.unwrap_or_else(|| slowed(self.mean, class.is_some_and(|class| class.is_slow_card)))
+    }
+
+    /// What it says that it does, however slow it is.
+    fn claimed(&self, node: Node) -> u64 {
+        let rate = self.roster.get(node).and_then(|member| member.facts.nic_rate);
+        rate.map(rounded).filter(|rate| *rate > 0).unwrap_or_else(|| self.mean)
     }
 
     /// Those who left are nobody's backup.

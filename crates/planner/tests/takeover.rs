@@ -85,7 +85,7 @@ fn members_of_another_schedulers_plan_are_gathered_before_the_first() {
     planner.handle(at(90), Input::Tick);
     let plans = plans(&mut planner);
     assert!(plans.len() == 3 && plans.values().all(|plan| plan.epoch == 61), "{plans:?}");
-    assert_eq!(planner.next_wake(), Some(at(500)), "nobody else is waited for: entrants are compared");
+    assert_eq!(planner.next_wake(), Some(at(100)), "nobody else is waited for: members are compared");
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl SwarmState {
             } else if !self.is_done(entrant) {
                 self.entrants[stripe] = None;
                 if self.roster.get(entrant).is_some_and(|member| {
-                    member.facts.standing == Standing::Suspect || member.straggles_until.is_some()
+                    member.facts.standing == Standing::Suspect || member.straggles.is_some()
                 }) {
                     // It goes on serving what it has on its way, to whoever believes it.
                     self.move_from(stripe, entrant, self.epoch);

@@ -28,6 +28,9 @@ const RANKS: usize = 5;
 /// Nobody reads from those.
 const QUARANTINED: usize = RANKS - 1;
 
+/// By how much less: who is found slow has less than a quarter of the pace, and mostly not much less.
+const SLOW_SHARE: u64 = 8;
+
 /// Which part a member can play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -50,8 +53,9 @@ pub(super) struct Class {
     pub(super) part: Part,
     /// 0 and 1: in good standing, quick or straggling; 2 and 3: the same of suspects; 4: quarantined.
     pub(super) rank: usize,
-    /// 0 if it is not known.
+    /// What its card does; 0 if it does not say.
     pub(super) rate: u64,
+    pub(super) is_slow_card: bool,
     reads_origin: bool,
 }
 
@@ -60,6 +64,14 @@ pub(super) struct Class {
 pub(super) enum ReadsOrigin {
     Yes,
     OrNot,
+}
+
+/// A member that nobody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Straggles {
+    pub(super) until: Duration,
+    /// It is slow in all that it gets, and not only at the origin.
+    pub(super) is_slow_card: bool,
 }
 
 #[derive(Debug)]
@@ -75,8 +87,8 @@ pub(crate) struct MemberState {
     pub(super) held: [u32; STRIPES],
     /// How many pieces of each stripe it was reading from the origin when it joined, if any.
     pub(super) in_flight: Option<Box<[u32; STRIPES]>>,
-    /// Until when nobody waits for it: it was much slower than the others.
-    pub(super) straggles_until: Option<Duration>,
+    /// Whether nobody waits for it: it was much slower than the others.
+    pub(super) straggles: Option<Straggles>,
     /// As it was sorted last.
     pub(super) class: Option<Class>,
     /// The rack that it is in.
@@ -115,13 +127,15 @@ impl MemberState {
             (true, true, true) => Part::Seed,
             (true, false, _) => Part::Apart,
         };
-        let straggles = usize::from(self.straggles_until.is_some());
+        let straggles = usize::from(self.straggles.is_some());
         let rank = match self.facts.standing {
             Standing::Good => straggles,
             Standing::Suspect => 2 + straggles,
             Standing::Quarantined => QUARANTINED,
         };
-        Class { part, rank, rate: rounded(self.facts.nic_rate.unwrap_or(0)), reads_origin: self.origin_ok }
+        let is_slow_card = self.straggles.is_some_and(|straggles| straggles.is_slow_card);
+        let rate = slowed(rounded(self.facts.nic_rate.unwrap_or(0)), is_slow_card);
+        Class { part, rank, rate, is_slow_card, reads_origin: self.origin_ok }
     }
 }
 
@@ -232,7 +246,7 @@ struct Kinds {
 
 impl Kinds {
     fn count(&mut self, node: Node, class: Class, how: fn(&mut Kind, Node, u64)) {
-        let Class { part, rank, rate, reads_origin } = class;
+        let Class { part, rank, rate, reads_origin, .. } = class;
         match part {
             Part::Wanting => {
                 how(&mut self.wanting[rank], node, rate);
@@ -498,6 +512,11 @@ pub(super) fn rounded(rate: u64) -> u64 {
     let digits = 5.min(u64::BITS - rate.leading_zeros());
     let shift = (u64::BITS - rate.leading_zeros()) - digits;
     rate >> shift << shift
+}
+
+/// What a card counts as that does much less than it says: it takes a little of what others send, and has none under it.
+pub(super) fn slowed(rate: u64, is_slow: bool) -> u64 {
+    if is_slow { (rate / SLOW_SHARE).max(u64::from(rate > 0)) } else { rate }
 }
 
 fn first_of(kinds: &[Kind; RANKS]) -> Option<usize> {

@@ -1,20 +1,28 @@
-//! What a swarm's plan makes of entrants that are much slower than the others: they read nothing for others for a while.
+//! What a swarm's plan makes of those that are much slower than the others. An entrant that is slow at the origin reads
+//! nothing for others for a while. Whoever is slow in all that it gets has a slower card than it says, and serves nobody.
 //! Does not own the comparison (`pace`).
+//!
+//! Who has a slow parent is slow in one stripe only, and gets the others as quickly as anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::SwarmState;
-use super::roster::NOBODY;
+use super::roster::{NOBODY, Part, Straggles};
 use crate::forest::Node;
 use crate::id::PeerId;
-use crate::pace::{COMPARED_MIN, STRAGGLES, Stretch};
+use crate::pace::{COMPARED_MIN, RECOVERS, STRAGGLES, Stretch};
 
 impl SwarmState {
-    /// When entrants are to be compared again, or a straggler is let back.
+    /// When members are to be compared again, or a straggler is let back.
     pub(crate) fn pace_due(&self) -> Option<Duration> {
-        let ends = self.straggling.values().copied();
-        self.comparison_due().into_iter().chain(ends).min()
+        let ends = self.straggling.values().map(|straggles| straggles.until);
+        self.comparison_due().into_iter().chain(self.gains_due()).chain(ends).min()
+    }
+
+    /// If enough want anything.
+    fn gains_due(&self) -> Option<Duration> {
+        (self.roster.wanting().count >= COMPARED_MIN as u64).then(|| self.gains.next())
     }
 
     /// If enough have something left to read.
@@ -39,36 +47,67 @@ impl SwarmState {
         count == COMPARED_MIN
     }
 
-    /// Compares entrants if that is due; says whether the plan should change.
+    /// Compares members if that is due; says whether the plan should change.
     pub(crate) fn compare_pace(&mut self, now: Duration) -> bool {
-        let is_due = self.comparison_due().is_some_and(|at| at <= now);
-        let found = if is_due { self.compare(now) } else { BTreeSet::new() };
+        let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         let mut is_changed = false;
-        for node in found.iter().filter_map(|peer| self.roster.node(*peer)) {
-            is_changed |= self.straggling.insert(node, now + STRAGGLES).is_none();
-        }
-        let over: Vec<Node> =
-            self.straggling.iter().filter(|(_, until)| **until <= now).map(|(node, _)| *node).collect();
-        for node in over {
-            self.straggling.remove(&node);
-            if let Some(member) = self.roster.get_mut(node) {
-                member.straggles_until = None;
-                is_changed = true;
+        if is_due(self.comparison_due()) {
+            let found = self.compare(now);
+            for node in self.nodes_of(&found) {
+                let straggles = Straggles { until: now + STRAGGLES, is_slow_card: false };
+                is_changed |= self.note_straggler(node, straggles);
             }
         }
-        for (node, until) in &self.straggling {
+        if is_due(self.gains_due()) {
+            let found = self.compare_gains(now);
+            for node in self.nodes_of(&found) {
+                let straggles = Straggles { until: now + RECOVERS, is_slow_card: true };
+                is_changed |= self.note_straggler(node, straggles);
+            }
+        }
+        self.straggling.retain(|node, straggles| {
+            let is_over = straggles.until <= now;
             if let Some(member) = self.roster.get_mut(*node) {
-                member.straggles_until = Some(*until);
+                is_changed |= is_over;
+                member.straggles = Some(*straggles).filter(|_| !is_over);
             }
-        }
+            !is_over
+        });
         is_changed
+    }
+
+    /// Says whether that is new.
+    fn note_straggler(&mut self, node: Node, straggles: Straggles) -> bool {
+        let before = self.straggling.get(&node).copied();
+        let until = before.map_or(straggles.until, |before| before.until.max(straggles.until));
+        let is_slow_card = straggles.is_slow_card || before.is_some_and(|before| before.is_slow_card);
+        self.straggling.insert(node, Straggles { until, is_slow_card });
+        before.is_none_or(|before| before.is_slow_card != is_slow_card)
+    }
+
+    fn nodes_of(&self, peers: &BTreeSet<PeerId>) -> Vec<Node> {
+        peers.iter().filter_map(|peer| self.roster.node(*peer)).collect()
+    }
+
+    fn compare_gains(&mut self, now: Duration) -> BTreeSet<PeerId> {
+        let wanting = self.roster.nodes().filter_map(|node| {
+            let member = self.roster.get(node)?;
+            member.class.filter(|class| class.part == Part::Wanting)?;
+            let (has, straggles) = (member.have.len(), member.straggles.is_some());
+            let stretch =
+                Stretch { has, lacks: self.piece_count - has, weight: self.claimed(node), straggles };
+            Some((member.peer, stretch))
+        });
+        let wanting = wanting.collect();
+        self.gains.compare(now, &wanting)
     }
 
     fn compare(&mut self, now: Duration) -> BTreeSet<PeerId> {
         let mut entrants: BTreeMap<PeerId, Stretch> = BTreeMap::new();
         for (stripe, entrant) in self.entrants.iter().enumerate() {
             let Some(member) = entrant.and_then(|at| self.roster.get(at)) else { continue };
-            let stretch = entrants.entry(member.peer).or_insert(Stretch { has: 0, lacks: 0 });
+            let none = Stretch { has: 0, lacks: 0, weight: 1, straggles: false };
+            let stretch = entrants.entry(member.peer).or_insert(none);
             stretch.has += member.held[stripe];
             stretch.lacks += self.stripe_size(stripe) - member.held[stripe];
         }

@@ -3,4 +3,5 @@
 mod cost;
 mod racks;
 mod repair;
+mod stragglers;
 mod support;
