@@ -20,6 +20,12 @@ const FACTOR: f64 = 4.0;
 /// Whoever straggles goes on to do so while it is this many times slower.
 const FACTOR_STILL: f64 = 2.0;
 
+/// Or whoever needs this many times as long for its own as all together for what all lack.
+const LATE: f64 = 2.0;
+
+/// What all together have done once counts for less at each comparison: some are done, others were never as quick.
+const FADES: f64 = 0.9;
+
 /// Comparisons in a row that it must lose: one pause of a disk is no reason to move a stripe.
 const LOSSES: u32 = 2;
 
@@ -77,12 +83,19 @@ pub(crate) struct Pace {
     counted: BTreeMap<PeerId, Counted>,
     /// Pieces per second of the one in the middle, as last seen, and what its card does: it counts on when most are done.
     usual: (f64, u64),
+    /// Pieces per second of all together, as lately seen, where what one lacks could be given to another.
+    together: Option<f64>,
 }
 
 impl Pace {
     pub(crate) fn new(interval: Duration) -> Self {
-        let zero = Duration::ZERO;
-        Self { interval, last: zero, counted_at: zero, counted: BTreeMap::new(), usual: (0.0, 1) }
+        let (zero, usual) = (Duration::ZERO, (0.0, 1));
+        Self { interval, last: zero, counted_at: zero, counted: BTreeMap::new(), usual, together: None }
+    }
+
+    /// Of those who share what is to be got.
+    pub(crate) fn of_sharers(interval: Duration) -> Self {
+        Self { together: Some(0.0), ..Self::new(interval) }
     }
 
     /// When the next comparison is due.
@@ -95,6 +108,7 @@ impl Pace {
         if now.saturating_sub(self.last) > GAP_MAX {
             self.counted.clear();
             self.usual = (0.0, 1);
+            self.together = self.together.map(|_| 0.0);
         }
         self.last = now;
         let elapsed = now.saturating_sub(self.counted_at).as_secs_f64();
@@ -115,10 +129,15 @@ impl Pace {
         }
         self.usual = usual;
         self.counted_at = now;
+        let sum: f64 = rates.values().sum();
+        self.together = self.together.map(|together| sum.max(together * FADES));
+        let lacking = all.values().map(|at| f64::from(at.lacks)).sum();
         let before = std::mem::take(&mut self.counted);
         let mut straggling = BTreeSet::new();
         for (peer, at) in all {
-            let is_slow = rates.get(peer).is_some_and(|rate| self.is_slow(*rate, *at));
+            let is_slow = rates
+                .get(peer)
+                .is_some_and(|rate| self.is_slow(*rate, *at) || self.is_late(*rate, *at, lacking));
             let losses = before.get(peer).filter(|_| is_slow).map_or(0, |then| then.losses);
             let losses = losses + u32::from(is_slow && at.lacks >= LEFT_MIN);
             if losses >= LOSSES {
@@ -127,6 +146,11 @@ impl Pace {
             self.counted.insert(*peer, Counted { has: at.has, all: at.all(), losses });
         }
         straggling
+    }
+
+    /// Whether the others would be done with everything long before this one is done with its own.
+    fn is_late(&self, rate: f64, at: Stretch, lacking: f64) -> bool {
+        self.together.is_some_and(|together| f64::from(at.lacks) * together > rate * LATE * lacking)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "53 bits are more than any card has")]
@@ -226,6 +250,22 @@ mod tests {
         assert!(!is_found(4, 10, false));
         assert!(is_found(4, 10, true));
         assert!(!is_found(6, 10, true));
+    }
+
+    #[test]
+    fn of_those_who_share_whoever_would_hold_up_the_end_is_found() {
+        let find = |gain: u32, others_are_done_at: u32| {
+            let (mut pace, mut found) = (Pace::of_sharers(INTERVAL), BTreeSet::new());
+            for time in 1..9 {
+                let others = if time < others_are_done_at { 60 * time } else { SIZE };
+                let standings = [others, others, others, gain * time].map(|has| stretch(has, SIZE));
+                found.append(&mut pace.compare(INTERVAL * time, &(1..).map(id).zip(standings).collect()));
+            }
+            found
+        };
+        assert_eq!(find(40, u32::MAX), BTreeSet::new(), "a little slower");
+        assert_eq!(find(16, u32::MAX), BTreeSet::from([id(4)]), "less than four times slower, but late");
+        assert_eq!(find(40, 4), BTreeSet::from([id(4)]), "the others could do what it lacks");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl SwarmState {
             is_for_all: false,
             straggling: BTreeMap::new(),
             gathering: None,
-            pace: Pace::new(ENTRANTS_INTERVAL),
+            pace: Pace::of_sharers(ENTRANTS_INTERVAL),
             gains: Pace::new(MEMBERS_INTERVAL),
         }
     }
@@ -387,7 +387,7 @@ impl SwarmState {
     /// What it says that it does, however slow it is.
     fn claimed(&self, node: Node) -> u64 {
         let rate = self.roster.get(node).and_then(|member| member.facts.nic_rate);
-        rate.map(rounded).filter(|rate| *rate > 0).unwrap_or_else(|| self.mean)
+        rate.map(rounded).filter(|rate| *rate > 0).unwrap_or(self.mean)
     }
 
     /// Those who left are nobody's backup.

@@ -17,7 +17,7 @@ const USAGE: &str =
                        [--quanta 16] [--seeds 5] [--seed 1] [--json] [--svg FILE]
        simulator fuzz  [--seeds 1000 | --minutes M] [--seed 1] [--past] [--json]
        simulator replay SEED [--lines 40] [--node N]…
-cases: clean slow kill origin-fast origin-slow late scheduler-down heterogeneous";
+cases: clean slow kill origin-fast origin-slow late scheduler-down heterogeneous racks far";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);

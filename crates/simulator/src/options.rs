@@ -46,6 +46,13 @@ pub enum Fault {
         /// How many times.
         factor: u32,
     },
+    /// Node `node` gets what it reads at the origin `factor` times slower than its card, and nothing else.
+    Far {
+        /// Its number.
+        node: usize,
+        /// How many times.
+        factor: u32,
+    },
     /// Node `node` joins at `at` only.
     Late {
         /// Its number.

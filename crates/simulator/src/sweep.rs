@@ -30,11 +30,13 @@ pub enum Case {
     Heterogeneous,
     /// Racks whose uplinks do a third of what their cards do: eight, or two where there are less than 64 peers.
     Racks,
+    /// Every other peer gets a sixteenth of a card from the origin: the way is long, or others' connections get more.
+    Far,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Clean,
         Self::Slow,
         Self::Kill,
@@ -44,6 +46,7 @@ impl Case {
         Self::SchedulerDown,
         Self::Heterogeneous,
         Self::Racks,
+        Self::Far,
     ];
 
     /// Its name on the command line.
@@ -58,6 +61,7 @@ impl Case {
             Self::SchedulerDown => "scheduler-down",
             Self::Heterogeneous => "heterogeneous",
             Self::Racks => "racks",
+            Self::Far => "far",
         }
     }
 }
@@ -216,6 +220,7 @@ impl Sweep {
                 Case::Kill if !self.is_healthy(peer) => {
                     options.faults.push(Fault::Kill { node, at: bound / 2 });
                 }
+                Case::Far if peer % 2 == 1 => options.faults.push(Fault::Far { node, factor: 16 }),
                 _ if factor > 1 => options.faults.push(Fault::Slow { node, factor }),
                 _ => {}
             }

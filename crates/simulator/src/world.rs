@@ -72,6 +72,8 @@ struct Node {
     claim: u64,
     /// Its card's stations, to send and to receive.
     card: (u32, u32),
+    /// What the origin's bytes pass on their way to it, if that is thinner than its card.
+    from_origin: Option<u32>,
     /// Who is linked to it to read, ascending.
     children: Vec<news::Child>,
     coming: news::Coming,
@@ -189,6 +191,7 @@ impl World {
             is_silent: false,
             claim: rate,
             card,
+            from_origin: None,
             children: Vec::new(),
             coming: (0, Vec::new()),
             news: Vec::new(),
@@ -213,6 +216,10 @@ impl World {
                 self.nodes[node].claim /= u64::from(factor);
             }
             Fault::Lame { node, factor } => self.slow_down(node, factor),
+            Fault::Far { node, factor } => {
+                let thin = self.network.add_station(self.options.rate / u64::from(factor));
+                self.nodes[node].from_origin = Some(thin);
+            }
             Fault::Late { node, at } => begin[node] = at,
             Fault::Seed { node } => self.nodes[node].is_seed = true,
             Fault::NoOrigin => self.origin_ok = false,

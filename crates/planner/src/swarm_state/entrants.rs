@@ -1,7 +1,7 @@
 //! Who each stripe enters the swarm through. Does not own the trees below (`forest`).
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::roster::{Kind, MemberState, Part, ReadsOrigin};
 use super::{BEFORE_MAX, SwarmState};
@@ -19,6 +19,14 @@ enum MayRead {
     All,
     /// In a repair, where nobody has everything: one alone, if there is one.
     Elected(Option<Node>),
+}
+
+/// Who a stripe may be given to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MayEnter {
+    Anybody,
+    /// Those that are entrants of others.
+    Entrants,
 }
 
 /// Who may be entrants.
@@ -66,7 +74,7 @@ impl SwarmState {
     fn eligible(&self) -> Eligible<'_> {
         let has_holders = !self.holders.is_empty();
         if has_holders {
-            let pool = self.roster.serving_rank().zip(self.roster.serving());
+            let pool = self.roster.entering();
             let mut nodes = pool.into_iter().flat_map(|(_, kind)| kind.nodes());
             let leaves_out = nodes.any(|node| self.roster.get(node).is_some_and(|at| self.has_source(at)));
             return Eligible { pool, may_read: MayRead::All, has_holders, leaves_out };
@@ -84,7 +92,7 @@ impl SwarmState {
     fn is_eligible(&self, node: Node, eligible: &Eligible<'_>) -> bool {
         let Some(member) = self.roster.get(node) else { return false };
         let Some(class) = member.class.filter(|class| class.part == Part::Wanting) else { return false };
-        eligible.pool.is_some_and(|(rank, _)| rank == class.rank)
+        eligible.pool.is_some_and(|(rank, _)| rank == class.entry_rank)
             && (member.origin_ok || eligible.has_holders)
             && (!eligible.leaves_out || self.has_source(member))
             && [MayRead::All, MayRead::Elected(Some(node))].contains(&eligible.may_read)
@@ -107,15 +115,19 @@ impl SwarmState {
         // Nobody has a plan of this scheduler yet. Who holds most of a stripe was its entrant, if there was a plan.
         let is_first = self.roster.members().all(|member| member.told.is_none());
         let mut counts: BTreeMap<Node, u64> = BTreeMap::new();
+        let mut were_slow = BTreeSet::new();
         for stripe in 0..self.entrants.len() {
             let Some(entrant) = self.entrants[stripe] else { continue };
             if self.is_eligible(entrant, &self.eligible()) {
                 *counts.entry(entrant).or_default() += 1;
             } else if !self.is_done(entrant) {
                 self.entrants[stripe] = None;
-                if self.roster.get(entrant).is_some_and(|member| {
-                    member.facts.standing == Standing::Suspect || member.straggles.is_some()
-                }) {
+                let member = self.roster.get(entrant);
+                let was_slow = member.is_some_and(|member| member.straggles.is_some());
+                if was_slow {
+                    were_slow.insert(stripe);
+                }
+                if was_slow || member.is_some_and(|member| member.facts.standing == Standing::Suspect) {
                     // It goes on serving what it has on its way, to whoever believes it.
                     self.move_from(stripe, entrant, self.epoch);
                 }
@@ -128,7 +140,11 @@ impl SwarmState {
             let furthest = is_first.then(|| self.furthest(stripe)).flatten();
             let begun = furthest.filter(|node| !self.is_movable(stripe, *node));
             let count = |node: Node| counts.get(&node).copied().unwrap_or(0) + 1;
-            let chosen = begun.map(|node| (node, count(node))).or_else(|| self.cheapest(&counts));
+            // Who is to be quick where another was slow is better one that has been.
+            let was_slow = were_slow.contains(&stripe);
+            let proven = || was_slow.then(|| self.cheapest_of(&counts, MayEnter::Entrants)).flatten();
+            let begun = begun.map(|node| (node, count(node)));
+            let chosen = begun.or_else(proven).or_else(|| self.cheapest_of(&counts, MayEnter::Anybody));
             if let Some((node, count)) = chosen {
                 if let Some(furthest) = furthest.filter(|furthest| *furthest != node) {
                     self.move_from(stripe, furthest, self.epoch);
@@ -142,7 +158,9 @@ impl SwarmState {
 
     fn share_with_newcomers(&mut self, counts: &mut BTreeMap<Node, u64>) {
         for stripe in (0..self.entrants.len()).rev() {
-            let (Some(from), Some((to, count))) = (self.entrants[stripe], self.cheapest(counts)) else {
+            let (Some(from), Some((to, count))) =
+                (self.entrants[stripe], self.cheapest_of(counts, MayEnter::Anybody))
+            else {
                 continue;
             };
             // Those who have everything are no more to be relieved.
@@ -167,10 +185,12 @@ impl SwarmState {
     }
 
     /// Whom one more stripe burdens least, and how many it has then.
-    fn cheapest(&self, counts: &BTreeMap<Node, u64>) -> Option<(Node, u64)> {
+    fn cheapest_of(&self, counts: &BTreeMap<Node, u64>, who: MayEnter) -> Option<(Node, u64)> {
         let eligible = self.eligible();
         let is_new = |node: &Node| {
-            counts.get(node).is_none_or(|count| *count == 0) && self.is_eligible(*node, &eligible)
+            who == MayEnter::Anybody
+                && counts.get(node).is_none_or(|count| *count == 0)
+                && self.is_eligible(*node, &eligible)
         };
         // What comes in through a slower card is slow for everybody.
         let weight = eligible

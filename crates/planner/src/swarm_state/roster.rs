@@ -51,8 +51,10 @@ pub(super) enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Class {
     pub(super) part: Part,
-    /// 0 and 1: in good standing, quick or straggling; 2 and 3: the same of suspects; 4: quarantined.
+    /// 0 and 1: in good standing, quick or with a slow card; 2 and 3: the same of suspects; 4: quarantined.
     pub(super) rank: usize,
+    /// The same, where whoever is slow at the origin comes second too: its card is as good as others' for what it has.
+    pub(super) entry_rank: usize,
     /// What its card does; 0 if it does not say.
     pub(super) rate: u64,
     pub(super) is_slow_card: bool,
@@ -127,15 +129,15 @@ impl MemberState {
             (true, true, true) => Part::Seed,
             (true, false, _) => Part::Apart,
         };
-        let straggles = usize::from(self.straggles.is_some());
-        let rank = match self.facts.standing {
-            Standing::Good => straggles,
-            Standing::Suspect => 2 + straggles,
+        let is_slow_card = self.straggles.is_some_and(|straggles| straggles.is_slow_card);
+        let rank = |straggles: bool| match self.facts.standing {
+            Standing::Good => usize::from(straggles),
+            Standing::Suspect => 2 + usize::from(straggles),
             Standing::Quarantined => QUARANTINED,
         };
-        let is_slow_card = self.straggles.is_some_and(|straggles| straggles.is_slow_card);
+        let (rank, entry_rank) = (rank(is_slow_card), rank(self.straggles.is_some()));
         let rate = slowed(rounded(self.facts.nic_rate.unwrap_or(0)), is_slow_card);
-        Class { part, rank, rate, is_slow_card, reads_origin: self.origin_ok }
+        Class { part, rank, entry_rank, rate, is_slow_card, reads_origin: self.origin_ok }
     }
 }
 
@@ -239,19 +241,21 @@ impl Rated {
 #[derive(Debug, Default)]
 struct Kinds {
     wanting: [Kind; RANKS],
-    /// Those of them that can read the origin.
+    /// The same by how well they do as entrants, and those of them that can read the origin.
+    entering: [Kind; RANKS],
     reading: [Kind; RANKS],
     holders: [Kind; RANKS],
 }
 
 impl Kinds {
     fn count(&mut self, node: Node, class: Class, how: fn(&mut Kind, Node, u64)) {
-        let Class { part, rank, rate, reads_origin, .. } = class;
+        let Class { part, rank, entry_rank, rate, reads_origin, .. } = class;
         match part {
             Part::Wanting => {
                 how(&mut self.wanting[rank], node, rate);
+                how(&mut self.entering[entry_rank], node, rate);
                 if reads_origin {
-                    how(&mut self.reading[rank], node, rate);
+                    how(&mut self.reading[entry_rank], node, rate);
                 }
             }
             Part::Holder => how(&mut self.holders[rank], node, rate),
@@ -438,9 +442,9 @@ impl Roster {
         first_of(&self.all.wanting)
     }
 
-    /// Those who want pieces and may have children.
-    pub(super) fn serving(&self) -> Option<&Kind> {
-        self.serving_rank().map(|rank| &self.all.wanting[rank])
+    /// Those who take from holders for others.
+    pub(super) fn entering(&self) -> Option<(usize, &Kind)> {
+        first_of(&self.all.entering).map(|rank| (rank, &self.all.entering[rank]))
     }
 
     /// Those who read the origin for others.
@@ -448,11 +452,11 @@ impl Roster {
         first_of(&self.all.reading).map(|rank| (rank, &self.all.reading[rank]))
     }
 
-    /// The same of each rack: those of a rank who want pieces, or only those of them who can read the origin.
+    /// The same of each rack: those of a rank who may be entrants, or only those of them who can read the origin.
     pub(super) fn in_racks(&self, rank: usize, reads_origin: ReadsOrigin) -> impl Iterator<Item = &Kind> {
         let kinds = self.by_rack.iter().map(move |kinds| match reads_origin {
             ReadsOrigin::Yes => &kinds.reading[rank],
-            ReadsOrigin::OrNot => &kinds.wanting[rank],
+            ReadsOrigin::OrNot => &kinds.entering[rank],
         });
         kinds.filter(|kind| !kind.is_empty())
     }

@@ -2,6 +2,7 @@
 
 mod cost;
 mod racks;
+mod readers;
 mod repair;
 mod stragglers;
 mod support;

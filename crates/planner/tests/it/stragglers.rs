@@ -1,13 +1,12 @@
 //! Members that are much slower than their cards should be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use modelpack::layout::Run;
-use planner::{HostAddr, Input, Output, PeerId, PeerPlan, Planner, Progress, StripeSource};
+use planner::{Input, Output, PeerId, PeerPlan, Planner, StripeSource};
 
-use crate::support::{ARTIFACT, id};
+use crate::support::{ARTIFACT, arrival, id};
 
 const PIECES: u32 = 4096;
 const STEP: Duration = Duration::from_millis(100);
@@ -29,19 +28,9 @@ impl Broadcast {
         let mut broadcast =
             Self { planner: Planner::new(), plans: BTreeMap::new(), has, now: Duration::ZERO };
         for number in 1..=count {
-            let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
-            let host = HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into());
-            broadcast.tell(Input::Register { peer, address, name, nic_rate: Some(1 << 30), host });
-            broadcast.tell(Input::Join {
-                peer,
-                artifact: ARTIFACT,
-                bytes: u64::from(PIECES) << 20,
-                piece_count: PIECES,
-                origin_ok: true,
-                is_seed: false,
-                have: Vec::new(),
-                progress: Progress::default(),
-            });
+            for input in arrival(number, PIECES) {
+                broadcast.tell(input);
+            }
         }
         broadcast
     }

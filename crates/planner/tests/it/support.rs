@@ -14,6 +14,24 @@ pub(crate) const fn id(number: u8) -> PeerId {
     PeerId::new([number; 16])
 }
 
+/// A member with a card of 1 GiB/s that can read the origin and has nothing comes.
+pub(crate) fn arrival(number: u8, piece_count: u32) -> [Input; 2] {
+    let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
+    let (place, host) = (Place::default(), HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into()));
+    let register = Input::Register { peer, address, name, nic_rate: Some(1 << 30), place, host };
+    let join = Input::Join {
+        peer,
+        artifact: ARTIFACT,
+        bytes: u64::from(piece_count) << 20,
+        piece_count,
+        origin_ok: true,
+        is_seed: false,
+        have: Vec::new(),
+        progress: Progress::default(),
+    };
+    [register, join]
+}
+
 /// One swarm.
 #[derive(Default)]
 pub(crate) struct Fleet {
@@ -23,7 +41,11 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn tell(&mut self, input: Input) {
-        self.planner.handle(Duration::ZERO, input);
+        self.tell_at(Duration::ZERO, input);
+    }
+
+    pub(crate) fn tell_at(&mut self, now: Duration, input: Input) {
+        self.planner.handle(now, input);
         while let Some(output) = self.planner.poll() {
             if let Output::Plan { to, plan, .. } = output {
                 self.plans.insert(to, plan);

@@ -131,7 +131,8 @@ impl World {
         let out = out.filter(|_| is_apart).map(|rack| self.uplinks[rack].0);
         let into = into.filter(|_| is_apart).map(|rack| self.uplinks[rack].1);
         let cards = (self.nodes[from as usize].card.0, self.nodes[to as usize].card.1);
-        [cards.0].into_iter().chain(out).chain(into).chain([cards.1]).collect()
+        let thin = self.nodes[to as usize].from_origin.filter(|_| from == self.origin());
+        [cards.0].into_iter().chain(thin).chain(out).chain(into).chain([cards.1]).collect()
     }
 
     pub(super) fn served(&mut self, served: Served) {

@@ -157,6 +157,7 @@ fn title(case: Case) -> &'static str {
         Case::Late => "One peer comes at half time",
         Case::SchedulerDown => "No scheduler from 20 % to 80 %",
         Case::Racks => "Racks whose uplinks do a third of what their cards do",
+        Case::Far => "Every other far from the origin",
     }
 }
 
