@@ -8,7 +8,6 @@ use super::{BEFORE_MAX, SwarmState};
 use crate::forest::Node;
 use crate::id::PeerId;
 use crate::plan::Before;
-use crate::quarantine::Standing;
 
 /// Racks in which an entrant is looked for, at most: several times as many as there are entrants.
 const RACKS_MAX: usize = 64;
@@ -121,16 +120,12 @@ impl SwarmState {
             if self.is_eligible(entrant, &self.eligible()) {
                 *counts.entry(entrant).or_default() += 1;
             } else if !self.is_done(entrant) {
+                // Whatever took the stripe from it, it goes on serving what it has on its way, to whoever believes it.
                 self.entrants[stripe] = None;
-                let member = self.roster.get(entrant);
-                let was_slow = member.is_some_and(|member| member.straggles.is_some());
-                if was_slow {
+                if self.roster.get(entrant).is_some_and(|member| member.straggles.is_some()) {
                     were_slow.insert(stripe);
                 }
-                if was_slow || member.is_some_and(|member| member.facts.standing == Standing::Suspect) {
-                    // It goes on serving what it has on its way, to whoever believes it.
-                    self.move_from(stripe, entrant, self.epoch);
-                }
+                self.move_from(stripe, entrant, self.epoch);
             }
         }
         for stripe in 0..self.entrants.len() {

@@ -1,6 +1,7 @@
 //! Plans of whole swarms, by the planner's public face.
 
 mod cost;
+mod handover;
 mod racks;
 mod readers;
 mod repair;
