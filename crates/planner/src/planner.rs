@@ -148,6 +148,8 @@ pub(crate) struct Registered {
     pub(crate) standing: Standing,
     /// Who accuses it: they are not sent to it again.
     pub(crate) accusers: BTreeSet<PeerId>,
+    /// That it says it has everything keeps nobody from the origin.
+    pub(crate) is_doubted: bool,
     host: HostAddr,
 }
 
@@ -191,13 +193,13 @@ impl Planner {
         }
         match input {
             Input::Register { peer, address, name, nic_rate, place, host } => {
-                let (standing, accusers) = self.quarantine.standing(peer, host);
                 let (address, name) = (address.into(), name.into());
-                let registered =
-                    Arc::new(Registered { address, name, nic_rate, place, standing, accusers, host });
-                self.swarms.values_mut().for_each(|swarm| swarm.update(peer, &registered));
-                self.peers.insert(peer, registered);
-                self.loads.remove(&peer);
+                let (standing, accusers) = self.quarantine.standing(peer, host);
+                let is_doubted = self.quarantine.is_doubted(peer, host);
+                self.register(
+                    peer,
+                    Registered { address, name, nic_rate, place, standing, accusers, is_doubted, host },
+                );
             }
             Input::Gone { peer } => self.gone(peer),
             Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress } => {
@@ -250,6 +252,13 @@ impl Planner {
                 }
             }
         }
+    }
+
+    fn register(&mut self, peer: PeerId, registered: Registered) {
+        let registered = Arc::new(registered);
+        self.swarms.values_mut().for_each(|swarm| swarm.update(peer, &registered));
+        self.peers.insert(peer, registered);
+        self.loads.remove(&peer);
     }
 
     /// The next thing to do, until there is none.
@@ -355,6 +364,7 @@ impl Planner {
                 touched.insert(*peer);
                 let registered = Arc::make_mut(registered);
                 (registered.standing, registered.accusers) = (standing, accusers);
+                registered.is_doubted = self.quarantine.is_doubted(*peer, registered.host);
             }
         }
         for peer in &touched {

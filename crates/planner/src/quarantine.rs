@@ -313,6 +313,12 @@ impl Quarantine {
         (case.standing, accusers.collect())
     }
 
+    /// Whether several addresses accuse it, of whatever it be. One alone may lie.
+    pub(crate) fn is_doubted(&self, peer: PeerId, host: HostAddr) -> bool {
+        let case = self.cases.get(&Subject::of(peer, host));
+        case.is_some_and(|case| case.accusations.len() >= ACCUSERS_MIN)
+    }
+
     /// Everybody who is not in good standing, and when time alone may change that.
     pub(crate) fn cases(&self) -> impl Iterator<Item = (Alarm, Duration)> + '_ {
         self.cases.values().map(|case| (case.alarm(), case.ends()))

@@ -247,6 +247,41 @@ fn a_holder_that_one_accuses_still_saves_the_origin_from_being_read() {
     assert!(parts(3).any(|source| source == StripeSource::Parent(id(1))));
 }
 
+#[test]
+fn a_holder_that_several_accuse_keeps_nobody_from_the_origin() {
+    let mut fleet = Fleet::new();
+    for number in 1..=4 {
+        fleet.register(number, host(number));
+        fleet.join(number, true, if number == 1 { everything() } else { Vec::new() });
+    }
+    let is_source = |fleet: &Fleet, stripe: usize, source: StripeSource| {
+        (2..=4).any(|reader| fleet.plans[&id(reader)].stripes[stripe].source == source)
+    };
+    fleet.miss(2, 1);
+    fleet.miss(2, 1);
+    assert!((0..16).any(|stripe| is_source(&fleet, stripe, StripeSource::Parent(id(1)))), "one may lie");
+    fleet.miss(3, 1);
+    for stripe in 0..16 {
+        assert!(is_source(&fleet, stripe, StripeSource::Origin), "{stripe}");
+        assert!(!is_source(&fleet, stripe, StripeSource::Parent(id(1))), "{stripe}");
+    }
+    assert!((0..16).any(|stripe| fleet.plans[&id(4)].stripes[stripe].source == StripeSource::Origin));
+    fleet.wait(MINUTE);
+    assert!((0..16).all(|stripe| !is_source(&fleet, stripe, StripeSource::Origin)), "it is believed again");
+}
+
+#[test]
+fn where_nobody_in_good_standing_reads_the_origin_those_who_are_accused_are_left() {
+    let mut fleet = Fleet::new();
+    for number in 1..=4 {
+        fleet.register(number, host(number));
+        fleet.join(number, false, if number == 1 { everything() } else { Vec::new() });
+    }
+    fleet.miss(2, 1);
+    fleet.miss(3, 1);
+    assert!(fleet.plans[&id(4)].stripes.iter().any(|part| part.source == StripeSource::Parent(id(1))));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Join(u8, bool, bool),
@@ -399,4 +434,6 @@ fn a_silent_holder_keeps_nobody_from_a_seed() {
         fleet.plans[&id(reader)].stripes.iter().any(is_part)
     };
     assert!(reads_from(&fleet, 3, 1) && !reads_from(&fleet, 3, 2), "{:?}", fleet.plans[&id(3)]);
+    fleet.miss(4, 2);
+    assert!((3..=5).all(|reader| !reads_from(&fleet, reader, 2)), "{:?}", fleet.plans[&id(5)]);
 }

@@ -169,7 +169,7 @@ impl SwarmState {
             .nodes()
             .filter_map(|other| Some((other, self.roster.get(other)?)))
             .filter(|(other, at)| *other != node && !at.is_seed && at.held[stripe] > 0)
-            .filter(|(other, _)| self.may_serve(*other, member))
+            .filter(|(other, at)| self.may_serve(*other, member) && !at.facts.is_doubted)
             .map(|(_, at)| (at.facts.standing, u32::MAX - at.held[stripe], at.peer))
             .collect();
         holding.sort_unstable();

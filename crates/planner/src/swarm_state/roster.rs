@@ -488,21 +488,28 @@ impl Roster {
     }
 
     /// Those who have everything, some of them: members, and where nobody can read the origin, seeds, which are it then.
-    /// A suspect alone must not keep anybody from them.
+    /// A suspect alone must not keep anybody from them. One whom several accuse keeps nobody from the origin or from them,
+    /// if somebody in good standing can read that, or is one.
     pub(super) fn holders(&self) -> Vec<Node> {
+        let has_good = |kinds: &[Kind; RANKS]| kinds[..2].iter().any(|kind| !kind.is_empty());
+        let is_readable = has_good(&self.all.reading) || has_good(&self.seeds);
+        let counts = |node: &Node| !is_readable || !self.is_doubted(*node);
         let some = |kinds: &[Kind; RANKS]| -> Vec<Node> {
             let best = |ranks: std::ops::Range<usize>| -> Vec<Node> {
-                kinds[ranks].iter().flat_map(Kind::nodes).take(STRIPES).collect()
+                kinds[ranks].iter().flat_map(Kind::nodes).filter(counts).take(STRIPES).collect()
             };
             let good = best(0..2);
             if good.is_empty() { best(2..QUARANTINED) } else { good }
         };
         let mut holders = some(&self.all.holders);
-        let is_good = self.all.holders[..2].iter().any(|kind| !kind.is_empty());
-        if self.readers().is_none() && !is_good {
+        if self.readers().is_none() && !has_good(&self.all.holders) {
             holders.extend(some(&self.seeds));
         }
         holders
+    }
+
+    pub(super) fn is_doubted(&self, node: Node) -> bool {
+        self.get(node).is_some_and(|member| member.facts.is_doubted)
     }
 
     /// Members that announce the artifact, some of them.
