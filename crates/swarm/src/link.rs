@@ -108,6 +108,10 @@ pub(crate) struct Link {
     pub(crate) failures: u32,
     /// Those among them that refused what was announced.
     pub(crate) refusals: u32,
+    /// What it refused and has not announced again.
+    refused: Bits,
+    /// Since when it does so, unless it was said to the scheduler.
+    refusing_since: Option<Duration>,
     rate: Rate,
 }
 
@@ -133,6 +137,8 @@ impl Link {
             pause_until: Duration::ZERO,
             failures: 0,
             refusals: 0,
+            refused: Bits::empty(piece_count),
+            refusing_since: None,
             rate: Rate::default(),
         }
     }
@@ -183,10 +189,37 @@ impl Link {
     }
 
     /// It does not give what it announced.
-    pub(crate) fn refused(&mut self, run: Run) {
+    pub(crate) fn refused(&mut self, now: Duration, run: Run) {
         self.refusals += 1;
         for piece in run.pieces() {
             self.has.remove(piece);
+            self.refused.insert(piece);
+        }
+        self.refusing_since.get_or_insert(now);
+    }
+
+    /// Takes note that it announces a piece; says whether it had not.
+    pub(crate) fn announced(&mut self, piece: PieceIndex) -> bool {
+        if self.refused.remove(piece) && self.refused.is_empty() {
+            self.refusing_since = None;
+        }
+        self.has.insert(piece)
+    }
+
+    /// Since when it refuses something that it said it has.
+    pub(crate) fn refusing_since(&self) -> Option<Duration> {
+        self.refusing_since.filter(|_| !self.is_reported)
+    }
+
+    /// The scheduler was told of it.
+    pub(crate) fn reported(&mut self) {
+        (self.is_reported, self.refusing_since) = (true, None);
+    }
+
+    /// The scheduler relies on it again: it has forgotten what it was told, and is told again if nothing has changed.
+    pub(crate) fn relied_on(&mut self, now: Duration) {
+        if std::mem::take(&mut self.is_reported) && !self.refused.is_empty() {
+            self.refusing_since = Some(now);
         }
     }
 

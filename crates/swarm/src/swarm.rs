@@ -263,6 +263,11 @@ impl Swarm {
         std::mem::take(&mut self.stalls)
     }
 
+    /// The last plan.
+    pub fn plan(&self) -> Option<&PeerPlan> {
+        self.plan.as_ref()
+    }
+
     /// What each link has been able to carry.
     pub fn rates(&self) -> impl Iterator<Item = LinkRate> + '_ {
         self.links.iter().map(|(peer, link)| LinkRate { peer: *peer, bytes_per_second: link.rate() })
@@ -334,6 +339,7 @@ impl Swarm {
         self.lost_at = None;
         self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
         self.far = plan.members.iter().filter(|member| member.is_far).map(|member| member.id).collect();
+        self.rely_on_parents(&plan);
         for peer in &plan.quarantined {
             // No plan names it, so that nothing opens it again.
             self.part_with(*peer);
@@ -368,7 +374,7 @@ impl Swarm {
         let is_first = link.heard.is_empty();
         for run in runs {
             for piece in link.has.clip(*run).pieces() {
-                if !link.has.insert(piece) {
+                if !link.announced(piece) {
                     continue;
                 }
                 if link.mine.contains(piece) {
@@ -499,7 +505,7 @@ impl Swarm {
         }
         if outcome == ReadOutcome::NotHere {
             // It is believed again when it says so again.
-            link.refused(read.run);
+            link.refused(self.now, read.run);
         }
         let is_refusing = link.is_refusing();
         let is_hopeless = outcome == ReadOutcome::SourceGone || link.failures >= LINK_FAILURES_MAX;

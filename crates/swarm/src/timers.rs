@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use planner::{PeerId, StripeSource};
+use planner::{PeerId, PeerPlan, StripeSource};
 
 use crate::io::Output;
 use crate::link::{Link, LinkState};
@@ -42,7 +42,17 @@ const LOOK_AROUND: usize = 3;
 const NO_SOURCE_AFTER: Duration = Duration::from_secs(30);
 
 impl Swarm {
-    fn stalls_at(&self, link: &Link) -> Option<Duration> {
+    /// When a link with reads out will have stalled, unless something comes.
+    pub fn stalls_at(&self, peer: PeerId) -> Option<Duration> {
+        self.links.get(&peer).and_then(|link| self.link_stalls_at(link))
+    }
+
+    /// How long what is out on a link should take from now on, if its rate is known.
+    pub fn predicted(&self, peer: PeerId) -> Option<Duration> {
+        self.links.get(&peer).and_then(|link| link.predicted(0, None))
+    }
+
+    fn link_stalls_at(&self, link: &Link) -> Option<Duration> {
         let oldest = link.reads.iter().find_map(|id| self.reads.get(*id).filter(|read| read.is_live))?;
         let patience = (oldest.expected * STALL_FACTOR).max(self.config.stall_min);
         Some(oldest.issued.max(link.last_piece) + patience)
@@ -52,7 +62,7 @@ impl Swarm {
         let mut stalled: BTreeSet<PeerId> = self
             .links
             .iter()
-            .filter(|(_, link)| self.stalls_at(link).is_some_and(|at| at <= self.now))
+            .filter(|(_, link)| self.link_stalls_at(link).is_some_and(|at| at <= self.now))
             .map(|(peer, _)| *peer)
             .collect();
         self.stalls += stalled.len() as u64;
@@ -66,8 +76,15 @@ impl Swarm {
         }
     }
 
-    /// Tells the scheduler of those that serve nothing: it takes them for alive, and plans by what they announce.
+    /// Tells the scheduler of those that serve nothing, or not all that they claim: it takes them for alive, and plans by
+    /// what they announce.
     pub(crate) fn report_silent(&mut self) {
+        let is_refusing = |link: &Link| refuses_until(link).is_some_and(|at| at <= self.now);
+        let refusing: Vec<PeerId> =
+            self.links.iter().filter(|(_, link)| is_refusing(link)).map(|(peer, _)| *peer).collect();
+        for peer in refusing {
+            self.report(peer);
+        }
         let is_silent = |link: &Link| silent_at(link).is_some_and(|at| at <= self.now);
         let silent: Vec<PeerId> =
             self.links.iter().filter(|(_, link)| is_silent(link)).map(|(peer, _)| *peer).collect();
@@ -79,9 +96,20 @@ impl Swarm {
         }
     }
 
+    /// The scheduler names sources that it was told give nothing: it does not believe that any more.
+    pub(crate) fn rely_on_parents(&mut self, plan: &PeerPlan) {
+        for part in &plan.stripes {
+            if let StripeSource::Parent(parent) = part.source
+                && let Some(link) = self.links.get_mut(&parent)
+            {
+                link.relied_on(self.now);
+            }
+        }
+    }
+
     pub(crate) fn report(&mut self, peer: PeerId) {
         if let Some(link) = self.links.get_mut(&peer).filter(|link| !link.is_reported) {
-            link.is_reported = true;
+            link.reported();
             self.outputs.push_back(Output::Silent { peer });
         }
     }
@@ -233,8 +261,9 @@ impl Swarm {
 
     /// Every moment at which time alone may change something. Moments that have passed may be among them.
     pub(crate) fn timers(&self) -> impl Iterator<Item = Duration> + '_ {
-        let stalls = self.links.values().filter_map(|link| self.stalls_at(link));
-        let silences = self.links.values().filter_map(silent_at);
+        let stalls = self.links.values().filter_map(|link| self.link_stalls_at(link));
+        let silences =
+            self.links.values().flat_map(|link| silent_at(link).into_iter().chain(refuses_until(link)));
         let retries = self.links.values().map(|link| match link.state {
             LinkState::Down { retry_at } => retry_at,
             LinkState::Connecting | LinkState::Up | LinkState::Leaving => link.pause_until,
@@ -269,4 +298,9 @@ impl Swarm {
 fn silent_at(link: &Link) -> Option<Duration> {
     let counts = link.is_up() && link.is_slow && !link.is_reported && !link.reads.is_empty();
     counts.then_some(link.last_byte + SILENT_AFTER)
+}
+
+/// When a link that does not have what it announced will have had the time to say so.
+fn refuses_until(link: &Link) -> Option<Duration> {
+    link.refusing_since().map(|since| since + SILENT_AFTER)
 }

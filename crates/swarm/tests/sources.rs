@@ -196,6 +196,64 @@ fn a_parent_that_refuses_what_it_announces_is_reported_once() {
     assert!((3..=6).contains(&reports[0]), "once may be chance: {reports:?}");
 }
 
+#[test]
+fn a_parent_that_has_not_all_of_what_it_claims_is_reported_though_it_gives_the_rest() {
+    let (mut swarm, mut inputs) = (linked(), VecDeque::from([Input::Tick]));
+    let (mut refused, mut reports, mut now) = (Vec::new(), Vec::new(), Duration::ZERO);
+    while now < Duration::from_secs(9) {
+        let input = inputs.pop_front().unwrap_or_else(|| {
+            now = swarm.next_wake().expect("a swarm that runs has something to wait for");
+            Input::Tick
+        });
+        swarm.handle(now, input);
+        while let Some(output) = swarm.poll() {
+            match output {
+                Output::Read { read, run, .. } if run.start.0 == 5 => {
+                    refused.push(now);
+                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::NotHere });
+                }
+                Output::Read { read, run, .. } => {
+                    let good = |piece| Input::Piece { read, piece, outcome: PieceOutcome::Good };
+                    inputs.extend(run.pieces().map(good));
+                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+                }
+                Output::Silent { peer: PARENT } => reports.push(now),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!((refused.len(), reports.len()), (1, 1), "{refused:?} {reports:?}");
+    assert!(reports[0] >= refused[0] + Duration::from_secs(2), "it may say what it has: {reports:?}");
+}
+
+#[test]
+fn whoever_the_scheduler_relies_on_again_is_reported_again() {
+    let mut swarm = linked();
+    let (mut reports, mut now, mut is_told) = (Vec::new(), Duration::ZERO, false);
+    while now < Duration::from_mins(2) {
+        while let Some(output) = swarm.poll() {
+            match output {
+                Output::Silent { .. } => reports.push(now),
+                Output::Connect { peer, .. } => {
+                    swarm.handle(now, Input::LinkUp { peer, in_flight_max: 16 });
+                    swarm.handle(now, Input::Have { peer, runs: vec![Run::new(0, PIECES)] });
+                }
+                // It has given up: no report after this one counts.
+                Output::Failed { .. } => return assert!(reports.len() == 2, "{reports:?}"),
+                _ => {}
+            }
+        }
+        if now > Duration::from_secs(20) && !is_told {
+            is_told = true;
+            assert_eq!(reports.len(), 1, "{reports:?}");
+            swarm.handle(now, Input::Plan(PeerPlan { epoch: 2, ..plan() }));
+        } else {
+            now = swarm.next_wake().expect("a swarm that runs has something to wait for");
+            swarm.handle(now, Input::Tick);
+        }
+    }
+}
+
 /// A slow network, and a machine that is slow to hash: bytes come all the time.
 #[test]
 fn where_bytes_come_is_no_silence() {
