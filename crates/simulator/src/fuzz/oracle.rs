@@ -350,13 +350,8 @@ impl Oracle {
         if self.natures[node as usize] != Nature::Honest {
             return;
         }
-        // Known and not mended: where the only full holders give nothing of what they claim, whoever cannot read the origin
-        // gives up before the turn of those who can has come.
-        let is_false = |nature: &Nature| matches!(nature, Nature::Silent { .. } | Nature::Lying { .. });
-        let has_false = self.natures.iter().any(is_false);
-        let is_excused = reason == Failure::NoSource
-            && !self.origin_ok[node as usize]
-            && (has_false || global < self.calm + HOPELESS);
+        let is_excused =
+            reason == Failure::NoSource && !self.origin_ok[node as usize] && global < self.calm + HOPELESS;
         if !is_excused {
             let can_read =
                 if self.origin_ok[node as usize] { "it can read the origin" } else { "all is calm" };

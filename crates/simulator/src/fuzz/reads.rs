@@ -171,6 +171,21 @@ impl World<'_> {
         since <= self.queue.now() && is_struck(self.scenario.seed, from, piece, percent)
     }
 
+    /// As the product does: of whom nothing is asked, nobody is silent. What is missing waits for this node's disk.
+    pub(super) fn excuse_unasked(&mut self, node: u32) {
+        if self.nodes[node as usize].proved_at <= self.queue.now() {
+            return;
+        }
+        let of_it = self.asked.range((node, ReadId(0))..(node + 1, ReadId(0)));
+        let asked: Vec<u32> = of_it.map(|(_, from)| *from).collect();
+        let links = self.nodes[node as usize].links.iter().filter(|(_, link)| link.is_open);
+        let unasked: Vec<u32> = links.map(|(from, _)| *from).filter(|from| !asked.contains(from)).collect();
+        for from in unasked {
+            let peer = self.id_of(from);
+            self.queue.push(self.queue.now(), Event::Local(node, Box::new(Input::Progress { peer })));
+        }
+    }
+
     /// What is on its way between nodes that are parted from now on stays there.
     pub(super) fn hold_bytes(&mut self) {
         for from in 0..self.origin() {

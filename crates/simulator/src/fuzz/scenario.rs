@@ -290,13 +290,9 @@ impl Scenario {
     }
 
     /// Whether so much of the artifact leaves the origin as is promised: every member does as it should, and had one
-    /// and the same scheduler all the time. Who reads a seed while nobody can read the origin loses its part to whoever
-    /// can, and is not asked what it has on its way, so that fleets with both are left out.
+    /// and the same scheduler all the time.
     pub fn is_steady(&self) -> bool {
-        let has_both = self.members.iter().any(|member| member.is_seed)
-            && self.members.iter().any(|member| member.origin_ok);
-        !has_both
-            && self.members.iter().all(|member| member.nature == Nature::Honest)
+        self.members.iter().all(|member| member.nature == Nature::Honest)
             && !self.faults.iter().any(|(_, fault)| fault.is_unsteady())
     }
 }

@@ -123,6 +123,9 @@ impl World<'_> {
 
     /// Says everything, again.
     pub(super) fn join(&mut self, node: u32) {
+        if self.nodes[node as usize].has_failed {
+            return;
+        }
         let peer = self.id_of(node);
         let have = self.claimed(node);
         let state = &self.nodes[node as usize];

@@ -103,6 +103,7 @@ pub(super) enum Life {
     Dead,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts of a node, none of which follows from another")]
 pub(super) struct Node {
     pub(super) life: Life,
     pub(super) swarm: Option<Swarm>,
@@ -138,6 +139,8 @@ pub(super) struct Node {
     pub(super) is_lost: bool,
     /// It goes to the second scheduler.
     pub(super) is_astray: bool,
+    /// It has given up, and is no member any more.
+    pub(super) has_failed: bool,
 }
 
 pub(super) struct World<'a> {
@@ -429,6 +432,7 @@ impl<'a> World<'a> {
             }
             Output::Complete => self.flush(node),
             Output::Failed { .. } => {
+                self.at(node).has_failed = true;
                 let peer = self.id_of(node);
                 self.tell(node, planner::Input::Leave { peer, artifact: ARTIFACT });
             }
@@ -522,6 +526,7 @@ fn node(card: (u32, u32), origin_ok: bool) -> Node {
         sessions: 0,
         is_lost: false,
         is_astray: false,
+        has_failed: false,
     }
 }
 

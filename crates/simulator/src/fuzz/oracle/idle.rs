@@ -16,7 +16,7 @@ use modelpack::layout::PieceIndex;
 use modelpack::piece_map::PieceMap;
 
 use super::{Oracle, Outcome};
-use crate::fuzz::scenario::{Member, Nature};
+use crate::fuzz::scenario::Nature;
 use crate::fuzz::world::AUDIT;
 use crate::fuzz::world::{Event, World};
 
@@ -40,6 +40,7 @@ impl World<'_> {
             self.oracle.books.iter().flat_map(|book| book.reads.values()).map(|read| read.from).collect();
         self.look_for_standstill(sources.is_empty());
         for node in 0..self.origin() {
+            self.excuse_unasked(node);
             self.oracle.books[node as usize].ticks = 0;
             let state = &self.nodes[node as usize];
             if let Some(swarm) = &state.swarm
@@ -78,12 +79,8 @@ impl World<'_> {
             let member = self.member(node);
             self.is_alive(node) && member.is_seed && member.nature == Nature::Honest
         };
-        // Whoever claims to have everything is believed for as long as it now and then gives something.
-        let is_lying =
-            |member: &Member| matches!(member.nature, Nature::Lying { .. } | Nature::Silent { .. });
-        let are_misled = self.scenario.members.iter().any(is_lying);
         let can_go_on = waiting.iter().any(is_helped) || (0..self.origin()).any(is_seed);
-        if !is_still || are_misled || waiting.is_empty() || !can_go_on || now <= self.scenario.calm {
+        if !is_still || waiting.is_empty() || !can_go_on || now <= self.scenario.calm {
             self.oracle.still_since = now;
         } else if now > self.oracle.still_since + STANDSTILL {
             let what = format!("nobody has asked for anything for {STANDSTILL:?}, and these lack pieces");
