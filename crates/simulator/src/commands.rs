@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+pub(crate) mod failover;
 pub(crate) mod fuzz;
 pub(crate) mod policies;
 pub(crate) mod sweep;

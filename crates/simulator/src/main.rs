@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use commands::{fuzz, policies, sweep};
+use commands::{failover, fuzz, policies, sweep};
 
 mod commands;
 
@@ -15,6 +15,7 @@ const USAGE: &str =
                        [--quanta 2] [--seeds 20] [--seed 1] [--json] [--busy]
        simulator policies [--peers 8,16,64] [--cases clean,slow,kill,heterogeneous] [--pieces 512]
                        [--quanta 16] [--seeds 5] [--seed 1] [--json] [--svg FILE]
+       simulator failover [--peers 64] [--size 2GiB] [--rate 10gbit] [--seeds 20] [--seed 1] [--json]
        simulator fuzz  [--seeds 1000 | --minutes M] [--seed 1] [--past] [--json]
        simulator replay SEED [--lines 40] [--node N]…
 cases: clean slow kill origin-fast origin-slow late scheduler-down heterogeneous racks far";
@@ -37,8 +38,12 @@ fn run(command: Option<&str>, words: impl Iterator<Item = String>) -> Result<Exi
             ExitCode::SUCCESS
         }
         Some("policies") => policies::run(words)?,
+        Some("failover") => {
+            failover::run(words)?;
+            ExitCode::SUCCESS
+        }
         Some("fuzz") => fuzz::fuzz(&fuzz::FuzzArgs::parse(words)?),
         Some("replay") => fuzz::replay(words)?,
-        _ => return Err("the commands are `sweep`, `policies`, `fuzz` and `replay`".to_owned()),
+        _ => return Err("the commands are `sweep`, `policies`, `failover`, `fuzz` and `replay`".to_owned()),
     })
 }

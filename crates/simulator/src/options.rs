@@ -15,6 +15,13 @@ pub enum Fault {
         /// When.
         at: Duration,
     },
+    /// Node `node` hangs from `at` on: its streams stay open, and nothing comes from it.
+    Hang {
+        /// Its number.
+        node: usize,
+        /// When.
+        at: Duration,
+    },
     /// The scheduler dies; peers notice.
     SchedulerGone {
         /// When.
@@ -141,10 +148,31 @@ pub struct Report {
     pub standings: BTreeMap<usize, Standing>,
     /// How busy things were, from time to time.
     pub busy: Vec<Busy>,
+    /// The stripes whose parent has died or hung, of the last that did.
+    pub orphans: Vec<Orphan>,
     /// A fold over every event, to compare two runs.
     pub event_hash: u64,
     /// Events handled.
     pub events: u64,
+}
+
+/// A stripe of a child whose parent has died or hung. All times are from that moment.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    /// The child.
+    pub node: usize,
+    /// The stripe.
+    pub stripe: usize,
+    /// Whether the parent was its entrant: then nobody has what comes next, until the scheduler names another.
+    pub is_of_entrant: bool,
+    /// When the stall rule gives the parent up, if anything was out at it.
+    pub stalls: Option<Duration>,
+    /// When a piece of the stripe was next asked of anybody.
+    pub asks: Option<Duration>,
+    /// How long that should take from then on, as predicted.
+    pub predicted: Option<Duration>,
+    /// When a piece of the stripe next came.
+    pub gap: Option<Duration>,
 }
 
 impl Report {
@@ -160,6 +188,7 @@ impl Report {
             blamed: BTreeSet::new(),
             standings: BTreeMap::new(),
             busy: Vec::new(),
+            orphans: Vec::new(),
             event_hash: seed,
             events: 0,
         }

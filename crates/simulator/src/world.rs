@@ -15,6 +15,7 @@ use crate::queue::Queue;
 
 mod links;
 pub(crate) mod news;
+mod orphans;
 mod plans;
 mod watch;
 
@@ -49,6 +50,7 @@ enum Event {
     TickPlanner,
     Begin(u32),
     Kill(u32),
+    Hang(u32),
     SchedulerGone,
     SchedulerBack,
     Rejoin(u32),
@@ -68,6 +70,8 @@ struct Node {
     is_seed: bool,
     is_corrupt: bool,
     is_silent: bool,
+    /// It does nothing.
+    is_hung: bool,
     /// What it says that its card does.
     claim: u64,
     /// Its card's stations, to send and to receive.
@@ -102,6 +106,7 @@ struct World {
     /// Nodes of which nothing more is expected.
     over: usize,
     watched: watch::Watched,
+    orphans: orphans::Orphans,
     /// Whom each read was asked of.
     reads: BTreeMap<(u32, ReadId), u32>,
     /// Empty; kept for its memory.
@@ -123,6 +128,7 @@ pub fn run(options: &Options) -> Report {
         }
         world.handle(event);
     }
+    world.report.orphans = world.orphans();
     world.report
 }
 
@@ -157,6 +163,7 @@ impl World {
             has_rates: true,
             over: 0,
             watched: watch::Watched::default(),
+            orphans: orphans::Orphans::default(),
             reads: BTreeMap::new(),
             outputs: Vec::new(),
             report: Report::begun(count, options.seed),
@@ -189,6 +196,7 @@ impl World {
             is_seed: false,
             is_corrupt: false,
             is_silent: false,
+            is_hung: false,
             claim: rate,
             card,
             from_origin: None,
@@ -204,6 +212,7 @@ impl World {
     fn set_up(&mut self, fault: Fault, begin: &mut [Duration]) {
         match fault {
             Fault::Kill { node, at } => self.queue.push(at, Event::Kill(number(node))),
+            Fault::Hang { node, at } => self.queue.push(at, Event::Hang(number(node))),
             Fault::SchedulerGone { at } => self.queue.push(at, Event::SchedulerGone),
             Fault::TakeOver { at, after } => {
                 self.queue.push(at, Event::SchedulerGone);
@@ -287,6 +296,7 @@ impl World {
             }
             Event::Begin(node) => self.begin(node),
             Event::Kill(node) => self.kill(node),
+            Event::Hang(node) => self.hang(node),
             Event::SchedulerGone => {
                 self.planner = None;
                 for node in 0..self.origin() {
@@ -352,6 +362,7 @@ impl World {
 
     fn kill(&mut self, node: u32) {
         let peer = self.id_of(node);
+        self.note_orphans(node);
         let is_news = self.report.done[node as usize].is_none() && self.at(node).is_alive;
         self.over += usize::from(is_news && !self.report.failed.contains(&(node as usize)));
         self.at(node).is_alive = false;

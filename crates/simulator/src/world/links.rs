@@ -13,13 +13,17 @@ use crate::network::{Arrival, Crossed, Served, lane_of};
 /// Until when a read that is never answered ends: as the grants of the product do.
 const GRANT_EXPIRY: Duration = Duration::from_secs(10);
 
+/// How long a process that hangs is waited for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Reads that a link grants.
 const IN_FLIGHT_MAX: u32 = 16;
 
 impl World {
     pub(super) fn input(&mut self, node: u32, input: Input) {
         let now = self.queue.now();
-        let Some(swarm) = &mut self.nodes[node as usize].swarm else { return };
+        let state = &mut self.nodes[node as usize];
+        let Some(swarm) = state.swarm.as_mut().filter(|_| !state.is_hung) else { return };
         swarm.handle(now, input);
         let mut outputs = std::mem::take(&mut self.outputs);
         while let Some(output) = swarm.poll() {
@@ -51,6 +55,7 @@ impl World {
                     Source::Peer(peer) => node_of(peer),
                 };
                 self.reads.insert((node, read), from);
+                self.orphan_asks(node, source, run);
                 self.queue.later(Event::Asked(from, node, read, run));
             }
             Output::Cancel { read } => {
@@ -86,6 +91,10 @@ impl World {
     fn connect(&mut self, node: u32, peer: PeerId) {
         let parent = node_of(peer);
         let state = &self.nodes[parent as usize];
+        if state.is_hung {
+            let at = self.queue.now() + CONNECT_TIMEOUT;
+            return self.queue.push(at, Event::Input(node, Box::new(Input::LinkDown { peer })));
+        }
         let Some(swarm) = state.swarm.as_ref().filter(|_| state.is_alive) else {
             return self.later_input(node, Input::LinkDown { peer });
         };
@@ -162,6 +171,7 @@ impl World {
             return;
         }
         self.report.received[to as usize] += 1;
+        self.orphan_gets(to, piece);
         self.fold([from.into(), to.into(), piece.0.into()]);
         let is_corrupt = self.at(from).is_corrupt;
         let outcome = if is_corrupt { PieceOutcome::Bad } else { PieceOutcome::Good };

@@ -114,7 +114,7 @@ impl World {
     pub(super) fn tell(&mut self, node: u32) {
         let now = self.queue.now();
         let state = &mut self.nodes[node as usize];
-        if state.tells_at.take_if(|at| *at <= now).is_none() {
+        if state.tells_at.take_if(|at| *at <= now).is_none() || state.is_hung {
             return;
         }
         for child in &mut state.children {
@@ -151,7 +151,7 @@ impl World {
         let state = &mut self.nodes[node as usize];
         let runs = state.news[state.reported..].to_vec();
         state.reported = state.news.len();
-        if state.is_alive && !runs.is_empty() {
+        if state.is_alive && !state.is_hung && !runs.is_empty() {
             self.tell_planner(planner::Input::Have { peer, artifact: ARTIFACT, runs });
         }
     }
