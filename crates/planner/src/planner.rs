@@ -300,6 +300,11 @@ impl Planner {
         self.swarms.get(artifact).map_or(0, SwarmState::member_count)
     }
 
+    /// How many pieces of an artifact a member has.
+    pub fn pieces_of(&self, artifact: &ArtifactId, member: PeerId) -> Option<u32> {
+        self.swarms.get(artifact)?.pieces_of(member)
+    }
+
     /// What this peer is trusted with.
     pub fn standing(&self, peer: PeerId) -> Standing {
         self.peers.get(&peer).map(|registered| registered.standing).unwrap_or_default()

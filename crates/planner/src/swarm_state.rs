@@ -272,6 +272,10 @@ impl SwarmState {
         self.roster.node(peer).is_some()
     }
 
+    pub(crate) fn pieces_of(&self, peer: PeerId) -> Option<u32> {
+        Some(self.roster.get(self.roster.node(peer)?)?.have.len())
+    }
+
     pub(crate) fn have(&mut self, peer: PeerId, runs: &[Run]) {
         let Some(node) = self.roster.node(peer) else { return };
         let shape = (self.stripe_pieces, self.entrants.len());

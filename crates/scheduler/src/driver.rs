@@ -18,6 +18,7 @@ use crate::{
     claims::{Claims, Found, Reply},
     metrics::Metrics,
     outbox::Outbox,
+    recorder::Recorder,
     session::Guest,
     takeover::TakeOvers,
 };
@@ -77,6 +78,7 @@ pub(crate) struct Driver {
     taken_over: TakeOvers,
     claims: Claims,
     metrics: Arc<Metrics>,
+    recorder: Option<Recorder>,
 }
 
 impl Driver {
@@ -92,7 +94,13 @@ impl Driver {
             taken_over: TakeOvers::default(),
             claims: Claims::default(),
             metrics,
+            recorder: None,
         }
+    }
+
+    /// The same, with a record of what happens.
+    pub(crate) fn recorded_by(self, recorder: Option<Recorder>) -> Self {
+        Self { recorder, ..self }
     }
 
     /// Until nobody can send events any more.
@@ -252,7 +260,12 @@ impl Driver {
     }
 
     fn tell(&mut self, input: Input) {
-        self.planner.handle(self.start.elapsed(), input);
+        let now = self.start.elapsed();
+        let noted = self.recorder.as_mut().and_then(|recorder| recorder.note(now, &input));
+        self.planner.handle(now, input);
+        if let (Some(recorder), Some(noted)) = (&mut self.recorder, noted) {
+            recorder.after(now, noted, &self.planner);
+        }
     }
 
     fn deliver(&mut self, begin: Instant) {
@@ -267,8 +280,14 @@ impl Driver {
             if let Some(live) = self.live.get(&to) {
                 let (members, epoch) = counts.entry(artifact).or_insert((0_usize, 0));
                 (*members, *epoch) = (*members + 1, plan.epoch);
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.plan(to, artifact, &plan);
+                }
                 live.outbox.put(artifact, plan);
             }
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.planned(self.start.elapsed());
         }
         let took = begin.elapsed();
         if !counts.is_empty() {

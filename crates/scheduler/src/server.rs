@@ -35,6 +35,8 @@ use crate::{
     metrics::Metrics,
     outbox::Outbox,
     peering::{self, Instance, Peering},
+    record_file::RecordFile,
+    recorder::Recorder,
     session::Session,
 };
 
@@ -52,12 +54,15 @@ pub struct Options {
     pub peering: Option<Peering>,
     /// Where it counts; whoever keeps a clone may watch.
     pub metrics: Arc<Metrics>,
+    /// Where it writes down what happens, for people; `None` for nowhere.
+    pub record: Option<RecordFile>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let load_interval = Duration::from_secs(1);
-        Self { load_interval, security: Security::Plain, peering: None, metrics: Arc::default() }
+        let (peering, metrics, record) = (None, Arc::default(), None);
+        Self { load_interval, security: Security::Plain, peering, metrics, record }
     }
 }
 
@@ -93,7 +98,8 @@ pub async fn serve(
             None => std::future::pending().await,
         }
     };
-    let driver = Driver::new(options.load_interval, Arc::clone(&options.metrics));
+    let recorder = options.record.as_ref().map(Recorder::new);
+    let driver = Driver::new(options.load_interval, Arc::clone(&options.metrics)).recorded_by(recorder);
     let service = Service { options, events, stopped, streams: AtomicU64::new(0), instance };
     let service = scheduler_server::SchedulerServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
