@@ -6,6 +6,7 @@ use std::str::FromStr;
 pub(crate) mod failover;
 pub(crate) mod fuzz;
 pub(crate) mod policies;
+pub(crate) mod rerun;
 pub(crate) mod sweep;
 
 pub(crate) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {

@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use commands::{failover, fuzz, policies, sweep};
+use commands::{failover, fuzz, policies, rerun, sweep};
 
 mod commands;
 
@@ -16,6 +16,8 @@ const USAGE: &str =
        simulator policies [--peers 8,16,64] [--cases clean,slow,kill,heterogeneous] [--pieces 512]
                        [--quanta 16] [--seeds 5] [--seed 1] [--json] [--svg FILE]
        simulator failover [--peers 64] [--size 2GiB] [--rate 10gbit] [--seeds 20] [--seed 1] [--json]
+       simulator rerun FILE [--policy chain,binomial,trees,mesh,hybrid] [--origin-rate RATE] [--pieces 512]
+                       [--quanta 16] [--seed 1] [--json]
        simulator fuzz  [--seeds 1000 | --minutes M] [--seed 1] [--past] [--json]
        simulator replay SEED [--lines 40] [--node N]…
 cases: clean slow kill origin-fast origin-slow late scheduler-down heterogeneous racks far";
@@ -42,8 +44,12 @@ fn run(command: Option<&str>, words: impl Iterator<Item = String>) -> Result<Exi
             failover::run(words)?;
             ExitCode::SUCCESS
         }
+        Some("rerun") => rerun::run(words)?,
         Some("fuzz") => fuzz::fuzz(&fuzz::FuzzArgs::parse(words)?),
         Some("replay") => fuzz::replay(words)?,
-        _ => return Err("the commands are `sweep`, `policies`, `failover`, `fuzz` and `replay`".to_owned()),
+        _ => {
+            let commands = "the commands are `sweep`, `policies`, `failover`, `rerun`, `fuzz` and `replay`";
+            return Err(commands.to_owned());
+        }
     })
 }

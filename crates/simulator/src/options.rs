@@ -60,6 +60,20 @@ pub enum Fault {
         /// How many times.
         factor: u32,
     },
+    /// Node `node` has a card of its own, and says so.
+    Card {
+        /// Its number.
+        node: usize,
+        /// Bytes per second of it, in each direction.
+        rate: u64,
+    },
+    /// Node `node` has the first `pieces` pieces when it joins.
+    Has {
+        /// Its number.
+        node: usize,
+        /// How many.
+        pieces: u32,
+    },
     /// Node `node` joins at `at` only.
     Late {
         /// Its number.
@@ -116,14 +130,20 @@ pub struct Options {
     pub quanta: u32,
     /// What makes the run its own.
     pub seed: u64,
+    /// Virtual time after which a run is called stuck.
+    pub time_max: Duration,
     /// What goes wrong.
     pub faults: Vec<Fault>,
 }
 
+/// Far beyond any case that is measured.
+const TIME_MAX: Duration = Duration::from_mins(10);
+
 impl Options {
     /// A healthy fleet.
     pub fn new(nodes: usize, pieces: u32, rate: u64) -> Self {
-        Self { nodes, pieces, rate, origin_rate: rate, racks: None, quanta: 4, seed: 1, faults: Vec::new() }
+        let (racks, quanta, seed, time_max, faults) = (None, 4, 1, TIME_MAX, Vec::new());
+        Self { nodes, pieces, rate, origin_rate: rate, racks, quanta, seed, time_max, faults }
     }
 }
 

@@ -26,8 +26,8 @@ trait Policy {
     /// until a piece has arrived somewhere.
     fn next(&mut self, from: u32, fleet: &Fleet) -> Option<(u32, PieceIndex)>;
 
-    /// A node is known to be dead: the fleet no longer counts it.
-    fn lost(&mut self, node: u32, fleet: &Fleet);
+    /// Who is there has changed: the fleet counts those that have come, and no longer those that are known to be dead.
+    fn changed(&mut self, fleet: &Fleet);
 }
 
 /// A way to distribute an artifact.
@@ -60,8 +60,8 @@ impl Kind {
         }
     }
 
-    /// Runs a scenario to its end under this policy. Under all but the hybrid, of its faults only cards that are slow
-    /// and nodes that die are played.
+    /// Runs a scenario to its end under this policy. Under all but the hybrid, of its faults only those are played that
+    /// are about cards, about who comes late or dies, and about what nodes have when they come.
     pub fn run(self, options: &Options) -> Report {
         match self {
             Self::Chain => driver::run(options, &mut chain::Chain),

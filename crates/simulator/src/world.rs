@@ -24,9 +24,6 @@ pub(crate) use plans::first_plans;
 /// Time of a control message, one way.
 pub(crate) const LATENCY: Duration = Duration::from_micros(200);
 
-/// Virtual time after which a run is called stuck.
-const TIME_MAX: Duration = Duration::from_mins(10);
-
 /// Events of one node after which a run is called stuck: far beyond any scenario, so that a loop ends.
 const EVENTS_MAX: u64 = 5_000_000;
 
@@ -72,6 +69,8 @@ struct Node {
     is_silent: bool,
     /// It does nothing.
     is_hung: bool,
+    /// How many pieces it has when it joins.
+    has: u32,
     /// What it says that its card does.
     claim: u64,
     /// Its card's stations, to send and to receive.
@@ -123,7 +122,10 @@ pub fn run(options: &Options) -> Report {
     let events_max = EVENTS_MAX * (options.nodes as u64 + 1);
     while let Some(event) = world.queue.pop() {
         world.report.events += 1;
-        if world.queue.now() > TIME_MAX || world.report.events > events_max || world.over >= options.nodes {
+        if world.queue.now() > options.time_max
+            || world.report.events > events_max
+            || world.over >= options.nodes
+        {
             break;
         }
         world.handle(event);
@@ -197,6 +199,7 @@ impl World {
             is_corrupt: false,
             is_silent: false,
             is_hung: false,
+            has: 0,
             claim: rate,
             card,
             from_origin: None,
@@ -221,14 +224,19 @@ impl World {
             Fault::Corrupt { node } => self.nodes[node].is_corrupt = true,
             Fault::Silent { node } => self.nodes[node].is_silent = true,
             Fault::Slow { node, factor } => {
-                self.slow_down(node, factor);
+                self.set_rate(node, self.options.rate / u64::from(factor));
                 self.nodes[node].claim /= u64::from(factor);
             }
-            Fault::Lame { node, factor } => self.slow_down(node, factor),
             Fault::Far { node, factor } => {
                 let thin = self.network.add_station(self.options.rate / u64::from(factor));
                 self.nodes[node].from_origin = Some(thin);
             }
+            Fault::Lame { node, factor } => self.set_rate(node, self.options.rate / u64::from(factor)),
+            Fault::Card { node, rate } => {
+                self.set_rate(node, rate);
+                self.nodes[node].claim = rate;
+            }
+            Fault::Has { node, pieces } => self.nodes[node].has = pieces,
             Fault::Late { node, at } => begin[node] = at,
             Fault::Seed { node } => self.nodes[node].is_seed = true,
             Fault::NoOrigin => self.origin_ok = false,
@@ -236,8 +244,7 @@ impl World {
         }
     }
 
-    fn slow_down(&mut self, node: usize, factor: u32) {
-        let rate = self.options.rate / u64::from(factor);
+    fn set_rate(&mut self, node: usize, rate: u64) {
         let (up, down) = self.nodes[node].card;
         self.network.set_rate(up, rate);
         self.network.set_rate(down, rate);
@@ -323,7 +330,8 @@ impl World {
         let me = self.id_of(node);
         let pieces = self.options.pieces;
         let is_full = self.at(node).is_seed || self.at(node).is_silent;
-        let have = if is_full { PieceMap::full(pieces) } else { PieceMap::empty(pieces) };
+        let mut have = PieceMap::empty(pieces);
+        have.insert_run(Run::new(0, if is_full { pieces } else { self.at(node).has }));
         let config = Config::new(me, self.options.seed ^ u64::from(node));
         self.at(node).swarm = Some(Swarm::new(config, self.layout.clone(), have, self.queue.now()));
         if self.planner.is_none() {

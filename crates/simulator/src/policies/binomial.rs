@@ -16,7 +16,7 @@ use super::fleet::Fleet;
 use crate::options::Options;
 
 /// Each node goes through its steps at its own pace: it does the next when the last has left its card, the piece is
-/// there, what it is to receive in the last has begun to come, and nobody else's card sends to the receiver. When nodes are lost, the others are numbered anew and begin again with the first piece that anybody lacks;
+/// there, what it is to receive in the last has begun to come, and nobody else's card sends to the receiver. When nodes come or are lost, all are numbered anew and begin again with the first piece that anybody lacks;
 /// nothing is sent to who has it.
 #[derive(Debug)]
 pub(super) struct Binomial {
@@ -129,7 +129,7 @@ impl Policy for Binomial {
         None
     }
 
-    fn lost(&mut self, _: u32, fleet: &Fleet) {
+    fn changed(&mut self, fleet: &Fleet) {
         self.number(fleet);
     }
 }

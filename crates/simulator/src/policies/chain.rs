@@ -17,5 +17,5 @@ impl Policy for Chain {
         pieces.find(|piece| fleet.wants(to, *piece)).map(|piece| (to, PieceIndex(piece)))
     }
 
-    fn lost(&mut self, _: u32, _: &Fleet) {}
+    fn changed(&mut self, _: &Fleet) {}
 }

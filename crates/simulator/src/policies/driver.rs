@@ -20,6 +20,7 @@ const NOTICED_AFTER: Duration = Duration::from_millis(100);
 enum Event {
     Served(Served),
     Crossed(Crossed),
+    Begin(u32),
     Kill(u32),
     Notice(u32),
 }
@@ -40,6 +41,8 @@ struct Driver<'policy> {
     /// Whose card a station to send is.
     senders: BTreeMap<u32, u32>,
     is_alive: Vec<bool>,
+    /// Pieces that each has when it comes.
+    has: Vec<u32>,
     report: Report,
 }
 
@@ -52,6 +55,7 @@ pub(super) fn run(options: &Options, policy: &mut dyn Policy) -> Report {
         match event {
             Event::Served(served) => driver.served(served),
             Event::Crossed(crossed) => driver.crossed(crossed),
+            Event::Begin(node) => driver.begin(node),
             Event::Kill(node) => driver.kill(node),
             Event::Notice(node) => driver.notice(node),
         }
@@ -65,13 +69,22 @@ impl<'policy> Driver<'policy> {
         let mut rates = vec![options.rate; count];
         rates.push(options.origin_rate);
         let mut queue = Queue::new(LATENCY);
+        let (mut fleet, mut is_alive) = (Fleet::new(count, options.pieces), vec![true; count + 1]);
+        let mut has = vec![0; count];
         for fault in &options.faults {
             match *fault {
                 Fault::Slow { node, factor } | Fault::Lame { node, factor } => {
                     rates[node] = options.rate / u64::from(factor);
                 }
+                Fault::Card { node, rate } => rates[node] = rate,
+                Fault::Has { node, pieces } => has[node] = pieces,
+                Fault::Late { node, at } => {
+                    is_alive[node] = false;
+                    fleet.lost(number(node));
+                    queue.push(at, Event::Begin(number(node)));
+                }
                 Fault::Kill { node, at } => {
-                    let node = u32::try_from(node).expect("few nodes");
+                    let node = number(node);
                     queue.push(at, Event::Kill(node));
                     queue.push(at + NOTICED_AFTER, Event::Notice(node));
                 }
@@ -82,9 +95,12 @@ impl<'policy> Driver<'policy> {
         let cards: Vec<(u32, u32)> =
             rates.iter().map(|rate| (network.add_station(*rate), network.add_station(*rate))).collect();
         let senders = (0..).zip(&cards).map(|(node, (up, _))| (*up, node)).collect();
+        for (node, pieces) in has.iter().enumerate().filter(|(node, _)| is_alive[*node]) {
+            fleet.came(number(node), *pieces);
+        }
+        policy.changed(&fleet);
         let report = Report::begun(count, options.seed);
-        let (fleet, is_alive) = (Fleet::new(count, options.pieces), vec![true; count + 1]);
-        Self { policy, queue, network, fleet, cards, senders, is_alive, report }
+        Self { policy, queue, network, fleet, cards, senders, is_alive, has, report }
     }
 
     /// Lets a node send for as long as its card has nothing to do and the policy something to send. Says whether it had.
@@ -143,6 +159,13 @@ impl<'policy> Driver<'policy> {
         self.ask_all();
     }
 
+    fn begin(&mut self, node: u32) {
+        self.is_alive[node as usize] = true;
+        self.fleet.came(node, self.has[node as usize]);
+        self.policy.changed(&self.fleet);
+        self.ask_all();
+    }
+
     /// Nothing that it has sent arrives any more.
     fn kill(&mut self, node: u32) {
         self.is_alive[node as usize] = false;
@@ -158,7 +181,11 @@ impl<'policy> Driver<'policy> {
             self.network.cut(from, to);
         }
         self.fleet.lost(node);
-        self.policy.lost(node, &self.fleet);
+        self.policy.changed(&self.fleet);
         self.ask_all();
     }
+}
+
+fn number(node: usize) -> u32 {
+    u32::try_from(node).expect("few nodes")
 }

@@ -148,7 +148,16 @@ impl Fleet {
         true
     }
 
-    /// A node is known to be dead: what it held is gone, what it sent or was sent does not arrive.
+    /// A peer comes that was not there, or is only beginning: it holds so many of the first pieces.
+    pub(super) fn came(&mut self, node: u32, pieces: u32) {
+        self.is_there[node as usize] = true;
+        self.holdings[node as usize].fill(Holding::Nothing);
+        self.holdings[node as usize][..pieces as usize].fill(Holding::Whole);
+        self.copies[..pieces as usize].iter_mut().for_each(|copies| *copies += 1);
+        self.prefixes[node as usize] = pieces;
+    }
+
+    /// A node is known to be dead, or has not come yet: what it held is gone, what it sent or was sent does not arrive.
     pub(super) fn lost(&mut self, node: u32) {
         self.is_there[node as usize] = false;
         self.leaving.retain(|(from, to)| *from != node && *to != node);

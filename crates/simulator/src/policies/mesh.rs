@@ -65,7 +65,7 @@ impl Policy for Mesh {
         takers.into_iter().find_map(|(_, _, to)| Some((to, PieceIndex(self.rarest(from, to, fleet)?))))
     }
 
-    fn lost(&mut self, _: u32, _: &Fleet) {}
+    fn changed(&mut self, _: &Fleet) {}
 }
 
 /// Splitmix64.

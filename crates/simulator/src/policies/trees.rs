@@ -6,11 +6,11 @@ use planner::StripeSource;
 
 use super::Policy;
 use super::fleet::Fleet;
-use crate::options::Options;
+use crate::options::{Fault, Options};
 use crate::world::{first_plans, node_of};
 
 /// A parent sends each piece that it holds to its children in the stripe, the lowest piece first, and of children first
-/// those that have children. Children of the dead go to the parent of the dead.
+/// those that have children. Children of the dead, and of those that have not come yet, go to the parent above.
 #[derive(Debug)]
 pub(super) struct Trees {
     /// The pieces of each stripe, ascending.
@@ -23,7 +23,10 @@ pub(super) struct Trees {
 
 impl Trees {
     pub(super) fn new(options: &Options) -> Self {
-        let plans = first_plans(options);
+        // Who comes late has its place from the start.
+        let mut planned = options.clone();
+        planned.faults.retain(|fault| !matches!(fault, Fault::Late { .. }));
+        let plans = first_plans(&planned);
         let first = plans.values().next().expect("nobody is without a plan");
         let mut stripes = vec![Vec::new(); first.stripes.len()];
         for piece in 0..options.pieces {
@@ -43,14 +46,23 @@ impl Trees {
         all
     }
 
-    /// Finds the children of everybody, of all the nodes that are there.
+    /// Finds the children of everybody, of all the nodes that are there, ascending.
     fn turn_around(&mut self, peers: &[u32]) {
         self.children.iter_mut().for_each(Vec::clear);
+        let origin = u32::try_from(self.children.len() - 1).expect("few nodes");
         for (stripe, parents) in (0..).zip(&self.parents) {
-            let is_leaf = |child: u32| !peers.iter().any(|peer| parents[*peer as usize] == child);
-            let (leaves, interiors): (Vec<u32>, Vec<u32>) = peers.iter().partition(|peer| is_leaf(**peer));
-            for child in interiors.into_iter().chain(leaves) {
-                self.children[parents[child as usize] as usize].push((stripe, child));
+            let parent = |child: u32| {
+                let mut above = parents[child as usize];
+                while above != origin && peers.binary_search(&above).is_err() {
+                    above = parents[above as usize];
+                }
+                above
+            };
+            let edges: Vec<(u32, u32)> = peers.iter().map(|child| (*child, parent(*child))).collect();
+            let is_leaf = |child: u32| !edges.iter().any(|(_, parent)| *parent == child);
+            let (leaves, interiors): (Vec<_>, Vec<_>) = edges.iter().partition(|(child, _)| is_leaf(*child));
+            for (child, parent) in interiors.into_iter().chain(leaves) {
+                self.children[parent as usize].push((stripe, child));
             }
         }
     }
@@ -71,13 +83,7 @@ impl Policy for Trees {
         children.filter_map(first).min_by_key(|(_, piece)| *piece)
     }
 
-    fn lost(&mut self, node: u32, fleet: &Fleet) {
-        for parents in &mut self.parents {
-            let above = parents[node as usize];
-            for parent in parents.iter_mut().filter(|parent| **parent == node) {
-                *parent = above;
-            }
-        }
+    fn changed(&mut self, fleet: &Fleet) {
         self.turn_around(&fleet.peers().collect::<Vec<_>>());
     }
 }
