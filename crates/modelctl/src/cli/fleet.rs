@@ -377,9 +377,12 @@ pub(crate) enum FleetKeyAction {
 /// Run the scheduler: it plans who gets what from whom
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Peers connect to it and tell it what they have and want; it keeps nothing on disk, and pulls go on
+Peers connect to it and tell it what they have and want; it needs nothing on disk, and pulls go on
 without it. Of several schedulers one is used by all peers, and another when that one is gone. It
 ends at SIGTERM or SIGINT. With --json the first line of stdout says where it listens.
+
+With --record it appends to a file who came, joined, got on and left, and which plans it made, one
+JSON object a line, up to 1 GiB. `simulator rerun FILE` plays that again under other policies.
 
 Example:
   $ modelctl scheduler --listen 127.0.0.1:7100
@@ -415,6 +418,10 @@ pub(crate) struct SchedulerArgs {
     /// Where it shows /metrics and /healthz, over plain HTTP, to anybody who can reach it [default: nowhere]
     #[arg(long, value_name = "ADDR", env = "MODELCTL_HTTP_LISTEN", hide_env_values = true)]
     pub(crate) http_listen: Option<SocketAddr>,
+
+    /// Write down here what happens, to play it again [default: nowhere]
+    #[arg(long, value_name = "FILE", env = "MODELCTL_RECORD", hide_env_values = true)]
+    pub(crate) record: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,

@@ -9,6 +9,7 @@ use identity::{FleetKey, Identity, Security};
 use modelpack::{manifest::Blob, reference::Reference};
 use peer::{Left, LeftBecause, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles};
 use planner::Place;
+use scheduler::RecordFile;
 use serde::Serialize;
 use store::Store;
 use tokio::{
@@ -185,7 +186,12 @@ pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Resu
         let face = Face::bind(args.http_listen, &args.trust)?;
         let http = face.as_ref().map(|face| face.address.clone());
         let face = face.map(Face::listen).transpose()?;
-        let options = scheduler::Options { security, peering, ..Default::default() };
+        let record = args.record.as_ref().map(|file| {
+            let opened = RecordFile::open(file, &security);
+            opened.with_context(|| format!("cannot write a record to `{}`", file.display()))
+        });
+        let record = record.transpose()?;
+        let options = scheduler::Options { security, peering, record, ..Default::default() };
         let metrics = Arc::clone(&options.metrics);
         let showing = async {
             match face {
