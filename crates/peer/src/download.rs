@@ -47,6 +47,8 @@ pub(crate) enum Event {
     NoScheduler,
     Transferred(Completion),
     Leased(u64, Space),
+    /// There is a limit by which a read would be too late.
+    Unpaced(u64),
     Checked(PieceChecked),
     Fetched(FetchEnded),
     Hashed(BlobIndex, Result<Sha256Hasher, StoreError>),
@@ -351,6 +353,8 @@ impl<H: Herald> Download<H> {
             Event::NoScheduler => self.inputs.push_back(Input::NoScheduler),
             Event::Transferred(completion) => self.transferred(completion),
             Event::Leased(transfer, space) => self.leased(transfer, space),
+            // The swarm pauses the link.
+            Event::Unpaced(transfer) => self.transfer_ended(transfer, Err(ReadOutcome::Retry)),
             Event::Checked(checked) => self.checked(checked)?,
             Event::Fetched(ended) => self.fetched(ended),
             Event::Hashed(blob, result) => {
@@ -481,16 +485,21 @@ impl<H: Herald> Download<H> {
             let voucher = self.links.get(&peer).and_then(|link| link.vouchers.get(&piece)).cloned();
             let transfer = Transfer { read, piece, peer, deadline, right: None, voucher, carrier: None };
             self.transfers.insert(id, transfer);
-            if let Some(space) = self.ground.sinks.try_space(piece, level) {
+            let pace = self.pace_of(peer);
+            if pace.is_free()
+                && let Some(space) = self.ground.sinks.try_space(piece, level)
+            {
                 self.leased(id, space);
-            } else {
-                let (sinks, events) = (Arc::clone(&self.ground.sinks), self.events.clone());
-                self.tasks.spawn(async move {
-                    let space = sinks.space(piece, level).await;
-                    // A driver that is gone needs no answer.
-                    let _ = events.send(Event::Leased(id, space));
-                });
+                continue;
             }
+            let bytes = self.ground.artifact.layout().piece_bytes(piece);
+            let (sinks, events) = (Arc::clone(&self.ground.sinks), self.events.clone());
+            self.tasks.spawn(async move {
+                let space = sinks.space(piece, level).await;
+                let is_in_time = pace.take_by(deadline, bytes).await;
+                // A driver that is gone needs no answer.
+                let _ = events.send(if is_in_time { Event::Leased(id, space) } else { Event::Unpaced(id) });
+            });
         }
     }
 
@@ -556,6 +565,7 @@ impl<H: Herald> Download<H> {
 mod blamed;
 mod carried;
 mod linked;
+mod paced;
 mod vouched;
 
 #[cfg(test)]

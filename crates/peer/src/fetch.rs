@@ -215,6 +215,9 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
             let Some(mut bytes) = self.in_time(received, stream.next()).await? else { break };
             received += bytes.len() as u64;
             self.ground.counters.came_from_origin(bytes.len() as u64);
+            if let (Origin::Registry(_), Some(limit)) = (&self.origin, self.ground.means.transports.limit()) {
+                limit.received.take(bytes.len() as u64).await;
+            }
             let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
             at += bytes.len() as u64;
             let _ = bytes.split_to(skip);

@@ -221,7 +221,7 @@ impl Reads {
 
     /// One read, alone; its bytes are looked at.
     async fn timed(&mut self, id: u64) -> Result<Duration, String> {
-        self.post(id)?;
+        self.post(id).await?;
         let (filled, took) = self.next().await?;
         if filled.iter().any(|byte| *byte != 0) {
             return Err("a read brought bytes that are not the peer's".to_owned());
@@ -239,7 +239,7 @@ impl Reads {
         loop {
             let is_over = done > 0 && begin.elapsed() >= RATE_TIME;
             while !is_over && self.out.len() < most {
-                self.post(posted)?;
+                self.post(posted).await?;
                 posted += 1;
             }
             if self.out.is_empty() {
@@ -254,7 +254,10 @@ impl Reads {
         }
     }
 
-    fn post(&mut self, id: u64) -> Result<(), String> {
+    async fn post(&mut self, id: u64) -> Result<(), String> {
+        if let Some(pacer) = &self.granted.pacer {
+            pacer.take(PIECE_BYTES).await;
+        }
         let window = self.granted.windows.get(&BlobIndex(0)).ok_or("the peer grants nothing")?.handle;
         let mut lease = self.pool.try_lease(piece_bytes()).expect("there are as many buffers as reads");
         lease.as_mut_slice()[..POISONED].fill(POISON);

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tonic::Status;
-use transport::{CompletionSink, Link, Window, tcp};
+use transport::{CompletionSink, Link, Pacer, Window, tcp};
 use wire::{
     WireError,
     connection::{CONNECT_TIMEOUT, explain},
@@ -116,6 +116,8 @@ pub(crate) struct GrantedLink {
     pub(crate) windows: BTreeMap<BlobIndex, Window>,
     /// Reads outstanding, at most.
     pub(crate) in_flight_max: u32,
+    /// What reads keep to, if the parent grants a rate.
+    pub(crate) pacer: Option<Arc<Pacer>>,
     /// When the grant ends unless it is renewed, which moves it. No read's deadline may lie beyond.
     pub(crate) expires: watch::Receiver<Instant>,
     /// Why it is one over TCP, where RDMA might have been.

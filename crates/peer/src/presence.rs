@@ -73,6 +73,9 @@ impl Presence {
         let at = SocketAddr::new(address.listen.ip(), 0);
         let data =
             tcp::Server::bind(at, exports.clone(), means.security.data.clone()).await.map_err(listen)?;
+        if let Some(limit) = means.transports.limit() {
+            data.keep_to(Arc::clone(&limit.sent));
+        }
         let key = ReaderKey::generate().map_err(|error| listen(io::Error::other(error)))?;
         let node = blocking(move || Node::new(key, means, exports)).await?;
         Ok(Self { address, control, control_addr, data, node })
@@ -102,11 +105,13 @@ impl Presence {
             tasks: JoinSet::new(),
             guests: JoinSet::new(),
         };
+        let rate = |nic_rate| transports.rate(nic_rate);
+        let membership = membership.map(|at| Membership { nic_rate: rate(at.nic_rate), ..at });
         let options = ServiceOptions {
             me,
             security: security.clone(),
             tcp: self.data.clone(),
-            transports,
+            transports: transports.clone(),
             data_address: self.data.local_addr().to_string(),
             grant_expiry: GRANT_EXPIRY,
             children,

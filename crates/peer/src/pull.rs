@@ -28,7 +28,7 @@ use crate::{
     origin,
     progress::{Counters, Progress, Stage, transport_of},
     sinks::{LandingMode, LandingRule},
-    transports::Means,
+    transports::{Means, Transports},
     workers::Workers,
 };
 
@@ -155,8 +155,13 @@ impl PullWatch {
     }
 }
 
-/// Pulls from the origin alone. Cancelled at any point, it resumes when it is called again.
-pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport, PeerError> {
+/// Pulls from the origin alone, of `transports` only by their limit. Cancelled at any point, it resumes when it is called
+/// again.
+pub async fn pull(
+    request: PullRequest,
+    transports: Transports,
+    watch: &PullWatch,
+) -> Result<PullReport, PeerError> {
     descriptors::allow_many();
     let start = Instant::now();
     request.landing.check(&request.output)?;
@@ -174,7 +179,7 @@ pub async fn pull(request: PullRequest, watch: &PullWatch) -> Result<PullReport,
                 let threads = (Workers::start(), Buffers::new());
                 // The origin alone has no link that lands directly.
                 let landing = (landing, LandingRule::default());
-                let means = (Means::default(), None);
+                let means = (Means { transports, ..Means::default() }, None);
                 Ground::new(Arc::clone(&artifact), landing, threads, Arc::clone(&counters), means)
             };
             let fill = async |ground: &Arc<Ground>| {

@@ -18,10 +18,10 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use transport::tcp;
+use transport::{Level, tcp};
 use transport_rdma::Endpoint;
 use wire::{
-    FEATURES, PROTOCOL_VERSION, WireError, check_version,
+    FEATURE_RATES, FEATURES, PROTOCOL_VERSION, WireError, check_version,
     connection::{
         self, CONNECT_TIMEOUT, DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, RUNS_PER_MESSAGE_MAX, explain,
     },
@@ -60,6 +60,7 @@ const OUTGOING_MAX: usize = 4;
 
 /// Why a child gets no queue pair here.
 const QUARANTINED: &str = "the scheduler says that this child is quarantined";
+const NO_RATES: &str = "this peer has a limit, and the child cannot keep to a rate";
 
 /// Vouchers in one message: some 150 bytes each, so about 1.2 MB.
 const VOUCHERS_PER_MESSAGE_MAX: usize = 8192;
@@ -255,10 +256,11 @@ impl Parent {
         let _reads = share.children.enter(child);
         let mut expires = Instant::now() + self.options.grant_expiry;
         let (mut windows, _data) = self.welcome(child, offer, &share, expires).await?;
-        if windows.is_some() {
+        let level = if windows.is_some() { Level::Nic } else { Level::Tcp };
+        if level == Level::Nic {
             held.read_over_rdma();
         }
-        expires = self.grant(&share, expires).await?;
+        expires = self.grant(&share, level, expires).await?;
         let mut news = share.have.subscribe();
         loop {
             let next = tokio::select! {
@@ -275,7 +277,7 @@ impl Parent {
                         // Nobody asks this peer before each read.
                         sources.check();
                     }
-                    expires = self.grant(&share, expires).await?;
+                    expires = self.grant(&share, level, expires).await?;
                 }
                 Next::Window(windows::Said::Grant(grant)) => self.say(Said::Window(grant), expires).await?,
                 Next::Window(windows::Said::Refusal(refusal)) => {
@@ -292,7 +294,7 @@ impl Parent {
     async fn welcome(
         &mut self,
         child: PeerId,
-        offer: Option<Vec<Endpoint>>,
+        offer: Option<Offer>,
         share: &Share,
         expires: Instant,
     ) -> Result<(Option<Windows>, Option<DataLink>), LinkEnd> {
@@ -300,7 +302,8 @@ impl Parent {
         let is_offered = offer.is_some();
         let answered = match offer {
             Some(_) if share.children.is_quarantined(child) => Err(QUARANTINED.to_owned()),
-            Some(offer) => windows::answer(transports, offer, share).await,
+            Some(Ok(offer)) => windows::answer(transports, offer, share).await,
+            Some(Err(reason)) => Err(reason.to_owned()),
             None => Err("the child offers none".to_owned()),
         };
         let (answer, windows, refusal) = match answered {
@@ -355,7 +358,7 @@ impl Parent {
         let Some(Heard::Hello(hello)) = first.kind else {
             return Err(LinkEnd::Refused("the first message must be a hello".to_owned()));
         };
-        let LinkHello { protocol_version, features: _, peer_id, artifact, transports, rdma: offer } = hello;
+        let LinkHello { protocol_version, features, peer_id, artifact, transports, rdma: offer } = hello;
         check_version(protocol_version)?;
         let child = convert::peer_id(&peer_id)?;
         let artifact = convert::artifact_id(&artifact)?;
@@ -367,6 +370,9 @@ impl Parent {
             return Err(LinkEnd::Refused("this peer serves over `tcp` only".to_owned()));
         }
         let share = self.shares.share(&artifact).ok_or_else(|| LinkEnd::Refused(NOT_SHARED.to_owned()))?;
+        // What a card reads, nobody here can hold back.
+        let may_read = features & FEATURE_RATES != 0 || self.options.transports.limit().is_none();
+        let offer = offer.map(|offer| if may_read { Ok(offer) } else { Err(NO_RATES) });
         Ok(Asker { child, share, offer })
     }
 
@@ -402,7 +408,9 @@ impl Parent {
     }
 
     /// Grants for a further expiry; returns when it ends, by this side's count.
-    async fn grant(&mut self, share: &Share, expires: Instant) -> Result<Instant, LinkEnd> {
+    async fn grant(&mut self, share: &Share, level: Level, expires: Instant) -> Result<Instant, LinkEnd> {
+        let limit = self.options.transports.limit();
+        let rate = limit.map(|limit| limit.share(self.options.children.links_by_transport()));
         let window = |(blob, handle, bytes): &(BlobIndex, u64, u64)| Window {
             blob: blob.0,
             handle: *handle,
@@ -411,7 +419,8 @@ impl Parent {
         let grant = Grant {
             windows: share.windows.iter().map(window).collect(),
             in_flight_max: IN_FLIGHT_MAX,
-            bytes_per_second_max: 0,
+            // Over TCP it is this peer's server that keeps to it.
+            bytes_per_second_max: rate.filter(|_| level == Level::Nic).unwrap_or(0),
             expires_ms: u32::try_from(self.options.grant_expiry.as_millis()).unwrap_or(u32::MAX),
         };
         self.say(Said::Grant(grant), expires).await?;
@@ -467,9 +476,12 @@ struct Asker {
     child: PeerId,
     /// What it reads.
     share: Share,
-    /// Its ends of a link over RDMA, if it offers any.
-    offer: Option<Vec<Endpoint>>,
+    /// Its ends of a link over RDMA, if it offers any; or why they are of no use.
+    offer: Option<Offer>,
 }
+
+/// See [`Asker::offer`].
+type Offer = Result<Vec<Endpoint>, &'static str>;
 
 /// What happens next on a link.
 enum Next {

@@ -1,6 +1,7 @@
 //! By what this process moves bytes between peers: TCP unless it is told not to, RDMA where there is a card for it.
 //!
-//! Owns: the rails, that the piece buffers are registered with them, and which parents are read over TCP for a while.
+//! Owns: the rails, that the piece buffers are registered with them, which parents are read over TCP for a while, and
+//! the limit that all of it keeps to.
 //! Does not own: links (`links`, `service`), or the cards (crate `transport-rdma`).
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 use memory::Region;
 use planner::PeerId;
+use transport::Pacer;
 use transport_rdma::{Options, RailInfo, Rdma, Registration};
 use wire::connection::explain;
 
@@ -54,7 +56,32 @@ pub struct TransportOptions {
 
 /// The transports of one process. Clones are the same.
 #[derive(Clone)]
-pub struct Transports(Arc<Inner>);
+pub struct Transports {
+    inner: Arc<Inner>,
+    limit: Option<Limit>,
+}
+
+/// What a process may send, and what it may receive.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit {
+    /// Bytes per second of each.
+    rate: u64,
+    /// What is sent over TCP.
+    pub(crate) sent: Arc<Pacer>,
+    /// What is received from peers and the origin.
+    pub(crate) received: Arc<Pacer>,
+}
+
+impl Limit {
+    /// What a child may read over RDMA, of whom there are so many, beside so many over TCP, in bytes per second. What
+    /// those over TCP get is set to the rest.
+    pub(crate) fn share(&self, (over_tcp, over_rdma): (usize, usize)) -> u64 {
+        let all = (over_tcp + over_rdma).max(1) as u64;
+        let each = (self.rate / all).max(1);
+        self.sent.set_rate(if over_tcp == 0 { each } else { each * over_tcp as u64 });
+        each
+    }
+}
 
 struct Inner {
     mode: TransportMode,
@@ -109,7 +136,27 @@ impl Transports {
     }
 
     fn of(mode: TransportMode, rdma: Option<Rdma>) -> Self {
-        Self(Arc::new(Inner { mode, rdma, buffers: OnceLock::new(), demoted: Mutex::default() }))
+        let inner = Arc::new(Inner { mode, rdma, buffers: OnceLock::new(), demoted: Mutex::default() });
+        Self { inner, limit: None }
+    }
+
+    /// The same, but no more than so many bytes per second are sent, and no more received.
+    #[must_use]
+    pub fn limited(self, rate: u64) -> Self {
+        let pacer = || Arc::new(Pacer::new(rate));
+        let limit = Limit { rate, sent: pacer(), received: pacer() };
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// What may be sent and received, if not whatever can be.
+    pub(crate) fn limit(&self) -> Option<&Limit> {
+        self.limit.as_ref()
+    }
+
+    /// What the process sends and receives in each direction at most, where that is known: as its card does, or as it
+    /// may.
+    pub(crate) fn rate(&self, nic_rate: Option<u64>) -> Option<u64> {
+        nic_rate.into_iter().chain(self.limit.as_ref().map(|limit| limit.rate)).min()
     }
 
     /// Registers the memory that pieces are read into. Before that, or if it does not work, nothing goes over RDMA.
@@ -117,10 +164,10 @@ impl Transports {
     /// # Errors
     /// If it does not work and RDMA is all that may be used.
     pub(crate) fn register(&self, region: &Arc<Region>) -> Result<(), PeerError> {
-        let Some(rdma) = &self.0.rdma else { return Ok(()) };
+        let Some(rdma) = &self.inner.rdma else { return Ok(()) };
         let registered = match rdma.register(region, 0..region.len()) {
             Ok(registration) => Ok(registration),
-            Err(error) if self.0.mode == TransportMode::Rdma => return Err(PeerError::Rdma(error)),
+            Err(error) if self.inner.mode == TransportMode::Rdma => return Err(PeerError::Rdma(error)),
             Err(error) => {
                 let (hint, reason) = (rdma_hint(&error), explain(&error));
                 let error = &error as &dyn std::error::Error;
@@ -129,35 +176,35 @@ impl Transports {
             }
         };
         // Whoever was first has registered the same buffers.
-        let _ = self.0.buffers.set(registered);
+        let _ = self.inner.buffers.set(registered);
         Ok(())
     }
 
     /// The rails, where there are any and they may be used.
     pub(crate) fn rdma(&self) -> Option<&Rdma> {
-        let is_ready = self.0.buffers.get().is_some_and(Result::is_ok);
-        self.0.rdma.as_ref().filter(|_| is_ready)
+        let is_ready = self.inner.buffers.get().is_some_and(Result::is_ok);
+        self.inner.rdma.as_ref().filter(|_| is_ready)
     }
 
     /// What lets the rails write files of this process, where there are any and they may be used.
     pub(crate) fn registrar(&self) -> Option<Arc<dyn Registrar>> {
-        let rdma = self.0.rdma.clone()?;
+        let rdma = self.inner.rdma.clone()?;
         Some(Arc::new(Rails(rdma)))
     }
 
     /// All rails, whether or not they may be used yet.
     pub(crate) fn rails(&self) -> Vec<RailInfo> {
-        self.0.rdma.as_ref().map(Rdma::rails).unwrap_or_default()
+        self.inner.rdma.as_ref().map(Rdma::rails).unwrap_or_default()
     }
 
     /// Whether a link may be one over TCP.
     pub(crate) fn allow_tcp(&self) -> bool {
-        self.0.mode != TransportMode::Rdma
+        self.inner.mode != TransportMode::Rdma
     }
 
     /// The rails for a link to that parent; why it has to do without them, if that is to be told.
     pub(crate) fn rdma_to(&self, parent: PeerId) -> Result<&Rdma, Option<String>> {
-        if let Some(Err(reason)) = self.0.buffers.get() {
+        if let Some(Err(reason)) = self.inner.buffers.get() {
             return Err(Some(reason.clone()));
         }
         let rdma = self.rdma().ok_or(None)?;
@@ -188,7 +235,7 @@ impl Transports {
 
     fn demoted(&self) -> MutexGuard<'_, BTreeMap<PeerId, Demotion>> {
         // Each change is one step.
-        self.0.demoted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.demoted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,7 +263,7 @@ impl Default for Transports {
 
 impl fmt::Debug for Transports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transports").field("mode", &self.0.mode).field("rdma", &self.0.rdma).finish()
+        f.debug_struct("Transports").field("mode", &self.inner.mode).field("rdma", &self.inner.rdma).finish()
     }
 }
 
@@ -247,6 +294,19 @@ mod tests {
         assert!(transports.rdma().is_none(), "reads would have nowhere to go");
         transports.register(Pool::new(1, 4096).unwrap().region()).unwrap();
         transports
+    }
+
+    #[test]
+    fn all_shares_together_are_the_limit() {
+        let transports = Transports::tcp().limited(1000);
+        let limit = transports.limit().unwrap();
+        for (links, each, over_tcp) in
+            [((4, 0), 250, 1000), ((3, 1), 250, 750), ((0, 2), 500, 500), ((0, 0), 1000, 1000)]
+        {
+            assert_eq!((limit.share(links), limit.sent.rate()), (each, over_tcp), "{links:?}");
+        }
+        assert_eq!((transports.rate(Some(10)), transports.rate(None)), (Some(10), Some(1000)));
+        assert_eq!(Transports::tcp().rate(Some(10)), Some(10));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub mod status;
 mod version;
 
 pub use error::WireError;
-pub use version::{FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, check_version};
+pub use version::{FEATURE_RATES, FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, check_version};
 
 /// The control plane: peers ↔ scheduler, and child ↔ parent. As generated from `proto/modelcast/v1/control.proto`.
 #[rustfmt::skip]

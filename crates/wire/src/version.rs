@@ -6,11 +6,14 @@ use crate::WireError;
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// The optional abilities of this build, one bit each. Unknown bits of the other side are ignored.
-pub const FEATURES: u64 = FEATURE_SCHEDULERS;
+pub const FEATURES: u64 = FEATURE_SCHEDULERS | FEATURE_RATES;
 
 /// It knows of several schedulers: a peer that has it may be redirected, and a scheduler that has it counts epochs on
 /// from what peers say.
 pub const FEATURE_SCHEDULERS: u64 = 1 << 0;
+
+/// As a child it keeps to the rate of a grant.
+pub const FEATURE_RATES: u64 = 1 << 1;
 
 /// Refuses every version but ours: a version is only ever raised for a change that cannot be ignored.
 ///

@@ -28,7 +28,7 @@ serves what it has proved, also for a while after it has said that it is done. E
 the registry alone. With --direct it lands the bytes itself in any case, and asks the local peer
 only for the scheduler. Without -o the local peer brings the artifact into its own store, from
 where it serves others, and a later pull on this machine finds it.
-How a local peer reads from others is its own --transport.
+How a local peer reads from others, and how fast, is its own --transport and --limit.
 
 Example:
   $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm

@@ -1,7 +1,7 @@
 //! By what bytes move between peers, as it is typed. Does not own what the machine can.
 
 use clap::{Args, ValueEnum};
-use modelpack::quantity::Size;
+use modelpack::quantity::{Rate, Size};
 
 /// By what bytes move between peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,6 +27,10 @@ pub(crate) struct TransportArgs {
         hide_env_values = true
     )]
     pub(crate) transport: Transport,
+
+    /// Send no more than this to other peers, and receive no more, as in 2gbit or 250MB/s [default: no limit]
+    #[arg(long, value_name = "RATE", env = "MODELCTL_LIMIT", hide_env_values = true)]
+    pub(crate) limit: Option<Rate>,
 
     /// How much memory RDMA may pin, as in 8GiB [default: half of the memory, as far as it may be locked]
     #[arg(long, value_name = "SIZE", env = "MODELCTL_PINNED_MAX", hide_env_values = true)]

@@ -2,6 +2,7 @@
 //!
 //! Owns: how much memory may be pinned where nobody says it. Does not own: opening devices (crate `peer`).
 
+use modelpack::quantity::Rate;
 use peer::{TransportMode, TransportOptions, Transports};
 
 use super::doctor::probe::Probe;
@@ -26,7 +27,19 @@ pub(super) fn open(args: &TransportArgs) -> anyhow::Result<Transports> {
     }
     let devices = args.devices.rdma_device.clone();
     let pinned_bytes_max = args.pinned_max.map_or_else(pinned_default, |size| size.0);
-    Ok(Transports::open(TransportOptions { mode, devices, pinned_bytes_max })?)
+    Ok(limited(Transports::open(TransportOptions { mode, devices, pinned_bytes_max })?, args))
+}
+
+/// What a process needs that reads from no peer.
+pub(super) fn alone(args: &TransportArgs) -> Transports {
+    limited(Transports::tcp(), args)
+}
+
+fn limited(transports: Transports, args: &TransportArgs) -> Transports {
+    match args.limit {
+        Some(Rate(rate)) => transports.limited(rate),
+        None => transports,
+    }
 }
 
 /// Fails where RDMA is all that may be used and there is none, before anything else is done.

@@ -7,7 +7,7 @@ use memory::Region;
 use modelpack::piece_tree::piece_value;
 use planner::{Member, StripePart, StripeSource};
 use tokio::sync::watch;
-use transport::{Export, Exports, Link, Window, memory::MemoryLink};
+use transport::{Bucket, Export, Exports, Link, Pacer, Window, memory::MemoryLink};
 
 use super::*;
 use crate::{
@@ -152,6 +152,7 @@ fn scene_on(
     let generation = download.links[&PARENT].generation;
     let (_, expires) = watch::channel(tokio::time::Instant::now() + expires);
     let grant = GrantedLink {
+        pacer: None,
         link: Arc::clone(&link) as Arc<dyn Link>,
         windows,
         in_flight_max: IN_FLIGHT_MAX,
@@ -214,6 +215,26 @@ async fn what_a_parent_has_is_read_checked_announced_and_counted() {
     let progress = scene.download.ground.counters.progress();
     assert_eq!((progress.done, progress.peer, progress.origin), (progress.total, progress.total, 0));
     assert!(scene.download.reads.is_empty() && scene.download.transfers.is_empty());
+}
+
+#[tokio::test]
+async fn a_granted_rate_binds() {
+    const RATE: u64 = 16 << 10;
+    let mut scene = scene(|_| {}, LONG);
+    scene.posted().await;
+    let begin = Instant::now();
+    let pacer = Arc::new(Pacer::new(RATE));
+    pacer.take(Bucket::new(RATE).burst()).await;
+    let granted = scene.download.links.get_mut(&PARENT).and_then(|link| link.granted.as_mut());
+    granted.expect("it is up").pacer = Some(pacer);
+    while scene.download.end.is_none() {
+        scene.posted().await;
+        scene.step().await;
+    }
+    // Four were posted before; none of the others was before it was due.
+    assert!(matches!(scene.download.end, Some(Ok(()))));
+    let least = Duration::from_millis(4 * 1000 * 1000 / RATE);
+    assert!(begin.elapsed() >= least, "{:?}, and not {least:?}", begin.elapsed());
 }
 
 #[tokio::test]

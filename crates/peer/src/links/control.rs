@@ -29,6 +29,16 @@ pub(super) struct Terms {
     pub(super) windows: BTreeMap<BlobIndex, Window>,
     pub(super) in_flight_max: u32,
     pub(super) lasts: Duration,
+    /// Bytes per second; none for no limit. A renewal may change it, but for whether there is one.
+    pub(super) rate: Option<u64>,
+}
+
+impl Terms {
+    /// Whether a renewal by these changes nothing that it may not.
+    pub(super) fn are_renewed_by(&self, renewal: &Self) -> bool {
+        let is_limited = |terms: &Self| terms.rate.is_some();
+        is_limited(self) == is_limited(renewal) && *renewal == Self { rate: renewal.rate, ..self.clone() }
+    }
 }
 
 pub(super) struct Control {
@@ -89,6 +99,30 @@ impl Control {
             && let Some(kind) = self.unsaid.pop_front()
         {
             room.send(ChildToParent { kind: Some(kind) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_may_change_a_rate_and_nothing_else() {
+        let terms = |in_flight_max, rate| Terms {
+            windows: BTreeMap::new(),
+            in_flight_max,
+            lasts: Duration::from_secs(10),
+            rate,
+        };
+        for (before, renewal, expected) in [
+            (terms(4, None), terms(4, None), true),
+            (terms(4, Some(1)), terms(4, Some(2)), true),
+            (terms(4, None), terms(4, Some(2)), false),
+            (terms(4, Some(2)), terms(4, None), false),
+            (terms(4, Some(1)), terms(5, Some(1)), false),
+        ] {
+            assert_eq!(before.are_renewed_by(&renewal), expected, "{before:?}, {renewal:?}");
         }
     }
 }

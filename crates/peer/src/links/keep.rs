@@ -12,6 +12,7 @@ use tokio::{
     sync::{mpsc::UnboundedReceiver, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
+use transport::Pacer;
 use wire::{
     connection::reason,
     control::{
@@ -51,6 +52,8 @@ struct Kept {
     have: PieceMap,
     /// None over TCP, where a sender's own check decides what may be read.
     reading: Option<Reading>,
+    /// What reads keep to, if the parent grants a rate.
+    pacer: Option<Arc<Pacer>>,
     received: u64,
 }
 
@@ -103,7 +106,9 @@ impl Child {
     fn up(&self, open: Open) -> Kept {
         let Open { control, terms, data, expires, fallback } = open;
         let (peer, generation) = (self.request.peer, self.request.generation);
+        let pacer = terms.rate.map(|rate| Arc::new(Pacer::new(rate)));
         let grant = GrantedLink {
+            pacer: pacer.clone(),
             link: Arc::clone(&data.link),
             windows: terms.windows.clone(),
             in_flight_max: terms.in_flight_max,
@@ -116,15 +121,19 @@ impl Child {
             let windows = Windows::new(self.request.layout.clone(), self.request.here.clone());
             Reading { watched, windows }
         });
-        Kept { control, terms, data, expires, have, reading, received: 0 }
+        Kept { control, terms, data, expires, have, reading, pacer, received: 0 }
     }
 
     fn heard(&self, kept: &mut Kept, heard: Heard) -> Result<(), LinkEnd> {
         match heard {
             Heard::Have(message) => self.have(kept, message),
             Heard::Grant(grant) => {
-                if self.check_grant(&grant)? != kept.terms {
+                let renewal = self.check_grant(&grant)?;
+                if !kept.terms.are_renewed_by(&renewal) {
                     return Err(invalid("grant", "a renewal changes it"));
+                }
+                if let (Some(pacer), Some(rate)) = (&kept.pacer, renewal.rate) {
+                    pacer.set_rate(rate);
                 }
                 kept.expires.send_replace(kept.control.end_of(&kept.terms)?);
                 Ok(())

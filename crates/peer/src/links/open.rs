@@ -204,14 +204,12 @@ impl Child {
                 return Err(invalid("windows", "a blob has two windows"));
             }
         }
-        if grant.bytes_per_second_max != 0 {
-            return Err(invalid("bytes_per_second_max", "this version cannot keep to a rate"));
-        }
         let lasts = Duration::from_millis(grant.expires_ms.into());
         if grant.in_flight_max == 0 || lasts.is_zero() || lasts > EXPIRY_MAX {
             return Err(invalid("grant", "it grants nothing, or for ever"));
         }
-        Ok(Terms { windows, in_flight_max: grant.in_flight_max.min(IN_FLIGHT_MAX), lasts })
+        let rate = (grant.bytes_per_second_max > 0).then_some(grant.bytes_per_second_max);
+        Ok(Terms { windows, in_flight_max: grant.in_flight_max.min(IN_FLIGHT_MAX), lasts, rate })
     }
 
     /// The parent says how it sends; whether that is enough is this peer's to say.

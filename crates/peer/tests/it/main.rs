@@ -12,6 +12,7 @@ mod clients;
 mod fault_server;
 mod fleet;
 mod foreign;
+mod limits;
 mod origin;
 mod rdma;
 mod standalone;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A seed with the model, and peers that read from it, each with its transports.
-async fn fleet(model: &Model, seed: Transports, peers: Vec<Transports>) -> (Fleet, Reference) {
+pub(crate) async fn fleet(model: &Model, seed: Transports, peers: Vec<Transports>) -> (Fleet, Reference) {
     let mut fleet = Fleet::start(0).await;
     let Reference::Layout(layout) = model.write_layout(&fleet.top.path().join("layout")) else {
         unreachable!("it is a layout")
@@ -31,7 +31,7 @@ fn auto(rdma: &Rdma) -> Transports {
 }
 
 /// Pulls through a peer, once the scheduler knows the seed.
-async fn pull(fleet: &Fleet, number: usize, reference: &Reference) -> PullReport {
+pub(crate) async fn pull(fleet: &Fleet, number: usize, reference: &Reference) -> PullReport {
     loop {
         match fleet.pull(number, reference.clone()).await {
             Ok(report) => return report,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use modelpack::{digest::Sha256Digest, piece_trees::TreesManifest, reference::Reference};
-use peer::{ErrorClass, PeerError, PullRequest, PullWatch};
+use peer::{ErrorClass, PeerError, PullRequest, PullWatch, Transports};
 use registry::Access;
 use serde_json::json;
 
@@ -247,7 +247,7 @@ async fn pull_all_but(missing: u64, reference: Reference, output: &Path) {
     let watch = PullWatch::new();
     let pulling = tokio::spawn({
         let watch = watch.clone();
-        async move { peer::pull(request, &watch).await }
+        async move { peer::pull(request, Transports::tcp(), &watch).await }
     });
     let is_near = async {
         loop {

@@ -14,7 +14,7 @@ use modelpack::{
     piece_trees,
     reference::Reference,
 };
-use peer::{PullReport, PullRequest, PullWatch};
+use peer::{PullReport, PullRequest, PullWatch, Transports};
 use registry::Access;
 use store::LayoutWriter;
 
@@ -135,11 +135,22 @@ pub(crate) fn names(dir: &Path) -> Vec<PathBuf> {
 
 /// Pulls standalone, within bounds of time.
 pub(crate) async fn pull(reference: Reference, output: &Path) -> Result<PullReport, peer::PeerError> {
+    pull_by(Transports::tcp(), reference, output).await
+}
+
+/// The same with a limit.
+pub(crate) async fn pull_by(
+    transports: Transports,
+    reference: Reference,
+    output: &Path,
+) -> Result<PullReport, peer::PeerError> {
     let access = Access { plain_http: true, ..Access::default() };
     let request =
         PullRequest { reference, access, output: output.to_path_buf(), landing: peer::LandingMode::Auto };
     let watch = PullWatch::new();
-    tokio::time::timeout(PATIENCE, peer::pull(request, &watch)).await.expect("the pull ends in time")
+    tokio::time::timeout(PATIENCE, peer::pull(request, transports, &watch))
+        .await
+        .expect("the pull ends in time")
 }
 
 pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {

@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use super::{
     handshake::{ANSWER_BYTES, Role, decode_answer, encode_hello},
     socket::{Follows, PlainSocket, Socket, TlsSocket},
 };
-use crate::{Export, Exports};
+use crate::{Export, Exports, Pacer};
 
 /// Longest time for a receiver to prove its link: its answer takes one round trip.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +41,11 @@ const CONNECTIONS_PER_LINK_MAX: usize = 2;
 
 /// Most bytes sent at a time: a fraction of a millisecond from the page cache, so that links on one thread share it.
 const SEND_CALL_BYTES_MAX: usize = 256 << 10;
+
+/// Under a limit no more is sent at a time than this part of what may be sent in a second, so that many links get their
+/// turn, and at least so many bytes.
+const PACED_PART: u64 = 64;
+const PACED_BYTES_MIN: usize = 16 << 10;
 
 /// How long no connection is accepted after accepting failed: such failures (no descriptors left) pass only with time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -59,6 +64,8 @@ struct Inner {
     drawn: AtomicU64,
     links: Mutex<Links>,
     sent_bytes: AtomicU64,
+    /// What all links together keep to.
+    pacer: OnceLock<Arc<Pacer>>,
 }
 
 #[derive(Default)]
@@ -86,6 +93,7 @@ impl Server {
             drawn: AtomicU64::new(0),
             links: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
+            pacer: OnceLock::new(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -114,6 +122,11 @@ impl Server {
     /// receiver may have the last of them already.
     pub fn sent_bytes(&self) -> u64 {
         self.0.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// All links together send no more than this lets them, from now on. It counts once.
+    pub fn keep_to(&self, pacer: Arc<Pacer>) {
+        let _ = self.0.pacer.set(pacer);
     }
 
     /// Serves until `shutdown` is ready; then every connection is closed.
@@ -256,9 +269,13 @@ impl Inner {
     ) -> io::Result<()> {
         let mut offset = request.offset;
         let end = request.offset + u64::from(request.len);
+        let pacer = self.pacer.get();
+        let most = pacer.map_or(SEND_CALL_BYTES_MAX, |pacer| paced_bytes(pacer.rate()));
         while offset < end {
-            let count =
-                usize::try_from(end - offset).map_or(SEND_CALL_BYTES_MAX, |n| n.min(SEND_CALL_BYTES_MAX));
+            let count = usize::try_from(end - offset).map_or(most, |n| n.min(most));
+            if let Some(pacer) = pacer {
+                pacer.take(count as u64).await;
+            }
             let sent = socket.send_file(export.file(), offset, count).await?;
             if sent == 0 {
                 // The header promised more than the file has: only hanging up tells the receiver.
@@ -269,4 +286,10 @@ impl Inner {
         }
         socket.flush().await
     }
+}
+
+/// How much is sent at a time under a limit.
+fn paced_bytes(rate: u64) -> usize {
+    let part = usize::try_from(rate / PACED_PART).unwrap_or(SEND_CALL_BYTES_MAX);
+    part.clamp(PACED_BYTES_MIN, SEND_CALL_BYTES_MAX)
 }

@@ -19,7 +19,7 @@ use tokio::{
     sync::oneshot,
 };
 use transport::{
-    Completion, CompletionSink, Export, Exports, Level, Link, ReadFault, ReadRequest,
+    Bucket, Completion, CompletionSink, Export, Exports, Level, Link, Pacer, ReadFault, ReadRequest,
     conformance::{Harness, laws},
     tcp::{self, ConnectError, Server, Target},
 };
@@ -200,6 +200,32 @@ fn only_the_issued_secret_connects_and_only_until_it_is_revoked() {
         }
     }));
     assert!(live.post(read(&pool, 2, 10)).is_err());
+}
+
+#[test]
+fn all_links_together_keep_to_what_the_server_may_send() {
+    const RATE: u64 = 8 << 20;
+    const BYTES: usize = 2 << 20;
+    for security in [Security::Plain, member(1)] {
+        let tcp = Tcp::secured(security);
+        let server = tcp.serve(one_file(BYTES));
+        server.keep_to(Arc::new(Pacer::new(RATE)));
+        let (address, (sink, completions)) = (server.local_addr().to_string(), channel());
+        let begin = Instant::now();
+        let links = [1, 2].map(|id| {
+            let (link, secret) = server.issue_link();
+            let target = Target { address: &address, link, secret: &secret, security: &tcp.security };
+            let connecting = in_time(tcp::connect(target, 1, Arc::clone(&sink)));
+            let link = tcp.receiver.block_on(connecting).expect("issued");
+            link.post(read(&Pool::new(1, BYTES).expect("memory"), id, BYTES)).expect("room");
+            link
+        });
+        for _ in &links {
+            completions.recv_timeout(LONG).expect("ends").result.expect("good");
+        }
+        let least = Duration::from_millis((2 * BYTES as u64 - Bucket::new(RATE).burst()) * 1000 / RATE);
+        assert!(begin.elapsed() >= least, "{:?}, and not {least:?}", begin.elapsed());
+    }
 }
 
 #[test]

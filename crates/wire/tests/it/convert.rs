@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
 use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource};
-use wire::{FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, WireError, check_version, control, convert};
+use wire::{
+    FEATURE_RATES, FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, WireError, check_version, control, convert,
+};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
 
@@ -141,7 +143,8 @@ fn ids_counts_and_addresses_are_checked() {
 #[test]
 fn only_our_version_is_spoken_and_the_refusal_names_both() {
     check_version(PROTOCOL_VERSION).expect("ours");
-    assert_eq!(FEATURES, FEATURE_SCHEDULERS, "bits are never used for anything else");
+    assert_eq!((FEATURE_SCHEDULERS, FEATURE_RATES), (1, 2), "bits are never used for anything else");
+    assert_eq!(FEATURES, FEATURE_SCHEDULERS | FEATURE_RATES);
     let error = check_version(PROTOCOL_VERSION + 1).expect_err("not ours");
     assert_eq!(error.to_string(), "the other side speaks protocol version 2, this one speaks 1");
     assert!(check_version(0).is_err(), "a hello without a version");

@@ -60,8 +60,19 @@ pub(super) fn warn_of_transport(args: &PullArgs, printer: &Printer) {
     }
 }
 
+/// It has a limit of its own, for all that it does.
+pub(super) fn check_limit(args: &PullArgs) -> anyhow::Result<()> {
+    if args.transport.limit.is_none() {
+        return Ok(());
+    }
+    let message = "the local peer brings the bytes, and keeps to its own `--limit`";
+    let hint = "bring them by this process with `--direct`, or start the peer with `--limit`";
+    Err(Refusal::usage(message).hint(hint).into())
+}
+
 /// The local peer lands the bytes, in its own way.
 fn through(local: LocalPeer, args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
+    check_limit(args)?;
     if args.landing == Landing::Auto {
         warn_of_transport(args, printer);
         return Ok(Way::Local(local));

@@ -84,8 +84,6 @@ async fn grants_that_lie_are_not_taken() {
     assert!(reason.contains("`grant`"), "{reason}");
     let reason = down_after(|_, grant| grant.expires_ms = u32::MAX).await;
     assert!(reason.contains("`grant`"), "{reason}");
-    let reason = down_after(|_, grant| grant.bytes_per_second_max = 1).await;
-    assert!(reason.contains("`bytes_per_second_max`"), "{reason}");
     let reason = down_after(|welcome, _| welcome.peer_id = vec![9; 16]).await;
     assert!(reason.contains("another peer"), "{reason}");
     let reason = down_after(|welcome, _| welcome.protocol_version = 7).await;
@@ -95,6 +93,15 @@ async fn grants_that_lie_are_not_taken() {
     };
     let reason = down_after(wrong_secret).await;
     assert!(reason.starts_with("the data link failed: "), "{reason}");
+}
+
+#[tokio::test]
+async fn a_rate_that_is_granted_comes_with_the_link() {
+    let (_tcp, _, mut says) = honest().await;
+    let Some(Heard::Grant(grant)) = says.last_mut() else { panic!("a grant") };
+    grant.bytes_per_second_max = 1 << 20;
+    let mut child = ChildLink::open(serve_lies(says).await);
+    assert_eq!(child.up().await.pacer.map(|pacer| pacer.rate()), Some(1 << 20));
 }
 
 #[tokio::test]

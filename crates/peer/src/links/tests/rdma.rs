@@ -117,6 +117,25 @@ async fn rdma_is_chosen_where_both_ends_can_and_its_queue_pairs_end_with_the_lin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_share_a_limit_and_hear_of_it_with_each_renewal() {
+    const RATE: u64 = 10 << 20;
+    let fabric = Fabric::new();
+    let transports = parents(&fabric.adapter(1)).limited(RATE);
+    let parent = ParentPeer::start_over(Duration::from_secs(1), transports).await;
+    let rate = |grant: &GrantedLink| grant.pacer.as_ref().map(|pacer| pacer.rate());
+    let cards = [card(&fabric.adapter(1)), card(&fabric.adapter(1))];
+    let mut first = ChildLink::over(parent.address, &cards[0]);
+    let alone = first.up().await;
+    assert_eq!(rate(&alone), Some(RATE));
+    let mut second = ChildLink::over(parent.address, &cards[1]);
+    assert_eq!(rate(&second.up().await), Some(RATE / 2));
+    until(|| rate(&alone) == Some(RATE / 2)).await;
+    // Over TCP it is the parent that keeps to it.
+    let over_tcp = ChildLink::open_over(parent.address, ARTIFACT, Transports::tcp()).up().await;
+    assert_eq!(rate(&over_tcp), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_is_one_over_tcp_where_one_end_cannot_and_says_why() {
     let fabric = Fabric::new();
     let (with, without) = (card(&fabric.adapter(1)), Transports::tcp());
