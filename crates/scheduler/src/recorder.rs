@@ -127,13 +127,12 @@ impl Recorder {
                 if is_last || has >= member.has + step {
                     member.has = has;
                     let artifact = digest(&artifact);
-                    self.put(
-                        now,
-                        match is_last {
-                            true => Event::Finished { peer: number, artifact },
-                            false => Event::Progress { peer: number, artifact, has },
-                        },
-                    );
+                    let event = if is_last {
+                        Event::Finished { peer: number, artifact }
+                    } else {
+                        Event::Progress { peer: number, artifact, has }
+                    };
+                    self.put(now, event);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Records that are played again: what is found in them, and how that is shown.
 
+#![allow(clippy::unwrap_used, reason = "clippy lets tests unwrap, but not the helpers that they share")]
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -145,7 +145,7 @@ fn assert_tells(text: &str, built: &Value) {
         _ => None,
     });
     let rate = Some(1_000_000_000);
-    assert_eq!(BTreeMap::from_iter(names), BTreeMap::from([("a", rate), ("b", rate)]));
+    assert_eq!(names.collect::<BTreeMap<_, _>>(), BTreeMap::from([("a", rate), ("b", rate)]));
     let mut joined = 0;
     for event in events() {
         if let Event::Joined { artifact, bytes, pieces, has, .. } = event {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use modelpack::layout::PIECE_BYTES;
 use modelpack::quantity::Rate;
-use record::{Header, Record};
+use record::Header;
 use simulator::policies::Kind;
 use simulator::rerun::{Broadcast, Card, End, Play, broadcasts};
 
@@ -82,8 +82,7 @@ pub(crate) fn run(words: impl Iterator<Item = String>) -> Result<ExitCode, Strin
         Err(error) => return failed(format!("{}:{error}", args.file)),
     };
     let mut is_first = true;
-    for Record { header, entries } in records {
-        let record = Record { header, entries };
+    for record in records {
         for broadcast in broadcasts(&record) {
             if !args.json && !is_first {
                 println!();
