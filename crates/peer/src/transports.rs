@@ -263,7 +263,9 @@ impl Default for Transports {
 
 impl fmt::Debug for Transports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transports").field("mode", &self.inner.mode).field("rdma", &self.inner.rdma).finish()
+        let Self { inner, limit } = self;
+        let mut fields = f.debug_struct("Transports");
+        fields.field("mode", &inner.mode).field("rdma", &inner.rdma).field("limit", limit).finish()
     }
 }
 
