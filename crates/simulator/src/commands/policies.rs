@@ -58,7 +58,9 @@ impl Args {
                 _ => return Err(format!("`{flag}` is no option")),
             }
         }
-        match args.cases.iter().find(|case| matches!(case, Case::Late | Case::SchedulerDown | Case::Racks)) {
+        let is_of_hybrid =
+            |case: &&Case| matches!(case, Case::Late | Case::SchedulerDown | Case::Racks | Case::Far);
+        match args.cases.iter().find(is_of_hybrid) {
             Some(case) => Err(format!("`{}` is a case of the hybrid alone", case.name())),
             None => Ok(args),
         }
