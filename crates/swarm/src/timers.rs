@@ -14,6 +14,9 @@ use crate::swarm::{LINKS_MAX, Swarm};
 /// A link is stalled when no piece came for this many times what its oldest read should have taken.
 pub(crate) const STALL_FACTOR: u32 = 3;
 
+/// A seed is called stalled no sooner: nobody else has what is read from it, and to ask it again costs its budget.
+const SEED_STALL_MIN: Duration = Duration::from_secs(1);
+
 /// A link is silent when no byte came for this long though reads are out: on the slowest card something comes sooner,
 /// and it is as long as schedulers take to call one another dead.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
@@ -44,7 +47,7 @@ const NO_SOURCE_AFTER: Duration = Duration::from_secs(30);
 impl Swarm {
     /// When a link with reads out will have stalled, unless something comes.
     pub fn stalls_at(&self, peer: PeerId) -> Option<Duration> {
-        self.links.get(&peer).and_then(|link| self.link_stalls_at(link))
+        self.links.get(&peer).and_then(|link| self.link_stalls_at(peer, link))
     }
 
     /// How long what is out on a link should take from now on, if its rate is known.
@@ -52,9 +55,10 @@ impl Swarm {
         self.links.get(&peer).and_then(|link| link.predicted(0, None))
     }
 
-    fn link_stalls_at(&self, link: &Link) -> Option<Duration> {
+    fn link_stalls_at(&self, peer: PeerId, link: &Link) -> Option<Duration> {
         let oldest = link.reads.iter().find_map(|id| self.reads.get(*id).filter(|read| read.is_live))?;
-        let patience = (oldest.expected * STALL_FACTOR).max(self.config.stall_min);
+        let least = if self.seeds.contains(&peer) { SEED_STALL_MIN } else { Duration::ZERO };
+        let patience = (oldest.expected * STALL_FACTOR).max(self.config.stall_min).max(least);
         Some(oldest.issued.max(link.last_piece) + patience)
     }
 
@@ -62,7 +66,7 @@ impl Swarm {
         let mut stalled: BTreeSet<PeerId> = self
             .links
             .iter()
-            .filter(|(_, link)| self.link_stalls_at(link).is_some_and(|at| at <= self.now))
+            .filter(|(peer, link)| self.link_stalls_at(**peer, link).is_some_and(|at| at <= self.now))
             .map(|(peer, _)| *peer)
             .collect();
         self.stalls += stalled.len() as u64;
@@ -261,7 +265,7 @@ impl Swarm {
 
     /// Every moment at which time alone may change something. Moments that have passed may be among them.
     pub(crate) fn timers(&self) -> impl Iterator<Item = Duration> + '_ {
-        let stalls = self.links.values().filter_map(|link| self.link_stalls_at(link));
+        let stalls = self.links.iter().filter_map(|(peer, link)| self.link_stalls_at(*peer, link));
         let silences =
             self.links.values().flat_map(|link| silent_at(link).into_iter().chain(refuses_until(link)));
         let retries = self.links.values().map(|link| match link.state {

@@ -271,3 +271,42 @@ fn bytes_come(news: &Input) {
         assert!(!outputs.iter().any(|output| matches!(output, Output::Silent { .. })), "{now:?}");
     }
 }
+
+/// How often a link stalls, whose first pieces come at once, when nothing comes for so long.
+fn stalls_in(pause: Duration, is_seed: bool) -> u64 {
+    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+    let mut plan = plan();
+    plan.members[0].is_seed = is_seed;
+    for input in [
+        Input::OriginDown,
+        Input::Plan(plan),
+        Input::LinkUp { peer: PARENT, in_flight_max: 16 },
+        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
+    ] {
+        swarm.handle(Duration::ZERO, input);
+    }
+    let now = Duration::from_millis(10);
+    let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
+    for output in outputs {
+        let Output::Read { read, run, .. } = output else { continue };
+        for piece in run.pieces() {
+            swarm.handle(now, Input::Piece { read, piece, outcome: PieceOutcome::Good });
+        }
+        swarm.handle(now, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+    }
+    assert!(std::iter::from_fn(|| swarm.poll()).any(|output| matches!(output, Output::Read { .. })));
+    let until = now + pause;
+    while let Some(wake) = swarm.next_wake().filter(|wake| *wake <= until) {
+        swarm.handle(wake, Input::Tick);
+    }
+    swarm.take_stalls()
+}
+
+#[test]
+fn a_seed_is_given_more_time_than_a_parent() {
+    let (short, long) = (Duration::from_millis(700), Duration::from_millis(1500));
+    assert_eq!(stalls_in(short, false), 1);
+    assert_eq!(stalls_in(short, true), 0, "to ask it again would cost its budget");
+    assert_eq!(stalls_in(long, true), 1);
+}
