@@ -269,12 +269,11 @@ impl Trees {
             if before.is_some() != entrant.is_some() {
                 (0..self.groups.len()).for_each(|group| self.change(group));
             } else if before != *entrant {
-                let racks = [before, *entrant].into_iter().flatten().filter_map(|node| self.seat(node));
-                racks
-                    .map(|(rack, _)| rack)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .for_each(|rack| self.change_all(rack));
+                for node in [before, *entrant].into_iter().flatten() {
+                    if let Some((rack, _)) = self.seat(node) {
+                        self.change_all(rack);
+                    }
+                }
             }
         }
         for level in (0..LEVELS).rev() {

@@ -11,7 +11,6 @@ use crate::origin::OriginState;
 use crate::reads::Read;
 use crate::stripes::Stripe;
 use crate::swarm::Swarm;
-use crate::timers::STALL_FACTOR;
 
 /// Whoever reads alone from the origin asks for so many pieces at once, at most: a read that fails late costs no more
 /// than what had not come, but its connection is not used by others meanwhile.
@@ -306,7 +305,7 @@ impl Swarm {
             Source::Origin => true,
             Source::Peer(peer) => self.seeds.contains(&peer),
         };
-        let stalls_at = self.now + (expected * STALL_FACTOR).max(self.config.stall_min);
+        let stalls_at = self.now + self.patience_with(source, expected);
         self.wake_due = Some(self.wake_due.map_or(stalls_at, |due| due.min(stalls_at)));
         let id = self.reads.insert(read);
         let link = if let Source::Peer(peer) = source { self.links.get_mut(&peer) } else { None };

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use planner::{PeerId, PeerPlan, StripeSource};
 
-use crate::io::Output;
+use crate::io::{Output, Source};
 use crate::link::{Link, LinkState};
 use crate::origin::OriginState;
 use crate::stripes::{Stripe, rendezvous};
 use crate::swarm::{LINKS_MAX, Swarm};
 
 /// A link is stalled when no piece came for this many times what its oldest read should have taken.
-pub(crate) const STALL_FACTOR: u32 = 3;
+const STALL_FACTOR: u32 = 3;
 
 /// A seed is called stalled no sooner: nobody else has what is read from it, and to ask it again costs its budget.
 const SEED_STALL_MIN: Duration = Duration::from_secs(1);
@@ -57,9 +57,14 @@ impl Swarm {
 
     fn link_stalls_at(&self, peer: PeerId, link: &Link) -> Option<Duration> {
         let oldest = link.reads.iter().find_map(|id| self.reads.get(*id).filter(|read| read.is_live))?;
-        let least = if self.seeds.contains(&peer) { SEED_STALL_MIN } else { Duration::ZERO };
-        let patience = (oldest.expected * STALL_FACTOR).max(self.config.stall_min).max(least);
-        Some(oldest.issued.max(link.last_piece) + patience)
+        Some(oldest.issued.max(link.last_piece) + self.patience_with(Source::Peer(peer), oldest.expected))
+    }
+
+    /// How long a source may give no piece that asks so much time for one.
+    pub(crate) fn patience_with(&self, source: Source, expected: Duration) -> Duration {
+        let is_seed = matches!(source, Source::Peer(peer) if self.seeds.contains(&peer));
+        let least = if is_seed { SEED_STALL_MIN } else { Duration::ZERO };
+        (expected * STALL_FACTOR).max(self.config.stall_min).max(least)
     }
 
     pub(crate) fn give_up_stalled(&mut self) {

@@ -105,11 +105,15 @@ fn a_parent_that_says_nothing_stalls() {
 
 /// A swarm without an origin, whose parent is linked and has announced everything.
 fn linked() -> Swarm {
+    linked_by(plan())
+}
+
+fn linked_by(plan: PeerPlan) -> Swarm {
     let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
     let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
     for input in [
         Input::OriginDown,
-        Input::Plan(plan()),
+        Input::Plan(plan),
         Input::LinkUp { peer: PARENT, in_flight_max: 16 },
         Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
     ] {
@@ -171,57 +175,52 @@ fn time_in_which_a_peer_does_not_run_is_nobodys_silence() {
     assert!(at >= nap + Duration::from_secs(1), "it had no time to give anything: {at:?}");
 }
 
-#[test]
-fn a_parent_that_refuses_what_it_announces_is_reported_once() {
-    let (mut swarm, mut inputs) = (linked(), VecDeque::from([Input::Tick]));
-    let (mut reads, mut reports, mut now) = (0, Vec::new(), Duration::ZERO);
-    while now < Duration::from_secs(2) {
+/// Lets a linked swarm run until then, on its own clock, beside a parent that does as told with all that it wants.
+fn talk(until: Duration, mut parent: impl FnMut(&mut VecDeque<Input>, Duration, Output)) {
+    let (mut swarm, mut inputs, mut now) = (linked(), VecDeque::from([Input::Tick]), Duration::ZERO);
+    while now < until {
         let input = inputs.pop_front().unwrap_or_else(|| {
             now = swarm.next_wake().expect("a swarm that runs has something to wait for");
             Input::Tick
         });
         swarm.handle(now, input);
         while let Some(output) = swarm.poll() {
-            match output {
-                Output::Read { read, .. } => {
-                    reads += 1;
-                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::NotHere });
-                }
-                Output::Silent { peer: PARENT } => reports.push(reads),
-                _ => {}
-            }
+            parent(&mut inputs, now, output);
         }
     }
+}
+
+#[test]
+fn a_parent_that_refuses_what_it_announces_is_reported_once() {
+    let (mut reads, mut reports) = (0, Vec::new());
+    talk(Duration::from_secs(2), |inputs, _, output| match output {
+        Output::Read { read, .. } => {
+            reads += 1;
+            inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::NotHere });
+        }
+        Output::Silent { peer: PARENT } => reports.push(reads),
+        _ => {}
+    });
     assert_eq!(reports.len(), 1, "{reports:?}");
     assert!((3..=6).contains(&reports[0]), "once may be chance: {reports:?}");
 }
 
 #[test]
 fn a_parent_that_has_not_all_of_what_it_claims_is_reported_though_it_gives_the_rest() {
-    let (mut swarm, mut inputs) = (linked(), VecDeque::from([Input::Tick]));
-    let (mut refused, mut reports, mut now) = (Vec::new(), Vec::new(), Duration::ZERO);
-    while now < Duration::from_secs(9) {
-        let input = inputs.pop_front().unwrap_or_else(|| {
-            now = swarm.next_wake().expect("a swarm that runs has something to wait for");
-            Input::Tick
-        });
-        swarm.handle(now, input);
-        while let Some(output) = swarm.poll() {
-            match output {
-                Output::Read { read, run, .. } if run.start.0 == 5 => {
-                    refused.push(now);
-                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::NotHere });
-                }
-                Output::Read { read, run, .. } => {
-                    let good = |piece| Input::Piece { read, piece, outcome: PieceOutcome::Good };
-                    inputs.extend(run.pieces().map(good));
-                    inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
-                }
-                Output::Silent { peer: PARENT } => reports.push(now),
-                _ => {}
-            }
+    let (mut refused, mut reports) = (Vec::new(), Vec::new());
+    talk(Duration::from_secs(9), |inputs, now, output| match output {
+        Output::Read { read, run, .. } if run.start.0 == 5 => {
+            refused.push(now);
+            inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::NotHere });
         }
-    }
+        Output::Read { read, run, .. } => {
+            let good = |piece| Input::Piece { read, piece, outcome: PieceOutcome::Good };
+            inputs.extend(run.pieces().map(good));
+            inputs.push_back(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+        }
+        Output::Silent { peer: PARENT } => reports.push(now),
+        _ => {}
+    });
     assert_eq!((refused.len(), reports.len()), (1, 1), "{refused:?} {reports:?}");
     assert!(reports[0] >= refused[0] + Duration::from_secs(2), "it may say what it has: {reports:?}");
 }
@@ -274,18 +273,9 @@ fn bytes_come(news: &Input) {
 
 /// How often a link stalls, whose first pieces come at once, when nothing comes for so long.
 fn stalls_in(pause: Duration, is_seed: bool) -> u64 {
-    let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
-    let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
     let mut plan = plan();
     plan.members[0].is_seed = is_seed;
-    for input in [
-        Input::OriginDown,
-        Input::Plan(plan),
-        Input::LinkUp { peer: PARENT, in_flight_max: 16 },
-        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
-    ] {
-        swarm.handle(Duration::ZERO, input);
-    }
+    let mut swarm = linked_by(plan);
     let now = Duration::from_millis(10);
     let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
     for output in outputs {

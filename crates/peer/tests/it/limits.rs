@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use modelpack::reference::Reference;
+use modelpack::{layout::PIECE_BYTES, reference::Reference};
 use peer::{TransportMode, Transports};
 use transport_rdma::fake::Fabric;
 
@@ -52,7 +52,8 @@ async fn a_child_keeps_to_its_limit_and_so_does_a_parent() {
     let begin = Instant::now();
     let report = fleet.pull(1, reference.clone()).await.unwrap();
     // On a starved machine a piece may be asked for twice.
-    assert!(report.peer_bytes >= model.bytes(), "{report:?}");
+    let most = model.bytes() + PIECE_BYTES;
+    assert!((model.bytes()..=most).contains(&report.peer_bytes), "{report:?}");
     assert!(begin.elapsed() >= least(model.bytes()), "{:?}", begin.elapsed());
 
     // That one is now the only one who has it, and may not send more either.

@@ -160,15 +160,9 @@ impl SwarmState {
             };
             // Those who have everything are no more to be relieved.
             let Some(load) = counts.get(&from).copied() else { continue };
-            let by_rack = self.entrants_by_rack();
-            let in_rack =
-                |node| self.roster.get(node).and_then(|at| by_rack.get(&at.rack)).copied().unwrap_or(0);
-            let is_relief = match self.by_load((to, count), (from, load)) {
-                Ordering::Less => true,
-                Ordering::Equal => in_rack(to) + 1 < in_rack(from),
-                Ordering::Greater => false,
-            };
-            if self.is_movable(stripe, from) && (self.weight(from) < self.weight(to) || is_relief) {
+            if self.is_movable(stripe, from)
+                && (self.weight(from) < self.weight(to) || self.is_relief((from, load), (to, count)))
+            {
                 self.entrants[stripe] = Some(to);
                 let peer = self.roster.get(to).map(|member| member.peer);
                 self.moved_from[stripe].retain(|before| Some(before.peer) != peer);
@@ -176,6 +170,18 @@ impl SwarmState {
                 counts.insert(from, load - 1);
                 counts.insert(to, count);
             }
+        }
+    }
+
+    /// Whether one with so many stripes is better off if another has so many, one of them its own.
+    fn is_relief(&self, from: (Node, u64), to: (Node, u64)) -> bool {
+        match self.by_load(to, from) {
+            Ordering::Less => true,
+            Ordering::Equal => {
+                let in_rack = self.entrants_near();
+                in_rack(to.0) + 1 < in_rack(from.0)
+            }
+            Ordering::Greater => false,
         }
     }
 
@@ -198,8 +204,7 @@ impl SwarmState {
         let reads_origin = if eligible.has_holders { ReadsOrigin::OrNot } else { ReadsOrigin::Yes };
         let racks = eligible.pool.into_iter().flat_map(|(rank, _)| self.roster.in_racks(rank, reads_origin));
         let in_racks = racks.take(RACKS_MAX).filter_map(|kind| kind.nodes().find(is_new));
-        let by_rack = self.entrants_by_rack();
-        let in_rack = |node| self.roster.get(node).and_then(|at| by_rack.get(&at.rack)).copied().unwrap_or(0);
+        let in_rack = self.entrants_near();
         let begun = counts.iter().map(|(node, count)| (*node, *count + 1));
         let begun = begun.filter(|(node, _)| self.is_eligible(*node, &eligible));
         begun
@@ -211,13 +216,13 @@ impl SwarmState {
             })
     }
 
-    /// How many stripes come in through each rack. All of them together leave it by one uplink.
-    fn entrants_by_rack(&self) -> BTreeMap<usize, usize> {
-        let mut counts = BTreeMap::new();
+    /// How many stripes come in through a member's rack. All of them together leave it by one uplink.
+    fn entrants_near(&self) -> impl Fn(Node) -> usize + '_ {
+        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
         for member in self.entrants.iter().flatten().filter_map(|node| self.roster.get(*node)) {
             *counts.entry(member.rack).or_default() += 1;
         }
-        counts
+        move |node| self.roster.get(node).and_then(|member| counts.get(&member.rack)).copied().unwrap_or(0)
     }
 
     /// Who holds most of a stripe, if anybody holds anything of it.
