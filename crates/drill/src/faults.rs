@@ -4,6 +4,7 @@
 //! judged.
 
 mod doubles;
+mod others;
 mod peers;
 mod schedulers;
 
@@ -104,6 +105,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) double: Value,
     /// The scheduler that a fault hit.
     pub(crate) hit_scheduler: Option<usize>,
+    /// What part of a card other traffic got.
+    pub(crate) others_share: Option<f64>,
 }
 
 /// A fault that is none: where the others differ is what they say.
@@ -114,6 +117,7 @@ const NONE: Fault = Fault {
         origin: crate::fleet::Origin::Seed,
         double: None,
         clockwork: None,
+        background: None,
     },
     publisher: Publisher::Modelctl,
     reads: Reads::Once,
@@ -140,6 +144,7 @@ impl Fault {
 pub(crate) fn all() -> Vec<Fault> {
     let mut all = vec![NONE];
     all.extend(peers::faults());
+    all.extend(others::faults());
     all.extend(doubles::faults());
     all.extend(schedulers::faults());
     all
@@ -153,7 +158,8 @@ pub(crate) fn play(site: &Site, fault: &Fault) -> anyhow::Result<(Outcome, Strin
     };
     let fleet = Fleet::start(site, model, fault.cast)?;
     let broadcast = Broadcast::start(&fleet)?;
-    let mut scene = Scene { site, fleet, broadcast, double: Value::Null, hit_scheduler: None };
+    let mut scene =
+        Scene { site, fleet, broadcast, double: Value::Null, hit_scheduler: None, others_share: None };
     if let Some(begin) = fault.begin {
         scene.broadcast.wait_for_percent(MIDDLE)?;
         begin(&mut scene)?;

@@ -46,6 +46,8 @@ pub(crate) struct Cast {
     pub(crate) double: Option<Behaviour>,
     /// The peer whose wall clock can be set.
     pub(crate) clockwork: Option<usize>,
+    /// The peer that gives way to other traffic.
+    pub(crate) background: Option<usize>,
 }
 
 /// A fleet that runs. Dropping it kills all of it.

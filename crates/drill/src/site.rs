@@ -84,6 +84,11 @@ impl Site {
         Ok(Self { modelctl, dir, key, rate, network, hosts, model, foreign })
     }
 
+    /// What a card does that others want, too: so little that processors can fill it beside everything else.
+    pub(crate) fn shared_rate(&self) -> Mbit {
+        Mbit(self.rate.0 / 4)
+    }
+
     /// A directory for one process, made anew.
     pub(crate) fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(name);

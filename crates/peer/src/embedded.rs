@@ -49,6 +49,8 @@ pub struct FleetOptions {
     pub advertise: Option<String>,
     /// Its name for people.
     pub name: String,
+    /// What its network card does in each direction, in bytes per second, if known.
+    pub nic_rate: Option<u64>,
     /// Where it stands.
     pub place: Place,
     /// How its connections to other processes are secured.
@@ -69,12 +71,12 @@ pub async fn pull_in_fleet(
     descriptors::allow_many();
     let start = Instant::now();
     request.landing.check(&request.output)?;
-    let FleetOptions { schedulers, listen, advertise, name, place, security, transports } = fleet;
+    let FleetOptions { schedulers, listen, advertise, name, nic_rate, place, security, transports } = fleet;
     let rule = LandingRule { mode: request.landing, registrar: transports.registrar() };
     let means = Means { security, transports };
     let presence = Presence::open(Address { listen, advertise }, means.clone()).await?;
     let node = Arc::clone(presence.node());
-    let present = presence.begin(Some(Membership { schedulers, name, nic_rate: None, place }));
+    let present = presence.begin(Some(Membership { schedulers, name, nic_rate, place }));
     let (origin, artifact) = open(&request, &node).await?;
     let artifact = Arc::new(artifact);
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::clone(node.metrics()));

@@ -133,6 +133,9 @@ pub enum PeerError {
     /// The same, because memory cannot be registered with the cards.
     #[error("RDMA cannot be used")]
     Rdma(#[source] RdmaError),
+    /// What others move on the network cards cannot be seen.
+    #[error("other traffic on the network card cannot be seen, so that no way can be given to it")]
+    Cards(#[source] io::Error),
     /// The local peer said that it failed.
     #[error("{message}")]
     Remote {
@@ -205,7 +208,7 @@ impl PeerError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::WrongBytes { .. } | Self::Changed { .. } => ErrorClass::Integrity,
-            Self::Reference { .. } | Self::NotDirect { .. } => ErrorClass::Usage,
+            Self::Reference { .. } | Self::NotDirect { .. } | Self::Cards(_) => ErrorClass::Usage,
             Self::Store(error) if error.class() == store::ErrorClass::Integrity => ErrorClass::Integrity,
             Self::Registry { source, .. } if source.class() == registry::Class::Integrity => {
                 ErrorClass::Integrity
@@ -257,6 +260,9 @@ impl PeerError {
                 Some(hint.map_or_else(|| way_out.to_owned(), |hint| format!("{hint}; {way_out}")))
             }
             Self::Rdma(error) => rdma_hint(error),
+            Self::Cards(_) => {
+                Some("state what the card does with `--nic-rate RATE`, or use `--limit RATE` instead".into())
+            }
             Self::NotDirect { .. } => {
                 Some("choose a directory on a tmpfs, as `/dev/shm` is, or leave `--landing` at `auto`".into())
             }

@@ -216,7 +216,7 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
             received += bytes.len() as u64;
             self.ground.counters.came_from_origin(bytes.len() as u64);
             if let (Origin::Registry(_), Some(limit)) = (&self.origin, self.ground.means.transports.limit()) {
-                limit.received.take(bytes.len() as u64).await;
+                limit.received().take(bytes.len() as u64).await;
             }
             let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
             at += bytes.len() as u64;

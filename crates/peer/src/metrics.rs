@@ -216,6 +216,9 @@ impl Watched for Watch {
             (&[("to", "child"), ("transport", "rdma")], as_f64(over_rdma as u64)),
         ];
         page.gauge("modelctl_peer_links", "Links that are up.", links);
+        if let Some(limit) = self.node.means().transports.limit() {
+            rates(&mut page, limit.now());
+        }
         transfers(&mut page, metrics);
         trouble(&mut page, metrics);
         if self.node.is_in_fleet() {
@@ -252,6 +255,17 @@ fn traffic(page: &mut Page, metrics: &Metrics, sent: u64) {
     page.counter("modelctl_peer_found_bytes_total", help, &[(&[], as_f64(read(&metrics.was_here)))]);
     let help = "Bytes of blobs that were sent to other peers.";
     page.counter("modelctl_peer_sent_bytes_total", help, &[(&[("transport", "tcp")], as_f64(sent))]);
+}
+
+/// What may be sent and received, where the cards are not free.
+fn rates(page: &mut Page, [sending, receiving]: [Option<u64>; 2]) {
+    let sample = |direction, rate: Option<u64>| Some(([("direction", direction)], as_f64(rate?)));
+    let rates = [sample("sent", sending), sample("received", receiving)];
+    let samples: Vec<Sample<'_>> = rates.iter().flatten().map(|(label, rate)| (&label[..], *rate)).collect();
+    if !samples.is_empty() {
+        let help = "What it may move now: by its limit, or beside others on the network card.";
+        page.gauge("modelctl_peer_allowed_bytes_per_second", help, &samples);
+    }
 }
 
 fn transfers(page: &mut Page, metrics: &Metrics) {

@@ -74,7 +74,7 @@ impl Presence {
         let data =
             tcp::Server::bind(at, exports.clone(), means.security.data.clone()).await.map_err(listen)?;
         if let Some(limit) = means.transports.limit() {
-            data.keep_to(Arc::clone(&limit.sent));
+            data.keep_to(Arc::clone(limit.sent()));
         }
         let key = ReaderKey::generate().map_err(|error| listen(io::Error::other(error)))?;
         let node = blocking(move || Node::new(key, means, exports)).await?;

@@ -60,6 +60,8 @@ const OUTGOING_MAX: usize = 4;
 
 /// Why a child gets no queue pair here.
 const QUARANTINED: &str = "the scheduler says that this child is quarantined";
+const GIVES_WAY: &str =
+    "this peer gives way to other traffic, and cannot tell that from what cards read here";
 const NO_RATES: &str = "this peer has a limit, and the child cannot keep to a rate";
 
 /// Vouchers in one message: some 150 bytes each, so about 1.2 MB.
@@ -371,8 +373,12 @@ impl Parent {
         }
         let share = self.shares.share(&artifact).ok_or_else(|| LinkEnd::Refused(NOT_SHARED.to_owned()))?;
         // What a card reads, nobody here can hold back.
-        let may_read = features & FEATURE_RATES != 0 || self.options.transports.limit().is_none();
-        let offer = offer.map(|offer| if may_read { Ok(offer) } else { Err(NO_RATES) });
+        let refusal = self.options.transports.limit().and_then(|limit| match features & FEATURE_RATES {
+            _ if limit.gives_way() => Some(GIVES_WAY),
+            0 => Some(NO_RATES),
+            _ => None,
+        });
+        let offer = offer.map(|offer| refusal.map_or(Ok(offer), Err));
         Ok(Asker { child, share, offer })
     }
 

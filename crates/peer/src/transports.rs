@@ -15,12 +15,12 @@ use std::{
 
 use memory::Region;
 use planner::PeerId;
-use transport::Pacer;
 use transport_rdma::{Options, RailInfo, Rdma, Registration};
 use wire::connection::explain;
 
 use crate::{
     error::{PeerError, rdma_hint},
+    limit::{Cards, Limit},
     security::PeerSecurity,
     sinks::Registrar,
 };
@@ -59,28 +59,6 @@ pub struct TransportOptions {
 pub struct Transports {
     inner: Arc<Inner>,
     limit: Option<Limit>,
-}
-
-/// What a process may send, and what it may receive.
-#[derive(Clone, Debug)]
-pub(crate) struct Limit {
-    /// Bytes per second of each.
-    rate: u64,
-    /// What is sent over TCP.
-    pub(crate) sent: Arc<Pacer>,
-    /// What is received from peers and the origin.
-    pub(crate) received: Arc<Pacer>,
-}
-
-impl Limit {
-    /// What a child may read over RDMA, of whom there are so many, beside so many over TCP, in bytes per second. What
-    /// those over TCP get is set to the rest.
-    pub(crate) fn share(&self, (over_tcp, over_rdma): (usize, usize)) -> u64 {
-        let all = (over_tcp + over_rdma).max(1) as u64;
-        let each = (self.rate / all).max(1);
-        self.sent.set_rate(if over_tcp == 0 { each } else { each * over_tcp as u64 });
-        each
-    }
 }
 
 struct Inner {
@@ -143,9 +121,17 @@ impl Transports {
     /// The same, but no more than so many bytes per second are sent, and no more received.
     #[must_use]
     pub fn limited(self, rate: u64) -> Self {
-        let pacer = || Arc::new(Pacer::new(rate));
-        let limit = Limit { rate, sent: pacer(), received: pacer() };
-        Self { limit: Some(limit), ..self }
+        Self { limit: Some(Limit::of(rate)), ..self }
+    }
+
+    /// The same, but only what others leave on the cards is sent and received, and no more than it was limited to.
+    ///
+    /// # Errors
+    /// If the cards do not say what they move.
+    pub fn giving_way(self, cards: Cards) -> Result<Self, PeerError> {
+        let told = self.limit.as_ref().and_then(Limit::told);
+        let limit = Limit::beside(cards, told).map_err(PeerError::Cards)?;
+        Ok(Self { limit: Some(limit), ..self })
     }
 
     /// What may be sent and received, if not whatever can be.
@@ -156,7 +142,7 @@ impl Transports {
     /// What the process sends and receives in each direction at most, where that is known: as its card does, or as it
     /// may.
     pub(crate) fn rate(&self, nic_rate: Option<u64>) -> Option<u64> {
-        nic_rate.into_iter().chain(self.limit.as_ref().map(|limit| limit.rate)).min()
+        nic_rate.into_iter().chain(self.limit.as_ref().and_then(Limit::told)).min()
     }
 
     /// Registers the memory that pieces are read into. Before that, or if it does not work, nothing goes over RDMA.
@@ -299,14 +285,8 @@ mod tests {
     }
 
     #[test]
-    fn all_shares_together_are_the_limit() {
+    fn a_limit_is_the_rate_of_a_card_that_does_more() {
         let transports = Transports::tcp().limited(1000);
-        let limit = transports.limit().unwrap();
-        for (links, each, over_tcp) in
-            [((4, 0), 250, 1000), ((3, 1), 250, 750), ((0, 2), 500, 500), ((0, 0), 1000, 1000)]
-        {
-            assert_eq!((limit.share(links), limit.sent.rate()), (each, over_tcp), "{links:?}");
-        }
         assert_eq!((transports.rate(Some(10)), transports.rate(None)), (Some(10), Some(1000)));
         assert_eq!(Transports::tcp().rate(Some(10)), Some(10));
     }

@@ -4,7 +4,10 @@
 //! are, or where rates come from.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -72,12 +75,13 @@ impl Bucket {
 pub struct Pacer {
     begin: Instant,
     bucket: Mutex<Bucket>,
+    moved: AtomicU64,
 }
 
 impl Pacer {
     /// Of so many bytes per second.
     pub fn new(rate: u64) -> Self {
-        Self { begin: Instant::now(), bucket: Mutex::new(Bucket::new(rate)) }
+        Self { begin: Instant::now(), bucket: Mutex::new(Bucket::new(rate)), moved: AtomicU64::new(0) }
     }
 
     /// Bytes per second.
@@ -90,10 +94,15 @@ impl Pacer {
         self.bucket().set_rate(rate);
     }
 
+    /// All bytes that were let through.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Waits until `bytes` more may move.
     pub async fn take(&self, bytes: u64) {
         let due = self.begin + self.bucket().take(self.begin.elapsed(), bytes);
-        self.wait(due).await;
+        self.let_through(due, bytes).await;
     }
 
     /// The same, unless that is after `deadline`: then it takes nothing and says so at once.
@@ -101,15 +110,16 @@ impl Pacer {
         let deadline = deadline.saturating_duration_since(self.begin);
         let due = self.bucket().take_by(self.begin.elapsed(), deadline, bytes);
         if let Some(due) = due {
-            self.wait(self.begin + due).await;
+            self.let_through(self.begin + due, bytes).await;
         }
         due.is_some()
     }
 
-    async fn wait(&self, due: Instant) {
+    async fn let_through(&self, due: Instant, bytes: u64) {
         if due > Instant::now() {
             sleep_until(due).await;
         }
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {

@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use super::{Cast, Data, Origin};
 use testbed::{
     model::Model,
-    netns::Host,
+    netns::{Host, Mbit},
     process::Process,
     program::{path, without_settings},
     registry,
@@ -85,14 +85,14 @@ impl Starter<'_> {
         self.start(command, &format!("scheduler{}", number + 1))
     }
 
-    fn peer_command(&self, host: &Host, name: &str) -> anyhow::Result<Command> {
+    fn peer_command(&self, host: &Host, name: &str, rate: Mbit) -> anyhow::Result<Command> {
         let dir = self.site.fresh(name)?;
         let (store, socket) = (dir.join("store"), self.socket(name));
         let listen = format!("{}:{PEER_PORT}", host.address);
         let mut command = self.modelctl(host);
         command.args(["peer", "--store", path(&store), "--socket", path(&socket), "--listen", &listen]);
         command.args(["--scheduler", &self.scheduler_urls(), "--fleet-key", self.key()]);
-        command.args(["--name", name, "--nic-rate", &format!("{}mbit", self.site.rate.0), "--json"]);
+        command.args(["--name", name, "--nic-rate", &format!("{}mbit", rate.0), "--json"]);
         if self.cast.data == Data::Plain {
             command.arg("--data-plain");
         }
@@ -101,7 +101,9 @@ impl Starter<'_> {
 
     pub(super) fn peer(&self, number: usize) -> anyhow::Result<Process> {
         let name = format!("peer{}", number + 1);
-        let mut command = self.peer_command(&self.site.hosts.peers[number], &name)?;
+        let (host, gives_way) = (&self.site.hosts.peers[number], self.cast.background == Some(number));
+        let rate = if gives_way { self.site.shared_rate() } else { self.site.rate };
+        let mut command = self.peer_command(host, &name, rate)?;
         if self.cast.clockwork == Some(number) {
             let clock = self.clock();
             fs::write(&clock, "+0")?;
@@ -110,6 +112,9 @@ impl Starter<'_> {
             command.env("FAKETIME_TIMESTAMP_FILE", clock).env("FAKETIME_NO_CACHE", "1");
             // What measures durations goes on truly, as it does on a machine whose wall clock is set.
             command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        if gives_way {
+            command.arg("--background");
         }
         let peer = self.start(command, &name)?;
         if self.cast.clockwork == Some(number) {
@@ -126,7 +131,7 @@ impl Starter<'_> {
     }
 
     pub(super) fn seed(&self) -> anyhow::Result<Process> {
-        let mut command = self.peer_command(&self.site.hosts.seed, "seed")?;
+        let mut command = self.peer_command(&self.site.hosts.seed, "seed", self.site.rate)?;
         command.args(["--seed", &self.model.reference()]);
         let mut seed = self.start(command, "seed")?;
         seed.ready()?;

@@ -5,10 +5,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use modelpack::{
-    quantity::{Rate, Size},
-    reference::Reference,
-};
+use modelpack::{quantity::Size, reference::Reference};
 
 use planner::Place;
 use wire::{convert, schedulers::scheduler_address};
@@ -298,10 +295,6 @@ pub(crate) struct PeerArgs {
     /// oci:DIR:TAG, or what the store has, as it was pulled or as fleet:DIGEST; may be repeated
     #[arg(long, value_name = "REF", value_parser = reference)]
     pub(crate) seed: Vec<Reference>,
-
-    /// What the network card does in each direction, as in 25gbit or 3GB/s; a bare number is in mbit
-    #[arg(long, value_name = "RATE", env = "MODELCTL_NIC_RATE", hide_env_values = true)]
-    pub(crate) nic_rate: Option<Rate>,
 
     #[command(flatten)]
     pub(crate) place: PlaceArgs,

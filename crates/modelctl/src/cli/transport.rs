@@ -32,6 +32,14 @@ pub(crate) struct TransportArgs {
     #[arg(long, value_name = "RATE", env = "MODELCTL_LIMIT", hide_env_values = true)]
     pub(crate) limit: Option<Rate>,
 
+    /// Give way to other traffic: move only what that leaves on the network cards of this machine
+    #[arg(long, env = "MODELCTL_BACKGROUND", hide_env_values = true)]
+    pub(crate) background: bool,
+
+    /// What the network card does in each direction, as in 25gbit or 3GB/s; a bare number is in mbit
+    #[arg(long, value_name = "RATE", env = "MODELCTL_NIC_RATE", hide_env_values = true)]
+    pub(crate) nic_rate: Option<Rate>,
+
     /// How much memory RDMA may pin, as in 8GiB [default: half of the memory, as far as it may be locked]
     #[arg(long, value_name = "SIZE", env = "MODELCTL_PINNED_MAX", hide_env_values = true)]
     pub(crate) pinned_max: Option<Size>,

@@ -157,7 +157,7 @@ async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyho
         let (report, lingering) = match way::choose(args, printer).await? {
             Way::Local(local) => (local.pull(request, args.link.into(), &watch).await?, None),
             Way::Alone { reason } => {
-                let report = peer::pull(request, transports::alone(&args.transport), &watch).await?;
+                let report = peer::pull(request, transports::alone(&args.transport)?, &watch).await?;
                 (PullReport { fallback_reason: reason, ..report }, None)
             }
             Way::Fleet(fleet) => {

@@ -85,7 +85,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         socket_group,
         listen: args.listen,
         schedulers: args.scheduler.clone(),
-        nic_rate: args.nic_rate.map(|rate| rate.0),
+        nic_rate: args.transport.nic_rate.map(|rate| rate.0),
         place: Place::from(&args.place),
         name: args.name.clone().unwrap_or_else(host_name),
         seeds,

@@ -2,8 +2,10 @@
 //!
 //! Owns: how much memory may be pinned where nobody says it. Does not own: opening devices (crate `peer`).
 
+use std::path::Path;
+
 use modelpack::quantity::Rate;
-use peer::{TransportMode, TransportOptions, Transports};
+use peer::{Cards, PeerError, TransportMode, TransportOptions, Transports};
 
 use super::doctor::probe::Probe;
 use crate::{
@@ -25,21 +27,30 @@ pub(super) fn open(args: &TransportArgs) -> anyhow::Result<Transports> {
         let message = "`--rdma-device` names devices that `--transport tcp` does not open";
         return Err(Refusal::usage(message).hint("leave one of them out").into());
     }
+    if mode == TransportMode::Rdma && args.background {
+        let message = "`--background` serves others over TCP, which `--transport rdma` excludes";
+        return Err(Refusal::usage(message).hint("use `--transport auto`").into());
+    }
     let devices = args.devices.rdma_device.clone();
     let pinned_bytes_max = args.pinned_max.map_or_else(pinned_default, |size| size.0);
-    Ok(limited(Transports::open(TransportOptions { mode, devices, pinned_bytes_max })?, args))
+    limited(Transports::open(TransportOptions { mode, devices, pinned_bytes_max })?, args)
 }
 
 /// What a process needs that reads from no peer.
-pub(super) fn alone(args: &TransportArgs) -> Transports {
+pub(super) fn alone(args: &TransportArgs) -> anyhow::Result<Transports> {
     limited(Transports::tcp(), args)
 }
 
-fn limited(transports: Transports, args: &TransportArgs) -> Transports {
-    match args.limit {
+fn limited(transports: Transports, args: &TransportArgs) -> anyhow::Result<Transports> {
+    let transports = match args.limit {
         Some(Rate(rate)) => transports.limited(rate),
         None => transports,
+    };
+    if !args.background {
+        return Ok(transports);
     }
+    let rate = args.nic_rate.map(|rate| rate.0);
+    Ok(transports.giving_way(Cards::find(Path::new("/"), rate).map_err(PeerError::Cards)?)?)
 }
 
 /// Fails where RDMA is all that may be used and there is none, before anything else is done.

@@ -37,6 +37,15 @@ fn a_device_that_would_not_be_opened_is_wrong_usage() {
 }
 
 #[test]
+fn who_gives_way_serves_over_tcp_and_so_cannot_be_rdma_only() {
+    let scratch = Scratch::new();
+    let peer = ["peer", "--store", "store", "--socket", "sock", "--transport", "rdma", "--background"];
+    let output = scratch.modelctl(&peer).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("serves others over TCP"), "{}", said(&output));
+}
+
+#[test]
 fn a_limit_binds_a_pull_of_its_own_and_not_the_local_peer() {
     let (scratch, registry) = (Scratch::with_model(), Registry::start());
     let reference = registry.reference("models/drill:v1");
@@ -51,6 +60,11 @@ fn a_limit_binds_a_pull_of_its_own_and_not_the_local_peer() {
     let peer = ["peer", "--store", "store", "--socket", "peer.sock", "--limit", "4mbit", "--json"];
     let mut peer = Running::start(scratch.modelctl(&peer));
     peer.line();
+    let background = ["pull", &reference, "--plain-http", "--background"];
+    let output =
+        scratch.modelctl(&[&background[..], &["--peer", "unix:peer.sock"]].concat()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("keeps to its own `--background`"), "{}", said(&output));
     for rest in [&["-o", "through"][..], &[]] {
         let args = [&pull[..], &["--peer", "unix:peer.sock"], rest].concat();
         let output = scratch.modelctl(&args).output().unwrap();

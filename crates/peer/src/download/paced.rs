@@ -35,7 +35,7 @@ impl Pace {
 impl<H: Herald> Download<H> {
     /// By which rates that peer is read.
     pub(super) fn pace_of(&self, peer: PeerId) -> Pace {
-        let own = self.ground.means.transports.limit().map(|limit| Arc::clone(&limit.received));
+        let own = self.ground.means.transports.limit().map(|limit| Arc::clone(limit.received()));
         let granted = self.links.get(&peer).and_then(|link| link.granted.as_ref());
         Pace { own, granted: granted.and_then(|granted| granted.pacer.clone()) }
     }

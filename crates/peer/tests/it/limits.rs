@@ -2,10 +2,14 @@
 //!
 //! Only that is tested, and not that it takes no longer: a machine that is busy is no failure.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use modelpack::{layout::PIECE_BYTES, reference::Reference};
-use peer::{TransportMode, Transports};
+use peer::{Cards, TransportMode, Transports};
 use transport_rdma::fake::Fabric;
 
 use crate::{
@@ -84,5 +88,30 @@ async fn a_card_that_reads_by_itself_keeps_to_what_its_parent_grants_and_to_its_
         model.assert_in(&fleet.output(0));
         assert_eq!((report.transport(), report.tcp_bytes), ("rdma", 0), "{report:?}");
         assert!(report.elapsed >= least(model.bytes()), "{report:?}");
+    }
+}
+
+/// A machine whose only card has never moved anything, so that nobody else ever does.
+fn quiet_card(root: &Path) -> Cards {
+    let counters = root.join("sys/class/net/eth0/statistics");
+    fs::create_dir_all(&counters).unwrap();
+    for name in ["tx_bytes", "rx_bytes"] {
+        fs::write(counters.join(name), "0").unwrap();
+    }
+    Cards::find(root, Some(RATE)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_gives_way_is_read_over_tcp_where_it_can_pace_and_a_child_that_does_is_not() {
+    let (model, fabric, root) = (Model::of(4), Fabric::new(), tempfile::tempdir().unwrap());
+    let card = || Transports::over(fabric.adapter(1), TransportMode::Auto);
+    let gives_way = || card().giving_way(quiet_card(root.path())).unwrap();
+    for (seed, child, transport) in [(gives_way(), card(), "tcp"), (card(), gives_way(), "rdma")] {
+        let (fleet, reference) = rdma::fleet(&model, seed, vec![child]).await;
+        let report = rdma::pull(&fleet, 0, &reference).await;
+        model.assert_in(&fleet.output(0));
+        assert_eq!(report.transport(), transport, "{report:?}");
+        let told = report.fallback_reason.unwrap_or_default();
+        assert_eq!(told.contains("gives way"), transport == "tcp", "{told}");
     }
 }

@@ -14,7 +14,7 @@ use planner::Place;
 
 use crate::{
     access,
-    cli::{EmbeddedArgs, Landing, PeerChoice, PullArgs, Transport},
+    cli::{EmbeddedArgs, Landing, PeerChoice, PullArgs, Transport, TransportArgs},
     commands::{
         serve::{host_name, security},
         transports,
@@ -62,11 +62,13 @@ pub(super) fn warn_of_transport(args: &PullArgs, printer: &Printer) {
 
 /// It has a limit of its own, for all that it does.
 pub(super) fn check_limit(args: &PullArgs) -> anyhow::Result<()> {
-    if args.transport.limit.is_none() {
-        return Ok(());
-    }
-    let message = "the local peer brings the bytes, and keeps to its own `--limit`";
-    let hint = "bring them by this process with `--direct`, or start the peer with `--limit`";
+    let flag = match &args.transport {
+        TransportArgs { limit: Some(_), .. } => "--limit",
+        TransportArgs { background: true, .. } => "--background",
+        _ => return Ok(()),
+    };
+    let message = format!("the local peer brings the bytes, and keeps to its own `{flag}`");
+    let hint = format!("bring them by this process with `--direct`, or start the peer with `{flag}`");
     Err(Refusal::usage(message).hint(hint).into())
 }
 
@@ -179,6 +181,7 @@ async fn in_fleet(args: &PullArgs, schedulers: Vec<String>) -> anyhow::Result<Wa
         name: format!("{} pull {}", host_name(), std::process::id()),
         place: Place::from(place),
         security: PeerSecurity { control, data },
+        nic_rate: args.transport.nic_rate.map(|rate| rate.0),
         transports: transports::open(&args.transport)?,
     }))
 }
