@@ -1,10 +1,16 @@
 //! ModelPack manifests: the one list of files and digests that everything else is checked against.
 //!
 //! Source: ModelPack specification 0.0.7, docs/spec.md and docs/annotations.md, in its present dialect (`cncf`) and
-//! its former one (`cnai`). Owns: which manifests are accepted, and what they say. Does not own: writing them, or
-//! fetching and checking the bytes of a manifest against the digest that the user asked for.
+//! its former one (`cnai`). `KitOps` ModelKits, the artifacts of Docker Model Runner and artifacts of named files, as
+//! ORAS writes them, are read as far as their layers are files or tar archives. Owns: which manifests are accepted, and
+//! what they say. Does not own: writing them, unpacking archives, or fetching and checking the bytes of a manifest
+//! against the digest that the user asked for.
 
 mod error;
+mod family;
+mod layer;
+mod metadata;
+mod select;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -12,12 +18,23 @@ use std::{
     sync::Arc,
 };
 
-pub use self::error::ManifestError;
+pub(crate) use self::family::{is_index, is_model_type};
+pub use self::{
+    error::ManifestError,
+    family::Family,
+    layer::Packing,
+    metadata::{Modified, published_mode},
+};
 use crate::{
+    build::kind_of,
     config::CONFIG_BYTES_MAX,
     digest::{Blake3Root, Sha256Digest},
     document::{Document, DocumentDescriptor},
     layout::{BlobIndex, PieceLayout},
+    manifest::{
+        layer::{Form, Names},
+        metadata::Metadata,
+    },
     path,
     text::shown,
 };
@@ -43,13 +60,10 @@ pub(crate) const TITLE_ANNOTATION: &str = "org.opencontainers.image.title";
 pub(crate) const PATH_ANNOTATION: &str = "org.cncf.model.filepath";
 pub(crate) const METADATA_ANNOTATION: &str = "org.cncf.model.file.metadata+json";
 
-const FORMER_ARTIFACT_TYPE: &str = "application/vnd.cnai.model.manifest.v1+json";
-const FORMER_CONFIG_MEDIA_TYPE: &str = "application/vnd.cnai.model.config.v1+json";
 const FORMER_PATH_ANNOTATION: &str = "org.cnai.model.filepath";
-const FORMER_METADATA_ANNOTATION: &str = "org.cnai.model.file.metadata+json";
 const INDEX_MEDIA_TYPES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
-const A_MODEL: &str = "a ModelPack manifest";
+const A_MODEL: &str = "that of a model";
 
 /// A reference to a blob that is neither layer nor file: the config, or a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +141,42 @@ pub struct ModelFile {
     pub kind: Kind,
     /// Whether somebody may execute it.
     pub is_executable: bool,
+    /// The permissions with which it is published.
+    pub mode: u32,
+    /// When it was last modified, if the manifest says so.
+    pub modified: Option<Modified>,
+}
+
+/// One layer that is an archive of files. What is in it is known only when it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Archive {
+    /// Which layer, numbered from 0.
+    pub layer: usize,
+    /// The blob that is the archive.
+    pub blob: BlobIndex,
+    /// What its files are for, if the layer says so; else each by its name.
+    pub kind: Option<Kind>,
+    /// How it is packed.
+    pub packing: Packing,
+    /// How the manifest calls it, for messages. It decides nothing.
+    pub name: Option<String>,
+}
+
+impl Archive {
+    /// What a file in it is for.
+    pub fn kind_of(&self, path: &str) -> Kind {
+        self.kind.unwrap_or_else(|| kind_of(path))
+    }
+}
+
+impl fmt::Display for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layer {} ({}", self.layer, self.packing)?;
+        match &self.name {
+            Some(name) => write!(f, ", `{name}`)"),
+            None => f.write_str(")"),
+        }
+    }
 }
 
 /// A manifest that passed every check. Cloning it is cheap.
@@ -136,10 +186,20 @@ pub struct Manifest(Arc<Parts>);
 struct Parts {
     raw: Vec<u8>,
     digest: Sha256Digest,
+    family: Family,
     config: Descriptor,
     blobs: Vec<Blob>,
     files: Vec<ModelFile>,
+    archives: Vec<Archive>,
     layout: PieceLayout,
+}
+
+/// What the layers of a manifest hold.
+#[derive(Default)]
+struct Listing {
+    blobs: BlobList,
+    files: Vec<ModelFile>,
+    archives: Vec<Archive>,
 }
 
 impl Manifest {
@@ -147,7 +207,7 @@ impl Manifest {
     /// caller to check.
     pub fn parse(raw: &[u8]) -> Result<Self, ManifestError> {
         let document = read(raw)?;
-        check_kind(&document)?;
+        let family = family::of(&document)?;
         let config = document.config.as_ref().ok_or_else(|| other_kind("it has no config"))?;
         let config = descriptor("the config", config)?;
         if config.size > CONFIG_BYTES_MAX {
@@ -157,21 +217,21 @@ impl Manifest {
         if layers.is_empty() {
             return Err(ManifestError::NoFiles);
         }
-        let mut blobs = BlobList::default();
-        let mut files = Vec::with_capacity(layers.len());
-        for (index, layer) in layers.iter().enumerate() {
-            let kind = kind_of_layer(index, layer)?;
-            let path = path_of(index, layer)?.to_owned();
-            path::check(&path)?;
-            let is_executable = is_executable(index, layer)?;
-            let blob = blobs.add(blob_of(index, layer)?)?;
-            files.push(ModelFile { path, blob, kind, is_executable });
-        }
+        let Listing { blobs, files, archives } = Listing::of(family, &layers)?;
         path::check_together(files.iter().map(|file| file.path.as_str()))?;
         let layout = PieceLayout::new(blobs.list.iter().map(|blob| blob.size).collect())?;
         let digest = Sha256Digest::of(raw);
         let blobs = blobs.list;
-        Ok(Self(Arc::new(Parts { raw: raw.to_vec(), digest, config, blobs, files, layout })))
+        Ok(Self(Arc::new(Parts {
+            raw: raw.to_vec(),
+            digest,
+            family,
+            config,
+            blobs,
+            files,
+            archives,
+            layout,
+        })))
     }
 
     /// The digest of [`Self::raw`].
@@ -194,9 +254,19 @@ impl Manifest {
         &self.0.blobs
     }
 
-    /// The files, in manifest order.
+    /// The files that are layers as they are, in manifest order.
     pub fn files(&self) -> &[ModelFile] {
         &self.0.files
+    }
+
+    /// The layers that are archives, in manifest order.
+    pub fn archives(&self) -> &[Archive] {
+        &self.0.archives
+    }
+
+    /// Whose conventions it follows.
+    pub fn family(&self) -> Family {
+        self.0.family
     }
 
     /// The geometry of [`Self::blobs`].
@@ -215,6 +285,7 @@ impl fmt::Debug for Manifest {
         f.debug_struct("Manifest")
             .field("digest", &self.0.digest)
             .field("files", &self.0.files)
+            .field("archives", &self.0.archives)
             .field("blobs", &self.0.blobs)
             .finish_non_exhaustive()
     }
@@ -250,19 +321,6 @@ pub(crate) fn check_form(document: &Document, expected: &'static str) -> Result<
     }
 }
 
-fn check_kind(document: &Document) -> Result<(), ManifestError> {
-    check_form(document, A_MODEL)?;
-    match document.artifact_type.as_deref().filter(|artifact_type| !artifact_type.is_empty()) {
-        None | Some(ARTIFACT_TYPE | FORMER_ARTIFACT_TYPE) => {}
-        Some(other) => return Err(other_kind(&format!("its artifact type is `{}`", shown(other)))),
-    }
-    match document.config.as_ref().map(|config| config.media_type.as_str()) {
-        Some(CONFIG_MEDIA_TYPE | FORMER_CONFIG_MEDIA_TYPE) => Ok(()),
-        Some(other) => Err(other_kind(&format!("its config has the media type `{}`", shown(other)))),
-        None => Err(other_kind("it has no config")),
-    }
-}
-
 fn other_kind(found: &str) -> ManifestError {
     ManifestError::OtherKind { expected: A_MODEL, found: found.to_owned() }
 }
@@ -272,45 +330,69 @@ pub(crate) fn descriptor(of: &str, from: &DocumentDescriptor) -> Result<Descript
     Ok(Descriptor { media_type: from.media_type.clone(), digest, size: from.size })
 }
 
-/// The kind of a layer that is one file as it is. The media type is `application/vnd.cncf.model.KIND.v1.ENCODING`.
-fn kind_of_layer(layer: usize, descriptor: &DocumentDescriptor) -> Result<Kind, ManifestError> {
-    let media_type = descriptor.media_type.as_str();
-    ["application/vnd.cncf.model.", "application/vnd.cnai.model."]
-        .iter()
-        .find_map(|prefix| media_type.strip_prefix(prefix))
-        .and_then(|rest| rest.strip_suffix(".v1.raw"))
-        .and_then(Kind::from_media_type)
-        .ok_or_else(|| ManifestError::Unsupported { layer, media_type: shown(media_type) })
-}
-
-fn path_of(layer: usize, descriptor: &DocumentDescriptor) -> Result<&str, ManifestError> {
-    [PATH_ANNOTATION, FORMER_PATH_ANNOTATION, TITLE_ANNOTATION]
-        .iter()
-        .find_map(|key| descriptor.annotation(key))
-        .ok_or_else(|| ManifestError::Annotation {
-            layer,
-            problem: format!("has no path: it lacks the annotation `{PATH_ANNOTATION}`"),
-        })
-}
-
-/// What we need of the `file.metadata+json` annotation. Other tools' odd values are no reason to refuse a model, so
-/// only a file type that is clearly not a regular file is.
-fn is_executable(layer: usize, descriptor: &DocumentDescriptor) -> Result<bool, ManifestError> {
-    let metadata: serde_json::Value = [METADATA_ANNOTATION, FORMER_METADATA_ANNOTATION]
-        .iter()
-        .find_map(|key| descriptor.annotation(key))
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    // The type flags of tar: 0 and the character `0` are regular files.
-    match metadata.get("typeflag").and_then(serde_json::Value::as_u64) {
-        None | Some(0 | 48) => {}
-        Some(other) => {
-            let problem = format!("is not a regular file, but of the type {other}");
-            return Err(ManifestError::Annotation { layer, problem });
+impl Listing {
+    fn of(family: Family, layers: &[DocumentDescriptor]) -> Result<Self, ManifestError> {
+        let mut listing = Self::default();
+        let mut names = Names::of(layers);
+        for (index, layer) in layers.iter().enumerate() {
+            let layer::Typed { kind, form } = layer::judge(family, index, layer)?;
+            match form {
+                Form::File => listing.add_file((index, layer), kind, &mut names)?,
+                Form::Archive(packing) => listing.add_archive((index, layer), kind, packing)?,
+            }
         }
+        Ok(listing)
     }
-    let mode = metadata.get("mode").and_then(serde_json::Value::as_u64).unwrap_or_default();
-    Ok(mode & 0o111 != 0)
+
+    fn add_file(
+        &mut self,
+        (index, layer): (usize, &DocumentDescriptor),
+        kind: Option<Kind>,
+        names: &mut Names,
+    ) -> Result<(), ManifestError> {
+        let path = match stated_path(layer) {
+            Some(path) => path.to_owned(),
+            None => names.next(layer).ok_or_else(|| ManifestError::Annotation {
+                layer: index,
+                problem: format!("has no path: it lacks the annotation `{PATH_ANNOTATION}`"),
+            })?,
+        };
+        path::check(&path)?;
+        let Metadata { mode, modified } = metadata::of(index, layer)?;
+        let blob = self.blobs.add(blob_of(index, layer)?)?;
+        let kind = kind.unwrap_or_else(|| kind_of(&path));
+        let (is_executable, mode) = (mode & 0o111 != 0, published_mode(mode));
+        self.files.push(ModelFile { path, blob, kind, is_executable, mode, modified });
+        Ok(())
+    }
+
+    fn add_archive(
+        &mut self,
+        (index, layer): (usize, &DocumentDescriptor),
+        kind: Option<Kind>,
+        packing: Packing,
+    ) -> Result<(), ManifestError> {
+        let blob = blob_of(index, layer)?;
+        let digest = blob.digest;
+        let blob = self.blobs.add(blob)?;
+        match self.archives.iter().find(|known| known.blob == blob) {
+            // The same files twice are the same files.
+            Some(known) if known.packing == packing => {}
+            Some(_) => {
+                return Err(ManifestError::Contradiction { digest, problem: "it is packed in two ways" });
+            }
+            None => {
+                let name = stated_path(layer).map(shown);
+                self.archives.push(Archive { layer: index, blob, kind, packing, name });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path that a layer's annotations state.
+fn stated_path(layer: &DocumentDescriptor) -> Option<&str> {
+    [PATH_ANNOTATION, FORMER_PATH_ANNOTATION, TITLE_ANNOTATION].iter().find_map(|key| layer.annotation(key))
 }
 
 fn blob_of(layer: usize, from: &DocumentDescriptor) -> Result<Blob, ManifestError> {

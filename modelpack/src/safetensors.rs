@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 /// Most bytes of a header, as the `safetensors` crate has it.
 pub const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -51,31 +51,70 @@ pub struct Summary {
     pub parameters: u64,
 }
 
+/// One tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Its type, by the name that the safetensors format has for it.
+    pub dtype: String,
+    /// Its dimensions; none for a single number.
+    pub shape: Vec<u64>,
+    /// Where its bytes begin in the file.
+    pub offset: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
 /// How long the header is that follows a file's first eight bytes.
 pub fn header_bytes(first_eight: [u8; 8]) -> Result<u64, HeaderError> {
     let stated = u64::from_le_bytes(first_eight);
     if stated > HEADER_BYTES_MAX { Err(HeaderError::TooLong(stated)) } else { Ok(stated) }
 }
 
-/// Reads the header of a file of `file_bytes` bytes: the JSON, without the eight bytes before it.
-pub fn summary(header: &[u8], file_bytes: u64) -> Result<Summary, HeaderError> {
+/// Reads the header of a file of `file_bytes` bytes: the JSON, without the eight bytes before it. Tensors come in the
+/// order in which they lie in the file.
+pub fn tensors(header: &[u8], file_bytes: u64) -> Result<Vec<Tensor>, HeaderError> {
     let header_bytes = header.len() as u64;
     if header_bytes > HEADER_BYTES_MAX {
         return Err(HeaderError::TooLong(header_bytes));
     }
     let metadata: Metadata = serde_json::from_slice(header).map_err(HeaderError::Malformed)?;
-    let described = u128::from(LENGTH_BYTES + header_bytes) + metadata.data_len() as u128;
+    let data = LENGTH_BYTES + header_bytes;
+    let described = u128::from(data) + metadata.data_len() as u128;
     if described != u128::from(file_bytes) {
         return Err(HeaderError::Length { described, file_bytes });
     }
-    let mut summary = Summary::default();
-    for tensor in metadata.tensors().values() {
-        // The crate has checked that shapes and offsets neither overflow nor contradict one another.
-        let bytes = (tensor.data_offsets.1 - tensor.data_offsets.0) as u64;
-        let numbers = tensor.shape.iter().product::<usize>() as u64;
-        summary.tensors += 1;
-        *summary.dtypes.entry(tensor.dtype.to_string()).or_default() += bytes;
-        summary.parameters = summary.parameters.saturating_add(numbers);
+    // The crate has checked that shapes and offsets neither overflow nor contradict one another.
+    let tensor = |(name, info): (String, &TensorInfo)| Tensor {
+        name,
+        dtype: info.dtype.to_string(),
+        shape: info.shape.iter().map(|dimension| *dimension as u64).collect(),
+        offset: data + info.data_offsets.0 as u64,
+        bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+    };
+    let mut tensors: Vec<_> = metadata.tensors().into_iter().map(tensor).collect();
+    tensors.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+    Ok(tensors)
+}
+
+/// Reads the header of a file of `file_bytes` bytes: the JSON, without the eight bytes before it.
+pub fn summary(header: &[u8], file_bytes: u64) -> Result<Summary, HeaderError> {
+    Ok(Summary::of(&tensors(header, file_bytes)?))
+}
+
+impl Summary {
+    /// Sums up.
+    pub fn of(tensors: &[Tensor]) -> Self {
+        let mut summary = Self::default();
+        for tensor in tensors {
+            summary.tensors += 1;
+            *summary.dtypes.entry(tensor.dtype.clone()).or_default() += tensor.bytes;
+            // Their product was checked with the offsets.
+            let numbers =
+                tensor.shape.iter().fold(1_u64, |product, dimension| product.saturating_mul(*dimension));
+            summary.parameters = summary.parameters.saturating_add(numbers);
+        }
+        summary
     }
-    Ok(summary)
 }

@@ -3,10 +3,13 @@
 //! Owns: the identity of a blob and the list of files to publish. Does not own: parsing a manifest, which has
 //! judged sizes and paths before they come here.
 
+use std::sync::Arc;
+
 use modelpack::{
     digest::{Blake3Root, Sha256Digest},
     layout::{BlobIndex, PieceLayout},
-    manifest::{Blob, Kind, Manifest},
+    manifest::{Archive, Blob, Kind, Manifest, Modified},
+    selection::{Matched, Selection, SelectionError},
 };
 
 /// What a blob is known by (DESIGN §4). Two blobs are the same only if all that is stated is equal, so that a
@@ -30,8 +33,10 @@ pub struct ContentFile {
     pub blob: BlobIndex,
     /// Whether it is a weight file: those appear after the small ones.
     pub is_weight: bool,
-    /// Whether it is published with mode 0755 instead of 0644.
-    pub is_executable: bool,
+    /// The permissions with which it is published.
+    pub mode: u32,
+    /// When it was last modified, if that is to be restored.
+    pub modified: Option<Modified>,
 }
 
 /// One artifact as the store sees it.
@@ -43,11 +48,34 @@ pub struct Contents {
     pub blobs: Vec<BlobIdentity>,
     /// The files to publish.
     pub files: Vec<ContentFile>,
+    /// The blobs that are archives of further files to publish.
+    pub archives: Vec<Archive>,
     /// The geometry of `blobs`.
     pub layout: PieceLayout,
+    /// Which part of the artifact it is, if it is not all of it.
+    pub selection: Option<Arc<Selection>>,
+    /// What of the selection has to do with `files`.
+    pub matched: Matched,
 }
 
 impl Contents {
+    /// Of an artifact, or the part of it that is wanted. `manifest` is the whole.
+    pub fn selected(manifest: &Manifest, selection: &Arc<Selection>) -> Result<Self, SelectionError> {
+        if selection.is_everything() {
+            return Ok(Self::from(manifest));
+        }
+        let (part, matched) = manifest.select(selection)?;
+        Ok(Self { selection: Some(Arc::clone(selection)), matched, ..Self::from(&part) })
+    }
+
+    /// What a landing of it is known by: its pieces are numbered differently in each selection.
+    pub(crate) fn identity(&self) -> Sha256Digest {
+        match &self.selection {
+            None => self.digest,
+            Some(selection) => Sha256Digest::of(format!("{} {selection}", self.digest).as_bytes()),
+        }
+    }
+
     /// # Panics
     /// If the parts contradict one another: they are one manifest's, so that is a bug of the caller.
     pub(crate) fn assert_whole(&self) {
@@ -57,6 +85,7 @@ impl Contents {
         }
         let count = self.layout.blob_count();
         assert!(self.files.iter().all(|file| file.blob.0 < count), "files of these blobs");
+        assert!(self.archives.iter().all(|archive| archive.blob.0 < count), "archives of these blobs");
     }
 }
 
@@ -72,12 +101,16 @@ impl From<&Manifest> for Contents {
             path: file.path.clone(),
             blob: file.blob,
             is_weight: file.kind == Kind::Weight,
-            is_executable: file.is_executable,
+            mode: file.mode,
+            modified: file.modified,
         });
         Self {
             digest: manifest.digest(),
             blobs: manifest.blobs().iter().map(BlobIdentity::from).collect(),
             files: files.collect(),
+            archives: manifest.archives().to_vec(),
+            selection: None,
+            matched: Matched::default(),
             layout: manifest.layout().clone(),
         }
     }

@@ -10,7 +10,11 @@ use std::{
 use modelpack::{
     digest::Sha256Digest,
     layout::{BlobIndex, PieceIndex},
+    path::PathError,
+    selection::SelectionError,
 };
+
+use crate::archive::ArchiveError;
 
 /// What a caller may do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub enum Occupied {
     OtherArtifact(Sha256Digest),
     /// It holds this artifact, but a file has changed since.
     Changed(String),
+    /// It holds another part of this artifact, or the pull of another part has begun there; or the other way round.
+    OtherSelection,
 }
 
 impl fmt::Display for Occupied {
@@ -45,6 +51,7 @@ impl fmt::Display for Occupied {
             Self::Foreign(name) => write!(f, "it holds `{name}`"),
             Self::OtherArtifact(digest) => write!(f, "it holds another artifact, {digest}"),
             Self::Changed(name) => write!(f, "`{name}` has changed since it was proved"),
+            Self::OtherSelection => f.write_str("it holds a selection, and another one is asked for"),
         }
     }
 }
@@ -134,6 +141,21 @@ pub enum StoreError {
         /// The piece.
         piece: PieceIndex,
     },
+    /// A layer that is an archive cannot be unpacked, though it is what the manifest names.
+    #[error("{archive} cannot be unpacked")]
+    Archive {
+        /// Which layer, and how it is packed.
+        archive: String,
+        /// Why not.
+        #[source]
+        source: Box<ArchiveError>,
+    },
+    /// Files of several layers cannot exist together.
+    #[error("the artifact's layers have paths that cannot exist together")]
+    Paths(#[from] PathError),
+    /// The part of the artifact that is asked for is not there.
+    #[error("cannot select files")]
+    Selection(#[from] SelectionError),
     /// A path of the artifact would reach outside its directory, or into our own part of it.
     #[error("the artifact's path `{0}` is not a plain path below its directory")]
     UnsafePath(String),
@@ -187,6 +209,11 @@ impl StoreError {
                 dir.display()
             )),
             Self::Occupied { .. } => Some("pull into a new directory".into()),
+            Self::Archive { source, .. } => source.hint(),
+            Self::Paths(_) => {
+                Some("pack the artifact again with each file once, or leave one out with `--exclude`".into())
+            }
+            Self::Selection(error) => error.hint(),
             Self::Malformed { path, .. } => {
                 Some(format!("remove `{}` if it is no longer needed", path.display()))
             }

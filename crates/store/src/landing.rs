@@ -26,6 +26,7 @@ use crate::{
     files::{Dir, FsKind, free_bytes},
     journal::{Claim, ClaimKind, Claims, JOURNAL_NAME, Journal, Record},
     lock::{DirLock, LOCK_NAME},
+    output::SELECTION_NAME,
     store::Pin,
 };
 
@@ -306,6 +307,7 @@ impl Landing {
         }
         if !self.created.dirs.is_empty() {
             remove(&self.dir, JOURNAL_NAME);
+            remove(&self.dir, SELECTION_NAME);
             if let Err(error) = self.dir.remove_empty_dir(BLOBS_NAME) {
                 tracing::warn!(%error, "something is left behind");
             }

@@ -1,9 +1,10 @@
 //! Files on disk: where an artifact's blobs land, how a directory is published, and the node's content store.
 //!
 //! Owns: staging directories with their lock and piece journal ([`Landing`]), output directories ([`OutputDir`]),
-//! the content store ([`Store`]) and `oci:` layouts ([`LayoutWriter`], [`LayoutReader`]). Does not own: what is
+//! archives of files ([`read_archive`]), the content store ([`Store`]) and `oci:` layouts ([`LayoutWriter`], [`LayoutReader`]). Does not own: what is
 //! fetched or from whom, hashing threads, or any async runtime; every call here may block.
 
+mod archive;
 mod contents;
 mod error;
 mod files;
@@ -17,7 +18,9 @@ mod output;
 mod proof;
 mod publish;
 mod store;
+mod unpack;
 
+pub use archive::{ArchiveError, Budget, Packed, Taker, read_archive};
 pub use contents::{BlobIdentity, ContentFile, Contents};
 pub use error::{ErrorClass, Occupied, StoreError};
 pub use files::{Fingerprint, FsKind, filesystem_of, free_bytes, open_file};

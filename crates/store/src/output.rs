@@ -31,6 +31,8 @@ pub(crate) const OWN_NAME: &str = ".modelctl";
 const STAGING_NAME: &str = "staging";
 /// The record of what was proved.
 pub(crate) const RECORD_NAME: &str = "complete.json";
+/// In a staging directory: the selection that it is for, where it is not for all of an artifact.
+pub(crate) const SELECTION_NAME: &str = "selection";
 /// What mkfs leaves in the root of a file system: it does not make a directory occupied.
 const LOST_AND_FOUND: &str = "lost+found";
 /// Most bytes of a record: 8,192 files with paths of 4,096 bytes.
@@ -43,7 +45,8 @@ pub struct RecordedFile {
     pub path: String,
     /// Its size in bytes.
     pub size: u64,
-    /// The SHA-256 that the manifest names its blob by.
+    /// Its SHA-256: the one that the manifest names its blob by, or of an archive's file, the one that was computed when
+    /// it was unpacked.
     pub sha256: Sha256Digest,
     /// Its inode when it was published.
     pub inode: u64,
@@ -58,12 +61,16 @@ pub struct CompleteRecord {
     pub digest: Sha256Digest,
     /// Every file, by path.
     pub files: Vec<RecordedFile>,
+    /// Which part of the artifact it is, as on the command line; `None` for all of it.
+    pub selection: Option<String>,
 }
 
 /// The record as it is written: digests are text.
 #[derive(Serialize, Deserialize)]
 struct RecordJson {
     digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    selection: Option<String>,
     files: Vec<FileJson>,
 }
 
@@ -85,8 +92,11 @@ impl CompleteRecord {
             inode: file.inode,
             mtime_ns: file.mtime_ns,
         };
-        let json =
-            RecordJson { digest: self.digest.to_string(), files: self.files.iter().map(file).collect() };
+        let json = RecordJson {
+            digest: self.digest.to_string(),
+            selection: self.selection.clone(),
+            files: self.files.iter().map(file).collect(),
+        };
         serde_json::to_vec_pretty(&json).expect("text and numbers always serialise")
     }
 
@@ -107,7 +117,7 @@ impl CompleteRecord {
             check_path(&path)?;
             files.push(RecordedFile { path, size, sha256: digest(&sha256)?, inode, mtime_ns });
         }
-        Ok(Some(Self { digest: digest(&json.digest)?, files }))
+        Ok(Some(Self { digest: digest(&json.digest)?, files, selection: json.selection }))
     }
 }
 
@@ -216,14 +226,18 @@ impl OutputDir {
             if record.digest != contents.digest {
                 return Err(occupied(path, Occupied::OtherArtifact(record.digest)));
             }
+            if record.selection != contents.selection.as_ref().map(ToString::to_string) {
+                return Err(occupied(path, Occupied::OtherSelection));
+            }
             verify_in(&dir, &record)?;
-            sweep(&dir, path, &record.digest);
+            sweep(&dir, path, &contents.identity());
             return Ok(OpenedOutput::Complete(record));
         }
         let staging = dir.find_sub(&format!("{OWN_NAME}/{STAGING_NAME}"))?;
         let begun = staging.as_ref().map(Journal::identity_in).transpose()?.flatten();
-        if let Some(other) = begun.filter(|begun| *begun != contents.digest) {
-            return Err(occupied(path, Occupied::OtherArtifact(other)));
+        if let (Some(staging), Some(other)) = (&staging, begun.filter(|begun| *begun != contents.identity()))
+        {
+            return Err(occupied(path, begun_there(staging, other)?));
         }
         // A publication that was cut off has left files of ours: only then may there be any.
         let published = match (&staging, begun) {
@@ -244,16 +258,28 @@ impl OutputDir {
         target: Target,
         contents: Contents,
     ) -> Result<OpenedOutput, StoreError> {
-        if Journal::identity_in(&site.dir)? == Some(contents.digest) {
-            publish::undo(&site.dir, root)?;
+        match Journal::identity_in(&site.dir)? {
+            Some(begun) if begun == contents.identity() => publish::undo(&site.dir, root)?,
+            Some(other) => return Err(occupied(site.dir.path(), begun_there(&site.dir, other)?)),
+            None => {}
         }
         if let Target::Inside { dir } = &target {
             refuse_foreign(dir, &[])?;
         }
-        let landing = Arc::new(Landing::open_at(site, &contents.layout, &contents.digest)?);
+        let landing = Arc::new(Landing::open_at(site, &contents.layout, &contents.identity())?);
+        if let Some(selection) = &contents.selection {
+            landing.dir().write_atomic(SELECTION_NAME, selection.to_string().as_bytes())?;
+        }
         let placed = Mutex::new(BTreeMap::new());
         Ok(OpenedOutput::Fresh(Output { target, contents, landing, placed }))
     }
+}
+
+/// What the staging of something else is for.
+fn begun_there(staging: &Dir, other: Sha256Digest) -> Result<Occupied, StoreError> {
+    // A selection is known by a digest of its own, which nobody has ever seen.
+    let is_selection = staging.stat(SELECTION_NAME)?.is_some();
+    Ok(if is_selection { Occupied::OtherSelection } else { Occupied::OtherArtifact(other) })
 }
 
 /// That nothing lies in `dir` but what may: our own directory, `lost+found` and first components of `published`.
@@ -323,10 +349,17 @@ impl Output {
     pub fn place_from(&self, blob: BlobIndex, source: &File, mode: LinkMode) -> Result<LinkUsed, StoreError> {
         let path = self.landing.blob_path(blob);
         let expected = self.contents.blobs[blob.0 as usize].size;
+        let is_published = self.contents.files.iter().any(|file| file.blob == blob);
         let found = source.metadata().context("look at", &path)?;
         if !found.is_file() || found.len() != expected {
             let (expected, found) = (format!("{expected} bytes"), format!("{} bytes", found.len()));
             return Err(StoreError::Digest { path, expected, found });
+        }
+        if !is_published {
+            // An archive is read where it lies.
+            self.landing.set_placed(blob, source.try_clone().context("duplicate the handle of", &path)?);
+            self.placed.lock().unwrap_or_else(PoisonError::into_inner).insert(blob, LinkUsed::Reflink);
+            return Ok(LinkUsed::Reflink);
         }
         let used = self.bring(blob, source, mode, &path)?;
         self.placed.lock().unwrap_or_else(PoisonError::into_inner).insert(blob, used);
@@ -373,7 +406,8 @@ impl Output {
     /// Never on tmpfs, where a writer through a mapping would go unnoticed, and not where the file needs a mode that
     /// the store's own file, 0444, does not have.
     fn may_hard_link(&self, blob: BlobIndex) -> bool {
-        let is_executable = self.contents.files.iter().any(|file| file.blob == blob && file.is_executable);
+        let is_executable =
+            self.contents.files.iter().any(|file| file.blob == blob && file.mode & 0o111 != 0);
         self.landing.kind() != FsKind::Tmpfs && !is_executable
     }
 

@@ -3,17 +3,18 @@
 //! Owns: the order of syncs and renames, the marker that makes them undoable, and the removal of staging. Does not
 //! own: proving blobs, or deciding where they go.
 //!
-//! Order: every file is prepared in staging (copies made, modes set, bytes synced) · the marker names each file and
+//! Order: every file is prepared in staging (archives unpacked, copies made, modes and times set, bytes synced) · the marker names each file and
 //! its inode · renames, small files first, then weights, then indexes · the record · directories are synced · an
 //! absent directory appears by one rename · staging is removed. A run that finds the marker moves the files that
 //! still have the marked inode back and starts over from the journal.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     path::Path,
 };
 
-use modelpack::layout::BlobIndex;
+use modelpack::{digest::Sha256Digest, layout::BlobIndex};
 use rustix::{fs::Mode, io::Errno};
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +26,12 @@ use crate::{
     landing::{BLOBS_NAME, Landing},
     link::{self, LinkMode, LinkUsed},
     lock::LOCK_NAME,
-    output::{CompleteRecord, OWN_NAME, Output, Published, RECORD_NAME, RecordedFile, Target, occupied},
+    output::{
+        CompleteRecord, OWN_NAME, Output, Published, RECORD_NAME, RecordedFile, SELECTION_NAME, Target,
+        occupied,
+    },
     proof::BlobProof,
+    unpack::{self, UNPACKED_NAME, Unpacked, set_modified},
 };
 
 /// The tree that becomes an absent directory.
@@ -46,7 +51,9 @@ pub(crate) struct Marker {
 #[derive(Serialize, Deserialize)]
 struct MarkedFile {
     path: String,
-    blob: u32,
+    /// `None` for a file of an archive: it is unpacked again.
+    #[serde(default)]
+    blob: Option<u32>,
     inode: u64,
 }
 
@@ -69,11 +76,14 @@ impl Marker {
 }
 
 /// A file ready to be renamed.
-struct Prepared<'a> {
-    file: &'a ContentFile,
-    /// Its name in `blobs`, or in `copies` if another file has taken the blob.
-    name: String,
-    is_copy: bool,
+struct Prepared {
+    path: String,
+    /// The directory of staging in which it lies, and its name there.
+    place: (&'static str, String),
+    /// The blob whose file it is.
+    blob: Option<BlobIndex>,
+    sha256: Sha256Digest,
+    is_weight: bool,
     inode: u64,
 }
 
@@ -93,7 +103,13 @@ impl Output {
         if let Some(stale) = proofs.iter().find(|proof| !self.landing.admits(proof)) {
             return Err(StoreError::Unproved { dir: staging.path().to_path_buf(), blob: stale.blob });
         }
-        let prepared = self.prepare(staging)?;
+        let unpacked = self.unpack(staging).inspect_err(|_| {
+            // What was unpacked so far takes space and is of no use.
+            if let Err(error) = unpack::clear(staging) {
+                tracing::warn!(%error, "unpacked files are left behind; the next run removes them");
+            }
+        })?;
+        let prepared = self.prepare(staging, unpacked)?;
         write_marker(staging, &prepared)?;
         let root = match &self.target {
             Target::Beside { .. } => staging.make(TREE_NAME)?,
@@ -132,67 +148,105 @@ impl Output {
         }
     }
 
-    /// Makes one file a path: the blob's own for the first, a reflink or copy for each further one.
-    fn prepare(&self, staging: &Dir) -> Result<Vec<Prepared<'_>>, StoreError> {
-        let placed = self.placed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let mut taken = BTreeMap::new();
+    /// Makes one file a path.
+    fn prepare(&self, staging: &Dir, unpacked: Vec<Unpacked>) -> Result<Vec<Prepared>, StoreError> {
+        let mut taken = BTreeSet::new();
         let mut prepared = Vec::new();
         for (number, file) in self.contents.files.iter().enumerate() {
-            let blob_file = self.landing.file(file.blob);
-            let is_copy = taken.insert(file.blob, number).is_some();
-            let (dir, name) = if is_copy {
-                (staging.make(COPIES_NAME)?, number.to_string())
-            } else {
-                (staging.sub(BLOBS_NAME)?, file.blob.to_string())
-            };
-            let path = dir.path().join(&name);
-            let target = if is_copy {
-                dir.remove_if_there(&name)?;
-                let copy = dir.create_new(&name)?;
-                link::fill(&copy, &blob_file, LinkMode::Auto, &path)?;
-                copy
-            } else {
-                dir.find(&name)?.ok_or(Errno::NOENT).context("open", &path)?
-            };
-            // A second name of the store's file keeps the store's mode.
-            if is_copy || placed.get(&file.blob) != Some(&LinkUsed::Hard) {
-                let mode = if file.is_executable { 0o755 } else { 0o644 };
-                rustix::fs::fchmod(&target, Mode::from_raw_mode(mode)).context("set the mode of", &path)?;
-            }
-            if self.landing.kind() != FsKind::Tmpfs {
-                target.sync_all().context("sync", &path)?;
-            }
-            let inode = Fingerprint::of_file(&target, &path)?.inode;
-            prepared.push(Prepared { file, name, is_copy, inode });
+            let is_first = taken.insert(file.blob);
+            prepared.push(self.prepare_file(staging, (file, number), is_first)?);
+        }
+        for file in unpacked {
+            prepared.push(self.prepare_unpacked(staging, file)?);
         }
         // Weights after small files, indexes last: who sees the index sees everything it names.
-        prepared.sort_by_key(|ready| rank(ready.file));
+        prepared.sort_by_key(rank);
         Ok(prepared)
     }
 
-    fn rename_all(&self, root: &Dir, prepared: &[Prepared<'_>]) -> Result<CompleteRecord, StoreError> {
+    /// The blob's own file for the first path, a reflink or copy for each further one.
+    fn prepare_file(
+        &self,
+        staging: &Dir,
+        (file, number): (&ContentFile, usize),
+        is_first: bool,
+    ) -> Result<Prepared, StoreError> {
+        let place =
+            if is_first { (BLOBS_NAME, file.blob.to_string()) } else { (COPIES_NAME, number.to_string()) };
+        let dir = if is_first { staging.sub(BLOBS_NAME)? } else { staging.make(COPIES_NAME)? };
+        let path = dir.path().join(&place.1);
+        let target = if is_first {
+            dir.find(&place.1)?.ok_or(Errno::NOENT).context("open", &path)?
+        } else {
+            dir.remove_if_there(&place.1)?;
+            let copy = dir.create_new(&place.1)?;
+            link::fill(&copy, &self.landing.file(file.blob), LinkMode::Auto, &path)?;
+            copy
+        };
+        let used =
+            self.placed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&file.blob).copied();
+        // A second name of the store's file keeps the store's mode and time.
+        if !is_first || used != Some(LinkUsed::Hard) {
+            let mode = Mode::from_raw_mode(file.mode);
+            rustix::fs::fchmod(&target, mode).context("set the mode of", &path)?;
+            set_modified(&target, file.modified).context("set the time of", &path)?;
+        }
+        Ok(Prepared {
+            path: file.path.clone(),
+            place,
+            blob: Some(file.blob),
+            sha256: self.contents.blobs[file.blob.0 as usize].digest,
+            is_weight: file.is_weight,
+            inode: self.settle(&target, &path)?,
+        })
+    }
+
+    fn prepare_unpacked(&self, staging: &Dir, file: Unpacked) -> Result<Prepared, StoreError> {
+        let Unpacked { path, name, sha256, is_weight } = file;
+        let dir = staging.sub(UNPACKED_NAME)?;
+        let at = dir.path().join(&name);
+        let target = dir.find(&name)?.ok_or(Errno::NOENT).context("open", &at)?;
+        let inode = self.settle(&target, &at)?;
+        Ok(Prepared { path, place: (UNPACKED_NAME, name), blob: None, sha256, is_weight, inode })
+    }
+
+    /// Makes a file's bytes last; says which file it is.
+    fn settle(&self, file: &File, path: &Path) -> Result<u64, StoreError> {
+        if self.landing.kind() != FsKind::Tmpfs {
+            file.sync_all().context("sync", path)?;
+        }
+        Ok(Fingerprint::of_file(file, path)?.inode)
+    }
+
+    fn rename_all(&self, root: &Dir, prepared: &[Prepared]) -> Result<CompleteRecord, StoreError> {
         let staging = self.landing.dir();
         let mut files = Vec::new();
         let mut parents = BTreeMap::new();
         for ready in prepared {
-            let (parent, name) = root.locate_or_make(&ready.file.path)?;
-            let from = staging.sub(if ready.is_copy { COPIES_NAME } else { BLOBS_NAME })?;
-            match from.rename_new(&ready.name, &parent, name) {
+            let (parent, name) = root.locate_or_make(&ready.path)?;
+            let (dir, staged) = &ready.place;
+            match staging.sub(dir)?.rename_new(staged, &parent, name) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {
-                    return Err(occupied(root.path(), Occupied::Foreign(ready.file.path.clone())));
+                    return Err(occupied(root.path(), Occupied::Foreign(ready.path.clone())));
                 }
                 Err(errno) => return Err(errno).context("rename to", parent.path().join(name)),
             }
             let path = parent.path().join(name);
             let stat = parent.stat(name)?.ok_or(Errno::NOENT).context("look at", &path)?;
             let Fingerprint { inode, size, mtime_ns } = Fingerprint::of(&stat);
-            let sha256 = self.contents.blobs[ready.file.blob.0 as usize].digest;
-            files.push(RecordedFile { path: ready.file.path.clone(), size, sha256, inode, mtime_ns });
+            files.push(RecordedFile {
+                path: ready.path.clone(),
+                size,
+                sha256: ready.sha256,
+                inode,
+                mtime_ns,
+            });
             parents.insert(parent.path().to_path_buf(), parent);
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let record = CompleteRecord { digest: self.contents.digest, files };
+        let selection = self.contents.selection.as_ref().map(ToString::to_string);
+        let record = CompleteRecord { digest: self.contents.digest, files, selection };
         if self.landing.kind() != FsKind::Tmpfs {
             for parent in parents.values() {
                 sync_up_to(parent, root)?;
@@ -221,18 +275,18 @@ fn sync_up_to(dir: &Dir, root: &Dir) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn rank(file: &ContentFile) -> u8 {
-    match file {
-        file if file.path.ends_with(".index.json") => 2,
-        file if file.is_weight => 1,
+fn rank(ready: &Prepared) -> u8 {
+    match ready {
+        ready if ready.path.ends_with(".index.json") => 2,
+        ready if ready.is_weight => 1,
         _ => 0,
     }
 }
 
-fn write_marker(staging: &Dir, prepared: &[Prepared<'_>]) -> Result<(), StoreError> {
-    let file = |ready: &Prepared<'_>| MarkedFile {
-        path: ready.file.path.clone(),
-        blob: ready.file.blob.0,
+fn write_marker(staging: &Dir, prepared: &[Prepared]) -> Result<(), StoreError> {
+    let file = |ready: &Prepared| MarkedFile {
+        path: ready.path.clone(),
+        blob: ready.blob.map(|blob| blob.0),
         inode: ready.inode,
     };
     let marker = Marker { files: prepared.iter().map(file).collect() };
@@ -280,10 +334,9 @@ pub(crate) fn undo(staging: &Dir, root: Option<&Dir>) -> Result<(), StoreError> 
             if !is_regular(&stat) || stat.st_ino != file.inode {
                 continue;
             }
-            let blob = BlobIndex(file.blob).to_string();
-            match blobs.stat(&blob)? {
-                None => parent.rename(name, &blobs, &blob)?,
-                Some(_) => {
+            match file.blob.map(|blob| BlobIndex(blob).to_string()) {
+                Some(blob) if blobs.stat(&blob)?.is_none() => parent.rename(name, &blobs, &blob)?,
+                _ => {
                     parent.remove_if_there(name)?;
                 }
             }
@@ -339,7 +392,8 @@ pub(crate) fn clear_staging(staging: &Dir) -> Result<(), StoreError> {
         staging.remove_empty_dir(BLOBS_NAME)?;
     }
     remove_copies(staging)?;
-    for name in [MARKER_NAME, JOURNAL_NAME, LOCK_NAME] {
+    unpack::clear(staging)?;
+    for name in [MARKER_NAME, SELECTION_NAME, JOURNAL_NAME, LOCK_NAME] {
         staging.remove_if_there(name)?;
     }
     if let Some(name) = staging.path().file_name().and_then(|name| name.to_str()) {

@@ -71,6 +71,20 @@ pub enum ManifestError {
     /// The artifact's sizes are beyond what the protocol numbers.
     #[error("the artifact is too large")]
     Size(#[from] TooManyPieces),
+    /// An index lists several manifests that may be meant.
+    #[error("the index lists {count} artifacts that may be meant: {candidates}")]
+    SeveralModels {
+        /// How many.
+        count: usize,
+        /// Their digests and what is said of them, as text.
+        candidates: String,
+    },
+    /// An index lists nothing that may be meant.
+    #[error("the index lists no model{found}")]
+    NoModel {
+        /// What it lists instead, as the end of a sentence.
+        found: &'static str,
+    },
     /// The config's stated size is beyond any real one.
     #[error("the config is said to have {0} bytes, over the limit of {CONFIG_BYTES_MAX}")]
     ConfigSize(u64),
@@ -80,15 +94,13 @@ impl ManifestError {
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::SeveralModels { .. } => Some("name one of them by its digest, as HOST/REPO@DIGEST".into()),
             Self::OtherKind { found, .. } if found.contains("index") => {
                 Some("name one of the manifests that the index lists by its digest".into())
             }
-            Self::OtherKind { .. } => Some(
-                "check the reference: only ModelPack artifacts can be read, as `modelctl build` makes them"
+            Self::OtherKind { .. } | Self::NoModel { .. } => Some(
+                "check the reference: what can be read are models and artifacts of named files, no images"
                     .into(),
-            ),
-            Self::Unsupported { media_type, .. } if media_type.contains(".tar") => Some(
-                "build the artifact again with one unpacked file a layer, as `modelctl build` does".into(),
             ),
             Self::Unsupported { .. } => Some("build the artifact again with `modelctl build`".into()),
             Self::TooManyLayers(_) | Self::TooLong(_) | Self::Size(_) => {

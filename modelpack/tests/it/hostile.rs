@@ -234,7 +234,7 @@ fn other_things_than_models() {
     let not = |key: &str, value: Value, found: &str| {
         let mut json = manifest(vec![layer("a", "a")]);
         json[key] = value;
-        refused(&json, &format!("the manifest is not a ModelPack manifest: {found}"));
+        refused(&json, &format!("the manifest is not that of a model: {found}"));
     };
     not("schemaVersion", json!(1), "its schema version is 1, not 2");
     not("schemaVersion", Value::Null, "it states no schema version");
@@ -255,11 +255,15 @@ fn other_things_than_models() {
 }
 
 #[test]
-fn layers_that_are_not_plain_files() {
+fn layers_that_are_neither_files_nor_archives() {
     for media_type in [
-        "application/vnd.cncf.model.weight.v1.tar",
-        "application/vnd.cncf.model.weight.v1.tar+gzip",
-        "application/vnd.cnai.model.doc.v1.tar+zstd",
+        "application/vnd.cncf.model.weight.v1.tar+lz4",
+        "application/vnd.cncf.model.weight.v1.raw+zstd",
+        "application/vnd.cncf.model.doc.v1.gguf",
+        "application/vnd.cnai.model.doc.v2.tar",
+        "application/vnd.kitops.modelkit.model.v1.tar+xz",
+        "application/vnd.kitops.modelkit.config.v1+json",
+        "application/vnd.docker.ai.unheard.of",
         "application/vnd.cncf.model.other.v1.raw",
         "application/vnd.cncf.model.config.v1.raw",
         "application/octet-stream",
@@ -300,12 +304,53 @@ fn errors_help() {
     let mut json = manifest(vec![layer("a", "a")]);
     json["manifests"] = json!([]);
     assert_eq!(hint(json), "name one of the manifests that the index lists by its digest");
-    let mut json = manifest(vec![layer("a", "a")]);
-    json["layers"][0]["mediaType"] = "application/vnd.cncf.model.weight.v1.tar".into();
-    assert_eq!(
-        hint(json),
-        "build the artifact again with one unpacked file a layer, as `modelctl build` does"
+}
+
+#[test]
+fn container_images() {
+    let image = |media_type: &str, config: &str, layer: &str| {
+        let layers =
+            vec![json!({"mediaType": layer, "digest": Sha256Digest::of(b"a").to_string(), "size": 1})];
+        let mut json = manifest(layers);
+        json["mediaType"] = media_type.into();
+        json["config"]["mediaType"] = config.into();
+        json.as_object_mut().unwrap().remove("artifactType");
+        json
+    };
+    for json in [
+        image(
+            "application/vnd.oci.image.manifest.v1+json",
+            "application/vnd.oci.image.config.v1+json",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+        ),
+        image(
+            "application/vnd.docker.distribution.manifest.v2+json",
+            "application/vnd.docker.container.image.v1+json",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ),
+    ] {
+        refused(&json, "the manifest is not that of a model: it is a container image");
+    }
+    let mut signature = image(
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.oci.empty.v1+json",
+        "application/vnd.dev.cosign.simplesigning.v1+json",
     );
+    signature["artifactType"] = "application/x".into();
+    let error = "the manifest is not that of a model: its artifact type is `application/x`, and its layers name no files";
+    refused(&signature, error);
+}
+
+#[test]
+fn one_archive_packed_in_two_ways() {
+    let packed = |packing: &str| {
+        let mut layer = layer("a", "a");
+        layer["mediaType"] = format!("application/vnd.cncf.model.weight.v1.{packing}").into();
+        layer
+    };
+    let error =
+        format!("the manifest contradicts itself about {}: it is packed in two ways", Sha256Digest::of(b"a"));
+    refused(&manifest(vec![packed("tar"), packed("tar+gzip")]), &error);
 }
 
 /// Sensible and senseless values for any place in a manifest.
@@ -319,6 +364,9 @@ fn value() -> impl Strategy<Value = Value> {
         Just(json!([])),
         Just(json!({})),
         Just(json!("application/vnd.cncf.model.code.v1.raw")),
+        Just(json!("application/vnd.cncf.model.code.v1.tar+zstd")),
+        Just(json!("application/vnd.docker.ai.gguf.v3")),
+        Just(json!("application/vnd.oci.empty.v1+json")),
         Just(json!("../x")),
     ]
 }

@@ -4,6 +4,7 @@
 
 mod build;
 mod config;
+mod families;
 mod hostile;
 mod manifest;
 mod piece_map;
@@ -11,4 +12,5 @@ mod piece_tree;
 mod piece_trees;
 mod reference;
 mod safetensors;
+mod selection;
 mod support;

@@ -3,7 +3,7 @@
 use modelpack::{
     digest::{Blake3Root, Sha256Digest},
     layout::BlobIndex,
-    manifest::{Kind, MEDIA_TYPE, Manifest},
+    manifest::{Kind, MEDIA_TYPE, Manifest, Modified},
 };
 use serde_json::{Value, json};
 
@@ -130,5 +130,30 @@ fn any_execute_bit_makes_executable_and_odd_metadata_makes_nothing() {
             layer["annotations"][key] = metadata.into();
             assert_eq!(parse(&manifest(vec![layer])).files()[0].is_executable, is_executable, "{metadata}");
         }
+    }
+}
+
+#[test]
+fn mode_and_time_are_those_that_are_stated_within_reason() {
+    for (metadata, mode, modified) in [
+        (
+            r#"{"mode":420,"mtime":"2026-11-23T23:22:34.553027093Z"}"#,
+            0o644,
+            Modified::new(1_795_476_154, 553_027_093),
+        ),
+        (r#"{"mode":436,"mtime":"2026-11-24T00:22:34+01:00"}"#, 0o644, Modified::new(1_795_476_154, 0)),
+        (r#"{"mode":384,"mtime":"2026-11-23T17:52:34-05:30"}"#, 0o600, Modified::new(1_795_476_154, 0)),
+        (r#"{"mode":3565,"mtime":"0001-01-01T00:00:00Z"}"#, 0o755, None),
+        (r#"{"mode":0,"mtime":"1970-01-01T00:00:00Z"}"#, 0o600, None),
+        (r#"{"mtime":"yesterday"}"#, 0o644, None),
+        (r#"{"mtime":"+01:00"}"#, 0o644, None),
+        (r#"{"mtime":"é2026-11-23T17:52:34-05:30"}"#, 0o644, None),
+        ("{}", 0o644, None),
+    ] {
+        let mut layer = layer("a", "a");
+        layer["annotations"]["org.cncf.model.file.metadata+json"] = metadata.into();
+        let manifest = parse(&manifest(vec![layer]));
+        let file = &manifest.files()[0];
+        assert_eq!((file.mode, file.modified), (mode, modified), "{metadata}");
     }
 }

@@ -12,6 +12,7 @@ use modelpack::{
     digest::Sha256Digest,
     layout::{BlobIndex, PIECE_BYTES, PieceIndex, PieceLayout},
     piece_tree::{Anchored, Landed, PieceTree, TreeBuilder, Verified},
+    selection::Matched,
 };
 
 /// A piece and a bit, so that there is a boundary and a short tail.
@@ -61,13 +62,23 @@ impl Artifact {
                 path: (*path).to_owned(),
                 blob: BlobIndex(*blob),
                 is_weight: path.ends_with(".safetensors"),
-                is_executable: path.starts_with("tools/"),
+                mode: if path.starts_with("tools/") { 0o755 } else { 0o644 },
+                modified: None,
             })
             .collect::<Vec<_>>();
         let layout = PieceLayout::new(bytes.iter().map(|bytes| bytes.len() as u64).collect()).unwrap();
         let named: Vec<String> = blobs.iter().map(|blob| blob.digest.hex()).collect();
         let digest = Sha256Digest::of(format!("{named:?} {files:?}").as_bytes());
-        Self { bytes, trees, contents: Contents { digest, blobs, files, layout } }
+        let contents = Contents {
+            digest,
+            blobs,
+            files,
+            archives: Vec::new(),
+            layout,
+            selection: None,
+            matched: Matched::default(),
+        };
+        Self { bytes, trees, contents }
     }
 
     /// A weight file of two pieces, a config, a script in a folder, and the config again under another name.

@@ -1,0 +1,273 @@
+//! Unpacking the archives of an output directory into its staging.
+//!
+//! Owns: files without their final names, made of archives that are proved, and what is known of them. Does not own:
+//! reading archives (`archive`), or the names (`publish`).
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Write as _},
+    iter,
+    num::NonZero,
+    os::unix::fs::FileExt as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use modelpack::{
+    digest::{Sha256Digest, Sha256Hasher},
+    manifest::{Archive, Kind, Modified},
+    path,
+    selection::{Matched, Selection},
+};
+use rustix::fs::{Mode, Timespec, Timestamps, UTIME_OMIT};
+
+use crate::{
+    archive::{ArchiveError, Budget, Packed, Taker, read_archive},
+    error::{Context as _, StoreError},
+    files::{Dir, free_bytes},
+    link::{self, LinkMode},
+    output::Output,
+};
+
+/// Where unpacked files lie until they get their names.
+pub(crate) const UNPACKED_NAME: &str = "unpacked";
+
+/// Archives unpacked side by side: a decoder of Zstandard may take 128 MiB for its window.
+const AT_ONCE_MAX: usize = 4;
+
+/// Bytes written at a time.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Links that are followed one after another.
+const LINKS_MAX: usize = 16;
+
+/// One file of an archive, unpacked.
+#[derive(Clone, Debug)]
+pub(crate) struct Unpacked {
+    pub(crate) path: String,
+    /// Its name in the directory of unpacked files.
+    pub(crate) name: String,
+    pub(crate) sha256: Sha256Digest,
+    pub(crate) is_weight: bool,
+}
+
+impl Output {
+    /// Unpacks every archive. Their blobs have been proved, and nothing changes them any more.
+    pub(crate) fn unpack(&self, staging: &Dir) -> Result<Vec<Unpacked>, StoreError> {
+        clear(staging)?;
+        let mut matched = self.contents.matched.clone();
+        let archives = &self.contents.archives;
+        let mut unpacked = Vec::new();
+        if !archives.is_empty() {
+            let dir = staging.make(UNPACKED_NAME)?;
+            for (mut files, here) in self.unpack_all(&dir)? {
+                unpacked.append(&mut files);
+                matched.join(&here);
+            }
+        }
+        if let Some(selection) = &self.contents.selection {
+            selection.check(&matched)?;
+        }
+        let raw = self.contents.files.iter().map(|file| file.path.as_str());
+        path::check_together(raw.chain(unpacked.iter().map(|file| file.path.as_str())))?;
+        Ok(unpacked)
+    }
+
+    /// In the order of the archives.
+    fn unpack_all(&self, dir: &Dir) -> Result<Vec<(Vec<Unpacked>, Matched)>, StoreError> {
+        let archives = &self.contents.archives;
+        let size = |archive: &Archive| self.contents.blobs[archive.blob.0 as usize].size;
+        let budget = Budget::new(archives.iter().map(size).fold(0, u64::saturating_add));
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new(BTreeMap::new());
+        let work = || {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(archive) = archives.get(number) else { break };
+                let result = self.unpack_one(archive, dir, &budget);
+                if result.is_err() {
+                    // The others need not begin.
+                    next.store(archives.len(), Ordering::Relaxed);
+                }
+                done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, result);
+            }
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = threads.min(AT_ONCE_MAX).min(archives.len());
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+    }
+
+    fn unpack_one(
+        &self,
+        archive: &Archive,
+        dir: &Dir,
+        budget: &Budget,
+    ) -> Result<(Vec<Unpacked>, Matched), StoreError> {
+        let source = Positioned { file: self.landing.file(archive.blob), offset: 0 };
+        let mut files = Files {
+            archive,
+            dir,
+            selection: self.contents.selection.as_deref(),
+            matched: Matched::default(),
+            unpacked: Vec::new(),
+            links: BTreeMap::new(),
+        };
+        let read = read_archive(source, archive.packing, budget, &mut files);
+        let read = read.and_then(|()| files.make_links());
+        match read {
+            Ok(()) => Ok((files.unpacked, files.matched)),
+            Err(ArchiveError::Store(error)) => Err(error),
+            Err(source) => {
+                Err(StoreError::Archive { archive: archive.to_string(), source: Box::new(source) })
+            }
+        }
+    }
+}
+
+/// Removes what an earlier run has unpacked.
+pub(crate) fn clear(staging: &Dir) -> Result<(), StoreError> {
+    if let Some(dir) = staging.find_sub(UNPACKED_NAME)? {
+        for name in dir.names()? {
+            dir.remove_if_there(&name)?;
+        }
+        staging.remove_empty_dir(UNPACKED_NAME)?;
+    }
+    Ok(())
+}
+
+/// Sets when a file was last modified, where that is known.
+pub(crate) fn set_modified(file: &File, modified: Option<Modified>) -> rustix::io::Result<()> {
+    let Some(Modified { seconds, nanoseconds }) = modified else { return Ok(()) };
+    let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let last_modification = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+    rustix::fs::futimens(file, &Timestamps { last_access: omitted, last_modification })
+}
+
+/// Reads a file that others read at the same time, from its start.
+struct Positioned {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Read for Positioned {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// Takes the files of one archive.
+struct Files<'a> {
+    archive: &'a Archive,
+    dir: &'a Dir,
+    selection: Option<&'a Selection>,
+    matched: Matched,
+    unpacked: Vec<Unpacked>,
+    /// Targets by path.
+    links: BTreeMap<String, String>,
+}
+
+impl Files<'_> {
+    fn is_wanted(&mut self, path: &str) -> bool {
+        let kind = self.archive.kind_of(path);
+        self.selection.is_none_or(|selection| selection.selects(path, kind, &mut self.matched))
+    }
+
+    /// No two archives are the same blob, so that no two files get the same name.
+    fn next_name(&self) -> String {
+        format!("{}-{}", self.archive.blob, self.unpacked.len())
+    }
+
+    fn done(&mut self, path: &str, name: String, sha256: Sha256Digest) {
+        let is_weight = self.archive.kind_of(path) == Kind::Weight;
+        self.unpacked.push(Unpacked { path: path.to_owned(), name, sha256, is_weight });
+    }
+
+    /// A link becomes a second name of the file that it leads to: a symbolic link could be made to lead elsewhere.
+    fn make_links(&mut self) -> Result<(), ArchiveError> {
+        let by_path: BTreeMap<_, _> =
+            self.unpacked.iter().enumerate().map(|(number, file)| (file.path.clone(), number)).collect();
+        let links = std::mem::take(&mut self.links);
+        for (path, first) in &links {
+            // A link may lead to a link, and two may lead to each other.
+            let chain = iter::successors(Some(first), |target| links.get(*target)).take(LINKS_MAX);
+            let Some(number) = chain.filter_map(|target| by_path.get(target)).next() else {
+                let problem =
+                    format!("is a link to `{first}`, which is no file that is unpacked of the archive");
+                return Err(ArchiveError::Entry { path: path.clone(), problem });
+            };
+            let Unpacked { name: source, sha256, .. } = self.unpacked[*number].clone();
+            let name = self.next_name();
+            let file = self.open(&source)?;
+            if self.dir.link(&file, &name).is_err() {
+                let copy = self.dir.create_new(&name)?;
+                link::fill(&copy, &file, LinkMode::Auto, &self.dir.path().join(&name))?;
+                let mode = file.metadata().context("look at", self.dir.path())?.permissions();
+                copy.set_permissions(mode).context("set the mode of", self.dir.path())?;
+            }
+            self.done(path, name, sha256);
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: &str) -> Result<File, StoreError> {
+        let path = || self.dir.path().join(name);
+        self.dir.find(name)?.ok_or(rustix::io::Errno::NOENT).context("open", path())
+    }
+
+    fn write(&self, file: &Packed, bytes: &mut dyn Read, name: &str) -> Result<Sha256Digest, ArchiveError> {
+        let path = self.dir.path().join(name);
+        let free = free_bytes(self.dir.path())?;
+        if file.size > free {
+            let path = self.dir.path().to_path_buf();
+            return Err(StoreError::NoSpace { need: file.size, free, path }.into());
+        }
+        let mut target = self.dir.create_new(name)?;
+        let mut hasher = Sha256Hasher::default();
+        let mut buffer = vec![0; usize::try_from(file.size).unwrap_or(BUFFER_BYTES).clamp(1, BUFFER_BYTES)];
+        loop {
+            let count = match bytes.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(ArchiveError::reading(error)),
+            };
+            hasher.update(&buffer[..count]);
+            target.write_all(&buffer[..count]).context("write", &path)?;
+        }
+        let mode = Mode::from_raw_mode(file.mode);
+        rustix::fs::fchmod(&target, mode).context("set the mode of", &path)?;
+        set_modified(&target, file.modified).context("set the time of", &path)?;
+        Ok(hasher.finish())
+    }
+}
+
+impl Taker for Files<'_> {
+    fn file(&mut self, file: &Packed, bytes: &mut dyn Read) -> Result<(), ArchiveError> {
+        if self.is_wanted(&file.path) {
+            let name = self.next_name();
+            let sha256 = self.write(file, bytes, &name)?;
+            self.done(&file.path, name, sha256);
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, path: &str, target: &str) -> Result<(), ArchiveError> {
+        if self.is_wanted(path) && self.links.insert(path.to_owned(), target.to_owned()).is_some() {
+            let problem = "is there twice".to_owned();
+            return Err(ArchiveError::Entry { path: path.to_owned(), problem });
+        }
+        Ok(())
+    }
+}
