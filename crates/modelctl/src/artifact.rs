@@ -2,25 +2,30 @@
 //!
 //! Owns: resolving a reference to a manifest once. Does not own: pulling, which the peer does.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use modelpack::{
     config::{CONFIG_BYTES_MAX, ModelConfig},
-    manifest::{Blob, Manifest},
+    digest::Sha256Digest,
+    index::sole_manifest,
+    manifest::{Blob, Family, Manifest},
     reference::Reference,
-    safetensors::{self, Summary},
+    safetensors::{self, Tensor},
 };
 use registry::{BlobStream, Repository};
 use store::LayoutReader;
+use tokio::runtime::Handle;
 
 use crate::{access, cli::RegistryArgs, report::Refusal, tensors};
 
 /// Bytes of a weight file in the first request for its header: more than most headers have.
 const HEADER_GUESS_BYTES: u64 = 256 << 10;
-
-/// Longest header that is read from a registry only to be shown: beyond the largest of real models.
-const HEADER_BYTES_MAX: u64 = 16 << 20;
 
 /// An artifact whose manifest was read and checked.
 #[derive(Clone, Debug)]
@@ -64,21 +69,39 @@ impl Artifact {
                     .into());
             }
         };
+        let raw = match sole_manifest(&raw)? {
+            Some(digest) => source.manifest(&digest).await?,
+            None => raw,
+        };
         Ok(Self { manifest: Manifest::parse(&raw)?, source })
     }
 
-    /// The config blob, checked.
-    pub(crate) async fn config(&self) -> anyhow::Result<ModelConfig> {
+    /// The config blob, checked; `None` where it is none of a ModelPack artifact.
+    pub(crate) async fn config(&self) -> anyhow::Result<Option<ModelConfig>> {
+        if self.manifest.family() != Family::ModelPack {
+            return Ok(None);
+        }
         let digest = &self.manifest.config().digest;
         let raw = match &self.source {
             Source::Layout(layout) => layout.small_blob(digest, CONFIG_BYTES_MAX)?,
             Source::Registry(repository) => repository.small_blob(digest, CONFIG_BYTES_MAX).await?,
         };
-        Ok(ModelConfig::parse(&raw)?)
+        Ok(Some(ModelConfig::parse(&raw)?))
+    }
+
+    /// A blob's bytes, unchecked, for a thread that may wait for them.
+    pub(crate) fn blocking_reader(&self, blob: &Blob, runtime: &Handle) -> anyhow::Result<Box<dyn Read>> {
+        Ok(match &self.source {
+            Source::Layout(layout) => Box::new(layout.blob(&blob.digest, blob.size)?),
+            Source::Registry(repository) => {
+                let stream = runtime.block_on(repository.read(&blob.digest, blob.size, 0..blob.size))?;
+                Box::new(Blocking { stream, runtime: runtime.clone(), chunk: Bytes::new() })
+            }
+        })
     }
 
     /// What the header of a safetensors file says. The header alone cannot be checked against a digest.
-    pub(crate) async fn tensors(&self, blob: &Blob) -> anyhow::Result<Summary> {
+    pub(crate) async fn tensors(&self, blob: &Blob) -> anyhow::Result<Vec<Tensor>> {
         match &self.source {
             Source::Layout(layout) => {
                 let file: File = layout.blob(&blob.digest, blob.size)?;
@@ -89,8 +112,36 @@ impl Artifact {
     }
 }
 
+/// Waits for each part of a stream.
+struct Blocking {
+    stream: BlobStream,
+    runtime: Handle,
+    chunk: Bytes,
+}
+
+impl Read for Blocking {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.chunk.is_empty() {
+            let next = self.runtime.block_on(self.stream.next()).map_err(io::Error::other)?;
+            self.chunk = next.unwrap_or_default();
+        }
+        let count = self.chunk.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
+        Ok(count)
+    }
+}
+
+impl Source {
+    async fn manifest(&self, digest: &Sha256Digest) -> anyhow::Result<Vec<u8>> {
+        Ok(match self {
+            Self::Layout(layout) => layout.manifest(digest)?,
+            Self::Registry(repository) => repository.manifest(digest).await?,
+        })
+    }
+}
+
 /// At most two ranged reads; a registry without ranges sends the file from its start, of which we take no more.
-async fn remote_tensors(repository: &Repository, blob: &Blob) -> anyhow::Result<Summary> {
+async fn remote_tensors(repository: &Repository, blob: &Blob) -> anyhow::Result<Vec<Tensor>> {
     let length_bytes = tensors::LENGTH_BYTES as u64;
     anyhow::ensure!(blob.size >= length_bytes, "it has only {} bytes", blob.size);
     let guess = blob.size.min(HEADER_GUESS_BYTES);
@@ -99,10 +150,6 @@ async fn remote_tensors(repository: &Repository, blob: &Blob) -> anyhow::Result<
     let (length, _) = start.split_first_chunk().context("the registry sent too little")?;
     let end = length_bytes + safetensors::header_bytes(*length)?;
     anyhow::ensure!(end <= blob.size, "its header is longer than the file");
-    anyhow::ensure!(
-        end <= HEADER_BYTES_MAX,
-        "its header of {end} bytes is too long to be read from a registry"
-    );
     let mut header = start;
     if end > guess {
         let mut stream = repository.read(&blob.digest, blob.size, guess..end).await?;
@@ -117,7 +164,7 @@ async fn remote_tensors(repository: &Repository, blob: &Blob) -> anyhow::Result<
     }
     let header =
         header.get(tensors::LENGTH_BYTES..usize::try_from(end)?).context("the registry sent too little")?;
-    Ok(safetensors::summary(header, blob.size)?)
+    Ok(safetensors::tensors(header, blob.size)?)
 }
 
 /// The first `count` bytes of a stream, or all if it has fewer.

@@ -117,6 +117,7 @@ pub(crate) struct PushArgs {
 #[command(after_help = "\
 Example:
   $ modelctl inspect registry.example.org/models/minilm:v1
+  $ modelctl inspect registry.example.org/models/minilm:v1 --tensors
   $ modelctl inspect oci:out:v1 --checksums blake3 > SUMS && (cd ./minilm && b3sum -c ../SUMS)")]
 pub(crate) struct InspectArgs {
     /// An artifact, or a directory as /DIR, ./DIR or ../DIR
@@ -126,6 +127,10 @@ pub(crate) struct InspectArgs {
     /// Print only checksums, for `b3sum -c` or `sha256sum -c`
     #[arg(long, value_name = "ALGORITHM", conflicts_with = "json")]
     pub(crate) checksums: Option<Algorithm>,
+
+    /// List every tensor of safetensors files; of a registry only the headers are read
+    #[arg(long, conflicts_with = "checksums")]
+    pub(crate) tensors: bool,
 
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,

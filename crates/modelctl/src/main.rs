@@ -10,6 +10,7 @@ mod commands;
 mod groups;
 mod hash;
 mod model;
+mod packed;
 mod printer;
 mod progress;
 mod publish;

@@ -14,6 +14,7 @@ use modelpack::{
     build::{self, Built, SourceFile},
     digest::Sha256Digest,
     manifest::{Blob, Manifest},
+    safetensors::Summary,
 };
 use serde_json::Value;
 use store::Fingerprint;
@@ -144,7 +145,7 @@ fn read_one(found: &Found, progress: &Progress) -> anyhow::Result<Read> {
     let (mut safetensors, mut warning) = (None, None);
     if tensors::is_safetensors(&found.path) {
         match tensors::of_file(&hash::open_unchanged(&found.file, &fingerprint)?, fingerprint.size) {
-            Ok(summary) => safetensors = Some(summary),
+            Ok(tensors) => safetensors = Some(Summary::of(&tensors)),
             Err(error) => warning = Some(not_safetensors(found, &error)),
         }
     }

@@ -4,7 +4,10 @@
 //! command line has. Does not own: printing.
 
 use identity::KeyError;
-use modelpack::{build::BuildError, config::ConfigError, manifest::ManifestError, reference::ReferenceError};
+use modelpack::{
+    build::BuildError, config::ConfigError, manifest::ManifestError, reference::ReferenceError,
+    selection::SelectionError,
+};
 use peer::PeerError;
 use registry::RegistryError;
 use scheduler::InquiryError;
@@ -110,6 +113,10 @@ fn judge(error: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<Stri
     }
     if let Some(error) = error.downcast_ref::<InquiryError>() {
         return Some((Exit::Failed, error.hint().map(str::to_owned)));
+    }
+    if let Some(error) = error.downcast_ref::<SelectionError>() {
+        let is_usage = matches!(error, SelectionError::Pattern { .. });
+        return Some((if is_usage { Exit::Usage } else { Exit::Failed }, error.hint()));
     }
     let hint = error.downcast_ref::<ManifestError>().map(ManifestError::hint);
     let hint = hint.or_else(|| error.downcast_ref::<ConfigError>().map(ConfigError::hint));

@@ -10,6 +10,7 @@ use modelpack::{
     layout::{BlobIndex, PieceIndex, PieceLayout},
     manifest::{Blob, Manifest},
     piece_tree::{Anchored, Landed, PieceTree},
+    selection::Selection,
 };
 use planner::ArtifactId;
 use store::{BlobProof, Landing, StoreError};
@@ -48,6 +49,8 @@ pub(crate) struct Checked {
 pub(crate) struct Artifact {
     pub(crate) reference: String,
     pub(crate) manifest: Manifest,
+    /// The index that lists the manifest, where the reference names one.
+    pub(crate) index: Option<Vec<u8>>,
     pub(crate) config: Vec<u8>,
     pub(crate) checks: Vec<Check>,
 }
@@ -77,7 +80,27 @@ impl Artifact {
     /// A path of a file that holds the blob, for messages.
     pub(crate) fn path_of(&self, blob: BlobIndex) -> String {
         let file = self.manifest.files().iter().find(|file| file.blob == blob);
-        file.map_or_else(|| self.blob(blob).digest.to_string(), |file| file.path.clone())
+        let archive = self.manifest.archives().iter().find(|archive| archive.blob == blob);
+        let path = file.map(|file| file.path.clone()).or_else(|| archive.map(ToString::to_string));
+        path.unwrap_or_else(|| self.blob(blob).digest.to_string())
+    }
+
+    /// The part of it that is wanted, its blobs and pieces numbered anew.
+    pub(crate) fn select(self, selection: &Selection) -> Result<Self, StoreError> {
+        if selection.is_everything() {
+            return Ok(self);
+        }
+        let (part, _) = self.manifest.select(selection)?;
+        // Both have their blobs in the order of the whole.
+        let mut needed = part.blobs().iter().peekable();
+        let mut checks = Vec::new();
+        for (blob, check) in self.manifest.blobs().iter().zip(self.checks) {
+            if needed.next_if_eq(&blob).is_some() {
+                checks.push(check);
+            }
+        }
+        let Self { reference, index, config, .. } = self;
+        Ok(Self { reference, manifest: part, index, config, checks })
     }
 
     /// Checks a piece and sees to it that it is at its final offset. Of a blob without a tree any piece is as good as another

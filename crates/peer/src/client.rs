@@ -9,15 +9,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use modelpack::{digest::Sha256Digest, layout::BlobIndex, manifest::Manifest, reference::Reference};
+use modelpack::{
+    digest::Sha256Digest,
+    index::sole_manifest,
+    layout::BlobIndex,
+    manifest::{Blob, Manifest},
+    reference::Reference,
+};
 use registry::{Access, Credentials};
-use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published};
+use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published, StoreError};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     connection::reason,
     local::{
-        ClientFrame, DaemonFrame, Done, Failure, Hello, LocalStream, Pull, client_frame::Kind as Said,
-        daemon_frame::Kind as Told,
+        Accepted, ClientFrame, DaemonFrame, Done, Failure, Hello, LocalStream, Pull,
+        client_frame::Kind as Said, daemon_frame::Kind as Told,
     },
 };
 
@@ -85,7 +91,8 @@ impl LocalPeer {
         descriptors::allow_many();
         let start = Instant::now();
         let manifest = self.ask(&request.reference, request.access).await?;
-        let (dir, contents) = (request.output.clone(), Contents::from(&manifest));
+        let contents = Contents::selected(&manifest, &request.selection).map_err(StoreError::from)?;
+        let dir = request.output.clone();
         let output = match blocking(move || OutputDir::open(&dir, contents)).await? {
             OpenedOutput::Fresh(output) => output,
             OpenedOutput::Complete(record) => {
@@ -97,7 +104,8 @@ impl LocalPeer {
             }
         };
         let (blobs, done) = self.brought(&manifest, watch).await?;
-        let published = blocking(move || publish(output, blobs, link)).await?;
+        let whole = manifest.clone();
+        let published = blocking(move || publish(output, &whole, blobs, link)).await?;
         Ok(report(&manifest, start, &done, Some(published)))
     }
 
@@ -133,7 +141,7 @@ impl LocalPeer {
         let sent = self.stream.send(&said(Said::Pull(pull))).await;
         sent.map_err(|source| self.failed(source))?;
         match self.next().await?.0 {
-            Told::Accepted(accepted) => check_manifest(reference, &accepted.manifest),
+            Told::Accepted(accepted) => check_manifest(reference, &accepted),
             Told::Failure(failure) => Err(remote(failure)),
             _ => Err(self.unexpected()),
         }
@@ -195,25 +203,43 @@ fn said(kind: Said) -> ClientFrame {
 
 /// The peer resolved the reference; what it is is read here again, so that a confused peer cannot hand over something
 /// else under a digest that the user named.
-fn check_manifest(reference: &Reference, raw: &[u8]) -> Result<Manifest, PeerError> {
+fn check_manifest(reference: &Reference, accepted: &Accepted) -> Result<Manifest, PeerError> {
     let name = reference.to_string();
-    let manifest =
-        Manifest::parse(raw).map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
+    let unusable = |source| PeerError::Manifest { reference: name.clone(), source };
+    let manifest = Manifest::parse(&accepted.manifest).map_err(unusable)?;
     let asked: Option<Sha256Digest> = match reference {
         Reference::Registry(at) => at.digest,
         Reference::Layout(at) => at.digest,
         Reference::Fleet(digest) => Some(*digest),
         Reference::Directory(_) => None,
     };
-    match asked.filter(|asked| *asked != manifest.digest()) {
+    // A digest may name an index that lists the manifest.
+    let index = &accepted.index;
+    let is_listed = |asked: &Sha256Digest| {
+        *asked == Sha256Digest::of(index)
+            && matches!(sole_manifest(index), Ok(Some(sole)) if sole == manifest.digest())
+    };
+    match asked.filter(|asked| *asked != manifest.digest() && !is_listed(asked)) {
         Some(asked) => Err(PeerError::other_digest(&name, &asked, &manifest.digest())),
         None => Ok(manifest),
     }
 }
 
-fn publish(output: Output, blobs: Vec<(u32, OwnedFd)>, link: LinkMode) -> Result<Published, PeerError> {
+/// Of the blobs, which are numbered as in the whole artifact, a selection needs some.
+fn publish(
+    output: Output,
+    whole: &Manifest,
+    blobs: Vec<(u32, OwnedFd)>,
+    link: LinkMode,
+) -> Result<Published, PeerError> {
+    let needed = &output.contents().blobs;
+    let place_of =
+        |blob: &Blob| (0..).map(BlobIndex).zip(needed).find(|(_, needed)| needed.digest == blob.digest);
+    let places: Vec<_> = whole.blobs().iter().map(|blob| place_of(blob).map(|(place, _)| place)).collect();
     for (number, descriptor) in blobs {
-        output.place_from(BlobIndex(number), &File::from(descriptor), link)?;
+        if let Some(Some(place)) = places.get(number as usize) {
+            output.place_from(*place, &File::from(descriptor), link)?;
+        }
     }
     Ok(output.publish(Vec::new())?)
 }
@@ -238,7 +264,8 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Option<Pu
     let seconds = |value: f64| Duration::try_from_secs_f64(value).ok().filter(|time| !time.is_zero());
     PullReport {
         digest: manifest.digest(),
-        files: manifest.files().len(),
+        files: published.as_ref().map_or(manifest.files().len(), |published| published.record.files.len()),
+        selection: published.as_ref().and_then(|published| published.record.selection.clone()),
         bytes: manifest.layout().total_bytes(),
         origin_bytes: totals.origin,
         peer_bytes: totals.peer,

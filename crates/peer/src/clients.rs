@@ -208,8 +208,10 @@ impl Clients {
         };
         tracing::info!(reference = %pull.reference, "a client pulls");
         let wanted = self.open(pull).await?;
-        let (manifest, config) = (wanted.artifact.manifest.raw().to_vec(), wanted.artifact.config.clone());
-        tell(stream, Told::Accepted(Accepted { manifest, config })).await?;
+        let artifact = &wanted.artifact;
+        let (manifest, config) = (artifact.manifest.raw().to_vec(), artifact.config.clone());
+        let index = artifact.index.clone().unwrap_or_default();
+        tell(stream, Told::Accepted(Accepted { manifest, config, index })).await?;
         let (mut transfer, is_joined) = self.join(&wanted);
         let brought = match self.watch(stream, &transfer).await {
             // Whoever began it may have had credentials or an origin of less use than this client's own.

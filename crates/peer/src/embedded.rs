@@ -11,7 +11,7 @@ use std::{
 
 use modelpack::reference::Reference;
 use planner::Place;
-use store::OpenedOutput;
+use store::{Contents, OpenedOutput};
 use tokio::time::timeout;
 
 use crate::{
@@ -70,6 +70,10 @@ pub async fn pull_in_fleet(
 ) -> Result<(PullReport, Lingering), PeerError> {
     descriptors::allow_many();
     let start = Instant::now();
+    if !request.selection.is_everything() {
+        let reason = "members of a fleet exchange whole artifacts, and a selection was asked for";
+        return Err(PeerError::Reference { reference: request.reference.to_string(), reason });
+    }
     request.landing.check(&request.output)?;
     let FleetOptions { schedulers, listen, advertise, name, nic_rate, place, security, transports } = fleet;
     let rule = LandingRule { mode: request.landing, registrar: transports.registrar() };
@@ -81,7 +85,8 @@ pub async fn pull_in_fleet(
     let artifact = Arc::new(artifact);
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::clone(node.metrics()));
     watch.count(&counters);
-    let output = match pull::open_output(&request, &artifact).await? {
+    let contents = Contents::from(&artifact.manifest);
+    let output = match pull::open_output(&request, contents).await? {
         OpenedOutput::Fresh(output) => output,
         OpenedOutput::Complete(record) => {
             counters.was_here(artifact.layout().total_bytes());

@@ -84,7 +84,7 @@ pub(crate) fn load(
         None => Check::Sha256,
     };
     let checks = manifest.blobs().iter().map(check).collect();
-    let artifact = Artifact { reference, manifest, config, checks };
+    let artifact = Artifact { reference, manifest, index: None, config, checks };
     let files = open_blobs(store, &artifact)?;
     Ok(Some((artifact, files)))
 }

@@ -9,8 +9,9 @@ use futures_util::stream::{self, StreamExt as _};
 use modelpack::{
     config::{CONFIG_BYTES_MAX, ModelConfig},
     digest::Sha256Digest,
+    index::sole_manifest,
     layout::{BlobIndex, PIECE_BYTES},
-    manifest::{Blob, Manifest},
+    manifest::{Blob, Family, Manifest},
     piece_tree::PieceTree,
     piece_trees::{ARTIFACT_TYPE, TreeLayer, TreesManifest},
     reference::Reference,
@@ -78,20 +79,41 @@ pub(crate) async fn open_digest(
 async fn describe(
     name: String,
     origin: Origin,
-    (raw, asked): (Vec<u8>, Option<Sha256Digest>),
+    (mut raw, mut asked): (Vec<u8>, Option<Sha256Digest>),
 ) -> Result<(Origin, Artifact), PeerError> {
-    let manifest =
-        Manifest::parse(&raw).map_err(|source| PeerError::Manifest { reference: name.clone(), source })?;
+    let unusable = |source| PeerError::Manifest { reference: name.clone(), source };
+    let mut index = None;
+    if let Some(sole) = sole_manifest(&raw).map_err(unusable)? {
+        let found = Sha256Digest::of(&raw);
+        if let Some(asked) = asked.filter(|asked| *asked != found) {
+            return Err(PeerError::other_digest(&name, &asked, &found));
+        }
+        index = Some(std::mem::replace(&mut raw, origin.manifest(&name, &sole).await?));
+        asked = Some(sole);
+    }
+    let manifest = Manifest::parse(&raw).map_err(unusable)?;
     if let Some(asked) = asked.filter(|asked| *asked != manifest.digest()) {
         return Err(PeerError::other_digest(&name, &asked, &manifest.digest()));
     }
     let config = origin.small_blob(&name, &manifest.config().digest, CONFIG_BYTES_MAX).await?;
-    ModelConfig::parse(&config).map_err(|source| PeerError::Config { reference: name.clone(), source })?;
+    if manifest.family() == Family::ModelPack {
+        ModelConfig::parse(&config)
+            .map_err(|source| PeerError::Config { reference: name.clone(), source })?;
+    }
     let checks = origin.checks(&name, &manifest).await;
-    Ok((origin, Artifact { reference: name, manifest, config, checks }))
+    Ok((origin, Artifact { reference: name, manifest, index, config, checks }))
 }
 
 impl Origin {
+    async fn manifest(&self, name: &str, digest: &Sha256Digest) -> Result<Vec<u8>, PeerError> {
+        match self {
+            Self::Registry(repository) => {
+                repository.manifest(digest).await.map_err(|source| PeerError::registry(name, source))
+            }
+            Self::Layout(layout) => Ok(layout.manifest(digest)?),
+        }
+    }
+
     async fn small_blob(
         &self,
         name: &str,

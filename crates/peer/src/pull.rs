@@ -9,13 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use modelpack::{
-    digest::Sha256Digest,
-    manifest::{Manifest, ModelFile},
-    reference::Reference,
-};
+use modelpack::{digest::Sha256Digest, manifest::Manifest, reference::Reference, selection::Selection};
 use registry::Access;
-use store::{CompleteRecord, Contents, Landing, OpenedOutput, Output, OutputDir, Published, free_bytes};
+use store::{
+    CompleteRecord, Contents, Landing, OpenedOutput, Output, OutputDir, Published, StoreError, free_bytes,
+};
 
 use crate::{
     artifact::Artifact,
@@ -43,6 +41,8 @@ pub struct PullRequest {
     pub output: PathBuf,
     /// How bytes of other peers land.
     pub landing: LandingMode,
+    /// Which of its files are wanted.
+    pub selection: Arc<Selection>,
 }
 
 /// What a pull came to.
@@ -52,6 +52,8 @@ pub struct PullReport {
     pub digest: Sha256Digest,
     /// Files in the directory.
     pub files: usize,
+    /// Which part of the artifact they are, as on the command line; none for all of it.
+    pub selection: Option<String>,
     /// Bytes of all blobs.
     pub bytes: u64,
     /// Bytes of blobs read from the origin, what was discarded included.
@@ -94,8 +96,10 @@ pub struct PullReport {
 pub struct PullPlan {
     /// The manifest's digest.
     pub digest: Sha256Digest,
-    /// The files.
-    pub files: Vec<ModelFile>,
+    /// How many files are blobs of their own.
+    pub files: usize,
+    /// How many blobs are archives of further files.
+    pub archives: usize,
     /// Bytes of all blobs.
     pub bytes: u64,
     /// Whether each blob can be proved piece by piece.
@@ -166,10 +170,11 @@ pub async fn pull(
     let start = Instant::now();
     request.landing.check(&request.output)?;
     let (origin, artifact) = origin::open(&request.reference, request.access.clone()).await?;
-    let artifact = Arc::new(artifact);
+    let contents = Contents::selected(&artifact.manifest, &request.selection).map_err(StoreError::from)?;
+    let artifact = Arc::new(artifact.select(&request.selection)?);
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     watch.count(&counters);
-    let done = match open_output(&request, &artifact).await? {
+    let done = match open_output(&request, contents).await? {
         OpenedOutput::Complete(record) => {
             counters.was_here(artifact.layout().total_bytes());
             Done::found(request.output, record)
@@ -208,9 +213,9 @@ impl Done {
 
 pub(crate) async fn open_output(
     request: &PullRequest,
-    artifact: &Artifact,
+    contents: Contents,
 ) -> Result<OpenedOutput, PeerError> {
-    let (dir, contents) = (request.output.clone(), Contents::from(&artifact.manifest));
+    let dir = request.output.clone();
     Ok(blocking(move || OutputDir::open(&dir, contents)).await?)
 }
 
@@ -234,6 +239,7 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
     PullReport {
         digest: artifact.manifest.digest(),
         files: done.published.record.files.len(),
+        selection: done.published.record.selection.clone(),
         bytes: total,
         origin_bytes: origin,
         peer_bytes: peer,
@@ -258,14 +264,18 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
 pub async fn plan_pull(request: PullRequest) -> Result<PullPlan, PeerError> {
     request.landing.check(&request.output)?;
     let (_, artifact) = origin::open(&request.reference, request.access).await?;
+    let artifact = artifact.select(&request.selection)?;
     let manifest = artifact.manifest.clone();
+    let selection = Some(&request.selection).filter(|selection| !selection.is_everything());
+    let selection = selection.map(ToString::to_string);
     let is_anchored = artifact.is_anchored();
     blocking(move || {
-        let is_complete = is_complete(&request.output, &manifest)?;
+        let is_complete = is_complete(&request.output, &manifest, selection.as_deref())?;
         Ok(PullPlan {
             output: request.output.clone(),
             digest: manifest.digest(),
-            files: manifest.files().to_vec(),
+            files: manifest.files().len(),
+            archives: manifest.archives().len(),
             bytes: manifest.layout().total_bytes(),
             is_anchored,
             is_complete,
@@ -275,12 +285,13 @@ pub async fn plan_pull(request: PullRequest) -> Result<PullPlan, PeerError> {
     .await
 }
 
-fn is_complete(dir: &Path, manifest: &Manifest) -> Result<bool, PeerError> {
+fn is_complete(dir: &Path, manifest: &Manifest, selection: Option<&str>) -> Result<bool, PeerError> {
     if !dir.is_dir() {
         return Ok(false);
     }
     let Some(record) = CompleteRecord::load(dir)? else { return Ok(false) };
-    Ok(record.digest == manifest.digest() && store::verify_record(dir, &record).is_ok())
+    let is_same = record.digest == manifest.digest() && record.selection.as_deref() == selection;
+    Ok(is_same && store::verify_record(dir, &record).is_ok())
 }
 
 fn nearest_existing(path: &Path) -> &Path {

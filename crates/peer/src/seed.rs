@@ -160,7 +160,7 @@ fn from_files(files: SeedFiles) -> Result<Prepared, PeerError> {
         opened.check()?;
         blobs.push(Arc::new(opened));
     }
-    let artifact = Artifact { reference: dir.display().to_string(), manifest, config, checks };
+    let artifact = Artifact { reference: dir.display().to_string(), manifest, index: None, config, checks };
     Ok(Prepared { artifact, blobs, pin: None })
 }
 

@@ -116,5 +116,5 @@ pub(crate) fn artifact(contents: &[Vec<u8>]) -> Artifact {
     let manifest = Manifest::parse(&built.manifest).unwrap();
     let check = |blob: &Blob| Check::Tree(PieceTree::single(blob.size, blob.root.unwrap()).unwrap());
     let checks = manifest.blobs().iter().map(check).collect();
-    Artifact { reference: "test".into(), manifest, config: built.config, checks }
+    Artifact { reference: "test".into(), manifest, index: None, config: built.config, checks }
 }

@@ -5,7 +5,12 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use modelpack::{quantity::Size, reference::Reference};
+use modelpack::{
+    manifest::Kind,
+    quantity::Size,
+    reference::Reference,
+    selection::{Selection, SelectionError},
+};
 
 use planner::Place;
 use wire::{convert, schedulers::scheduler_address};
@@ -27,8 +32,13 @@ only for the scheduler. Without -o the local peer brings the artifact into its o
 where it serves others, and a later pull on this machine finds it.
 How a local peer reads from others, and how fast, is its own --transport and --limit.
 
+With --include, --exclude or --kind only a part goes to the directory. From the registry alone
+nothing else is read; a local peer brings the whole artifact, because that is what peers exchange.
+A glob is matched with the whole path: `*` stays within a directory, `**` does not.
+
 Example:
   $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
+  $ modelctl pull REF -o DIR --kind config,weight --exclude 'original/**'
   $ modelctl pull REF -o DIR --scheduler http://10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct PullArgs {
     /// The artifact
@@ -42,6 +52,9 @@ pub(crate) struct PullArgs {
     /// Say what would move from where and whether it fits; change nothing
     #[arg(long, requires = "output")]
     pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
 
     /// Pull through the peer at this socket, or through none [default: /run/modelctl/peer.sock if it answers]
     #[arg(long, value_name = "unix:PATH|none", env = "MODELCTL_PEER", hide_env_values = true)]
@@ -70,6 +83,53 @@ pub(crate) struct PullArgs {
 
     #[command(flatten)]
     pub(crate) transport: TransportArgs,
+}
+
+/// Which part of an artifact is pulled.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Selection")]
+pub(crate) struct SelectionArgs {
+    /// Only files whose path this matches; may be given several times
+    #[arg(long, value_name = "GLOB", requires = "output")]
+    pub(crate) include: Vec<String>,
+
+    /// No files whose path this matches; may be given several times
+    #[arg(long, value_name = "GLOB", requires = "output")]
+    pub(crate) exclude: Vec<String>,
+
+    /// Only files of these kinds
+    #[arg(long, value_enum, value_name = "KIND[,KIND]", value_delimiter = ',', requires = "output")]
+    pub(crate) kind: Vec<FileKind>,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileKind {
+    Config,
+    Weight,
+    Code,
+    Doc,
+    Dataset,
+}
+
+impl From<FileKind> for Kind {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::Config => Self::Config,
+            FileKind::Weight => Self::Weight,
+            FileKind::Code => Self::Code,
+            FileKind::Doc => Self::Doc,
+            FileKind::Dataset => Self::Dataset,
+        }
+    }
+}
+
+impl SelectionArgs {
+    /// What is wanted.
+    pub(crate) fn selection(&self) -> Result<Selection, SelectionError> {
+        let kinds: Vec<_> = self.kind.iter().copied().map(Kind::from).collect();
+        Selection::new(&self.include, &self.exclude, &kinds)
+    }
 }
 
 /// How a pull takes part in a fleet by itself.

@@ -6,7 +6,13 @@ use std::{fmt, path::Path};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
-use modelpack::{build::kind_of, config::ModelConfig, manifest::Manifest, reference::Reference};
+use modelpack::{
+    build::kind_of,
+    config::ModelConfig,
+    manifest::{Archive, Manifest},
+    reference::Reference,
+    safetensors::Tensor,
+};
 use serde::Serialize;
 use store::CompleteRecord;
 
@@ -17,13 +23,13 @@ use crate::{
     hash::{self, Wanted},
     printer::Printer,
     report::Refusal,
-    tensors::{self, Tensors},
+    tensors::{self, Listed, Tensors},
     text::{self, Align, Table},
     walk::Walk,
 };
 
-/// Headers read from a registry at the same time.
-const HEADERS_AT_ONCE: usize = 8;
+/// Headers read from a registry at the same time: each may have 100 MB, though those of real models have a few.
+const HEADERS_AT_ONCE: usize = 4;
 
 /// Most weight files whose headers are read: larger artifacts are still shown, without their tensors.
 const HEADER_FILES_MAX: usize = 1024;
@@ -44,7 +50,22 @@ struct Report {
     unchanged: Option<bool>,
     model: Option<Model>,
     tensors: Option<Tensors>,
+    /// With `--tensors`: of each safetensors file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensor_files: Option<Vec<Listed>>,
     files: Vec<FileFacts>,
+    /// Layers that are archives of further files; what is in them is not read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    archives: Vec<ArchiveFacts>,
+}
+
+#[derive(Debug, Serialize)]
+struct ArchiveFacts {
+    layer: usize,
+    packing: String,
+    kind: Option<String>,
+    bytes: u64,
+    sha256: String,
 }
 
 /// What the config says, where it says something.
@@ -78,13 +99,13 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<()> {
     let report = match &args.reference {
         Reference::Directory(dir) => match args.checksums {
             Some(algorithm) => return printer.data(checksums_of_dir(dir, algorithm, printer)?),
-            None => directory(dir, printer)?,
+            None => directory(dir, args, printer)?,
         },
         reference => access::runtime()?.block_on(async {
             let artifact = Artifact::open(reference, &args.registry).await?;
             match args.checksums {
                 Some(_) => Ok(Report::of_manifest(reference, &artifact.manifest)),
-                None => remote(reference, &artifact, printer).await,
+                None => remote(args, &artifact, printer).await,
             }
         })?,
     };
@@ -95,26 +116,26 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<()> {
 }
 
 /// An artifact in a registry or layout.
-async fn remote(reference: &Reference, artifact: &Artifact, printer: &Printer) -> anyhow::Result<Report> {
+async fn remote(args: &InspectArgs, artifact: &Artifact, printer: &Printer) -> anyhow::Result<Report> {
+    let reference = &args.reference;
     let mut report = Report::of_manifest(reference, &artifact.manifest);
     let config =
         artifact.config().await.with_context(|| format!("cannot read the config of `{reference}`"))?;
-    report.model = Some(Model::from(config));
+    report.model = config.map(Model::from);
     let manifest = &artifact.manifest;
     let weights: Vec<_> =
         manifest.files().iter().filter(|file| tensors::is_safetensors(&file.path)).collect();
-    if weights.len() <= HEADER_FILES_MAX {
+    if args.tensors || weights.len() <= HEADER_FILES_MAX {
         let read = |path, blob| async move { (path, artifact.tensors(blob).await) };
         let blob_of = |index: modelpack::layout::BlobIndex| &manifest.blobs()[index.0 as usize];
         let headers = stream::iter(weights).map(|file| read(&file.path, blob_of(file.blob)));
-        let summaries = headers.buffered(HEADERS_AT_ONCE).collect().await;
-        report.tensors = add_up(summaries, printer);
+        report.add_tensors(args, headers.buffered(HEADERS_AT_ONCE).collect().await, printer);
     }
     Ok(report)
 }
 
 /// A directory, published or not. No file is read but the headers of weights.
-fn directory(dir: &Path, printer: &Printer) -> anyhow::Result<Report> {
+fn directory(dir: &Path, args: &InspectArgs, printer: &Printer) -> anyhow::Result<Report> {
     let record = CompleteRecord::load(dir)?;
     let walk = Walk::of(dir)?;
     let mut summaries = Vec::new();
@@ -123,7 +144,6 @@ fn directory(dir: &Path, printer: &Printer) -> anyhow::Result<Report> {
         let summary = file.and_then(|file| tensors::of_file(&file, found.size));
         summaries.push((&found.path, summary));
     }
-    let tensors = add_up(summaries, printer);
     let unchanged = record.as_ref().map(|record| store::verify_record(dir, record).is_ok());
     // What is known of files that have changed is no longer true of them.
     let proved = record.as_ref().filter(|_| unchanged == Some(true));
@@ -139,34 +159,43 @@ fn directory(dir: &Path, printer: &Printer) -> anyhow::Result<Report> {
         sha256: sha256(&found.path),
         blake3: None,
     });
-    Ok(Report {
+    let mut report = Report {
         reference: dir.display().to_string(),
         digest: record.as_ref().map(|record| record.digest.to_string()),
         bytes: walk.bytes(),
         anchored: None,
         unchanged,
         model: None,
-        tensors,
+        tensors: None,
+        tensor_files: None,
         files: files.collect(),
-    })
+        archives: Vec::new(),
+    };
+    report.add_tensors(args, summaries, printer);
+    Ok(report)
 }
 
-/// Adds up what could be read; the rest is told and left out.
-fn add_up(
-    summaries: Vec<(&String, anyhow::Result<modelpack::safetensors::Summary>)>,
-    printer: &Printer,
-) -> Option<Tensors> {
-    let mut tensors = None::<Tensors>;
-    for (path, summary) in summaries {
-        match summary {
-            Ok(summary) => tensors.get_or_insert_default().add(summary),
-            Err(error) => {
-                printer
-                    .warn(format_args!("cannot count the tensors of `{}`: {error:#}", text::one_line(path)));
+/// What the headers of files say, or why they cannot be read.
+type Headers<'a> = Vec<(&'a String, anyhow::Result<Vec<Tensor>>)>;
+
+impl Report {
+    /// Adds up what could be read; the rest is told and left out.
+    fn add_tensors(&mut self, args: &InspectArgs, headers: Headers<'_>, printer: &Printer) {
+        let mut listed = Vec::new();
+        for (path, header) in headers {
+            match &header {
+                Ok(tensors) => self.tensors.get_or_insert_default().add(tensors),
+                Err(error) => {
+                    let path = text::one_line(path);
+                    printer.warn(format_args!("cannot count the tensors of `{path}`: {error:#}"));
+                }
+            }
+            if args.tensors {
+                listed.push(Listed::new(path, header));
             }
         }
+        self.tensor_files = args.tensors.then_some(listed);
     }
-    tensors
 }
 
 /// Reads every file of a directory.
@@ -217,17 +246,31 @@ impl Report {
         Self {
             reference: reference.to_string(),
             digest: Some(manifest.digest().to_string()),
-            bytes: files.iter().map(|file| file.bytes).sum(),
-            anchored: Some(files.iter().all(|file| file.blake3.is_some())),
+            bytes: manifest.layout().total_bytes(),
+            anchored: Some(manifest.blobs().iter().all(|blob| blob.root.is_some())),
             unchanged: None,
             model: None,
             tensors: None,
+            tensor_files: None,
             files,
+            archives: manifest
+                .archives()
+                .iter()
+                .map(|archive| ArchiveFacts::new(archive, manifest))
+                .collect(),
         }
     }
 
     /// A list of what the manifest states.
     fn checksums(&self, algorithm: Algorithm) -> anyhow::Result<String> {
+        if let Some(archive) = self.archives.first() {
+            let message = format!(
+                "what is in layer {} ({}) is known only when it is unpacked",
+                archive.layer, archive.packing
+            );
+            let hint = "pull it, and use `--checksums` with the directory";
+            return Err(Refusal::failed(message).hint(hint).into());
+        }
         let line = |file: &FileFacts| {
             let hex = match algorithm {
                 Algorithm::Blake3 => file.blake3.as_ref(),
@@ -269,7 +312,11 @@ impl fmt::Display for Report {
         if let Some(digest) = &self.digest {
             say("digest", digest.clone());
         }
-        say("files", format!("{}, {}", self.files.len(), text::bytes(self.bytes)));
+        let packed = match self.archives.len() {
+            0 => String::new(),
+            archives => format!(" and what is in {}", text::plural(archives, "archive")),
+        };
+        say("files", format!("{}{packed}, {}", self.files.len(), text::bytes(self.bytes)));
         match (self.anchored, self.unchanged) {
             (Some(true), _) => say("proof", "BLAKE3, piece by piece".to_owned()),
             (Some(false), _) => say(
@@ -287,8 +334,48 @@ impl fmt::Display for Report {
             say("tensors", tensors.to_string());
         }
         writeln!(f, "{facts}\n")?;
-        self.list().fmt(f)
+        match &self.tensor_files {
+            Some(files) => tensor_list(files).fmt(f),
+            None => self.list().fmt(f),
+        }
     }
+}
+
+impl ArchiveFacts {
+    fn new(archive: &Archive, manifest: &Manifest) -> Self {
+        let blob = &manifest.blobs()[archive.blob.0 as usize];
+        Self {
+            layer: archive.layer,
+            packing: archive.packing.to_string(),
+            kind: archive.kind.map(|kind| kind.to_string()),
+            bytes: blob.size,
+            sha256: blob.digest.hex(),
+        }
+    }
+}
+
+fn tensor_list(files: &[Listed]) -> Table<5> {
+    let mut table = Table::new([Align::Left, Align::Right, Align::Right, Align::Left, Align::Left]);
+    table.row(["DTYPE".into(), "SHAPE".into(), "BYTES".into(), "FILE".into(), "TENSOR".into()]);
+    for file in files {
+        let path = text::one_line(&file.path);
+        if file.error.is_some() {
+            table.row([
+                "?".into(),
+                String::new(),
+                String::new(),
+                path.clone(),
+                "header cannot be used".into(),
+            ]);
+        }
+        for tensor in &file.tensors {
+            let shape: Vec<_> = tensor.shape.iter().map(ToString::to_string).collect();
+            let shape = format!("[{}]", shape.join(","));
+            let name = text::one_line(&tensor.name);
+            table.row([tensor.dtype.clone(), shape, tensor.bytes.to_string(), path.clone(), name]);
+        }
+    }
+    table
 }
 
 impl Report {
@@ -301,6 +388,12 @@ impl Report {
             let digest = file.sha256.as_deref().unwrap_or_default();
             let digest = digest.get(..SHORT_DIGEST).unwrap_or(digest).to_owned();
             files.row([file.kind.clone(), text::bytes(file.bytes), digest, text::one_line(&file.path)]);
+        }
+        for archive in &self.archives {
+            let digest = archive.sha256.get(..SHORT_DIGEST).unwrap_or_default().to_owned();
+            let kind = archive.kind.clone().unwrap_or_else(|| "any".to_owned());
+            let what = format!("(the files of layer {}, {})", archive.layer, archive.packing);
+            files.row([kind, text::bytes(archive.bytes), digest, what]);
         }
         files
     }

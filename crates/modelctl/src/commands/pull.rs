@@ -4,7 +4,7 @@
 
 mod way;
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use modelpack::reference::Reference;
 use peer::{Blamed, PullPlan, PullReport, PullRequest, PullWatch};
@@ -29,6 +29,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 struct Report {
     reference: String,
     digest: String,
+    /// Which part of the artifact was asked for, as on the command line; `None` for all of it.
+    selection: Option<String>,
     files: usize,
     bytes: u64,
     origin_bytes: u64,
@@ -84,7 +86,10 @@ struct ProgressLine {
 struct Plan {
     reference: String,
     digest: String,
+    selection: Option<String>,
     files: usize,
+    /// Layers that are archives of further files.
+    archives: usize,
     bytes: u64,
     from: String,
     output: String,
@@ -104,7 +109,8 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
         };
         let reference = args.reference.clone();
         let Some(output) = args.output.clone() else { return store(args, access, printer).await };
-        let request = PullRequest { reference, access, output, landing: args.landing.into() };
+        let selection = Arc::new(args.selection.selection()?);
+        let request = PullRequest { reference, access, output, landing: args.landing.into(), selection };
         if args.dry_run {
             let plan = peer::plan_pull(request).await?;
             return printer.result(&Plan::new(args, &plan));
@@ -155,11 +161,17 @@ async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyho
     let watch = PullWatch::new();
     let pulling = async {
         let (report, lingering) = match way::choose(args, printer).await? {
-            Way::Local(local) => (local.pull(request, args.link.into(), &watch).await?, None),
+            Way::Local(local) => {
+                if !request.selection.is_everything() {
+                    printer.warn("the local peer brings the whole artifact into its store; `--peer none` reads the selection alone");
+                }
+                (local.pull(request, args.link.into(), &watch).await?, None)
+            }
             Way::Alone { reason } => {
                 let report = peer::pull(request, transports::alone(&args.transport)?, &watch).await?;
                 (PullReport { fallback_reason: reason, ..report }, None)
             }
+            Way::Fleet(_) if !request.selection.is_everything() => return Err(no_selection().into()),
             Way::Fleet(fleet) => {
                 let (report, lingering) = peer::pull_in_fleet(request, fleet, &watch).await?;
                 (report, Some(lingering))
@@ -179,6 +191,15 @@ async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyho
         lingering.linger(args.embedded.linger.0, told_to_end).await;
     }
     told
+}
+
+/// Whoever has only a part could not serve others what they want.
+fn no_selection() -> Refusal {
+    let message =
+        "a selection cannot be pulled as a member of a fleet, whose members exchange whole artifacts";
+    let hint =
+        "pull it through a local peer, or from the registry alone: without `--scheduler` and `--direct`";
+    Refusal::usage(message).hint(hint)
 }
 
 /// Shows progress until it is dropped: as a bar to people, as lines with `--json`.
@@ -208,6 +229,7 @@ impl Report {
         Self {
             reference: reference.to_string(),
             digest: pull.digest.to_string(),
+            selection: pull.selection.clone(),
             files: pull.files,
             bytes: pull.bytes,
             origin_bytes: pull.origin_bytes,
@@ -236,6 +258,9 @@ impl fmt::Display for Report {
         let mut say = |name: &str, value: String| table.row([name.to_owned(), value]);
         say("reference", self.reference.clone());
         say("digest", self.digest.clone());
+        if let Some(selection) = &self.selection {
+            say("selection", text::one_line(selection));
+        }
         say("files", format!("{}, {}, all proved", self.files, text::bytes(self.bytes)));
         let sources = [("origin", self.origin_bytes), ("peers", self.peer_bytes), ("here", self.local_bytes)];
         let named = sources.iter().filter(|(_, bytes)| *bytes > 0);
@@ -279,7 +304,10 @@ impl Plan {
         Self {
             reference: args.reference.to_string(),
             digest: plan.digest.to_string(),
-            files: plan.files.len(),
+            selection: Some(args.selection.selection().map(|all| all.to_string()).unwrap_or_default())
+                .filter(|text| !text.is_empty()),
+            files: plan.files,
+            archives: plan.archives,
             bytes: plan.bytes,
             from: origin_of(&args.reference),
             output: plan.output.display().to_string(),
@@ -306,7 +334,14 @@ impl fmt::Display for Plan {
         let mut say = |name: &str, value: String| table.row([name.to_owned(), value]);
         say("reference", self.reference.clone());
         say("digest", self.digest.clone());
-        say("files", format!("{}, {}", self.files, text::bytes(self.bytes)));
+        if let Some(selection) = &self.selection {
+            say("selection", text::one_line(selection));
+        }
+        let packed = match self.archives {
+            0 => String::new(),
+            archives => format!(" and what is in {}", text::plural(archives, "archive")),
+        };
+        say("files", format!("{}{packed}, {}", self.files, text::bytes(self.bytes)));
         if self.complete {
             say("to move", format!("nothing: `{}` is complete", self.output));
         } else {

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use modelpack::{
     config::{CONFIG_BYTES_MAX, ModelConfig},
     digest::Sha256Digest,
-    manifest::Manifest,
+    manifest::{Family, Manifest},
     piece_trees::{self, TreesManifest},
     reference::{LayoutReference, Reference, RegistryReference},
 };
@@ -75,7 +75,9 @@ fn ends(args: &PushArgs) -> anyhow::Result<(&LayoutReference, &RegistryReference
 fn load(layout: &LayoutReader, digest: &Sha256Digest) -> anyhow::Result<Artifact> {
     let manifest = Manifest::parse(&layout.manifest(digest)?)?;
     let config = layout.small_blob(&manifest.config().digest, CONFIG_BYTES_MAX)?;
-    ModelConfig::parse(&config)?;
+    if manifest.family() == Family::ModelPack {
+        ModelConfig::parse(&config)?;
+    }
     let mut trees = Vec::new();
     for listed in layout.referrers(digest, piece_trees::ARTIFACT_TYPE)? {
         let raw = layout.manifest(&listed.digest)?;

@@ -4,14 +4,20 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Instant};
 
-use modelpack::manifest::{Blob, Manifest, ModelFile};
+use modelpack::{
+    digest::{Blake3Root, Sha256Digest},
+    layout::BlobIndex,
+    manifest::{Blob, ModelFile},
+};
 use serde::Serialize;
+use tokio::runtime::Handle;
 
 use crate::{
     access,
     artifact::Artifact,
     cli::VerifyArgs,
     hash::{self, Wanted},
+    packed::{self, Content},
     printer::Printer,
     progress::Progress,
     report::Refusal,
@@ -38,38 +44,70 @@ struct Report {
 /// Checks, and fails if a byte differs.
 pub(crate) fn run(args: &VerifyArgs, printer: &Printer) -> anyhow::Result<()> {
     let start = Instant::now();
-    let artifact = access::runtime()?.block_on(Artifact::open(&args.reference, &args.registry))?;
-    let manifest = artifact.manifest;
+    let runtime = access::runtime()?;
+    let artifact = runtime.block_on(Artifact::open(&args.reference, &args.registry))?;
     let walk = Walk::of(&args.dir)?;
+    let wanted = expected(&artifact, runtime.handle(), printer)?;
+    let manifest = artifact.manifest;
     let mut report = Report {
         reference: args.reference.to_string(),
         digest: manifest.digest().to_string(),
         directory: args.dir.display().to_string(),
-        files: manifest.files().len(),
-        bytes: manifest.files().iter().map(|file| blob_of(&manifest, file).size).sum(),
+        files: wanted.len(),
+        bytes: wanted.iter().map(|file| file.size).sum(),
         verified: false,
         changed: Vec::new(),
         missing: Vec::new(),
         extra: Vec::new(),
         seconds: 0.0,
     };
-    compare(&manifest, &walk, printer, &mut report)?;
+    compare(&wanted, &walk, printer, &mut report)?;
     report.verified = report.changed.is_empty() && report.missing.is_empty();
     report.seconds = start.elapsed().as_secs_f64();
     printer.result(&report)?;
     if report.verified { Ok(()) } else { Err(report.refusal(&args.dir)) }
 }
 
+/// A file that should be there.
+struct Expected {
+    path: String,
+    size: u64,
+    sha256: Sha256Digest,
+    root: Option<Blake3Root>,
+}
+
+/// Every file of the artifact. What is in archives the manifest does not say: they are read once more.
+fn expected(artifact: &Artifact, runtime: &Handle, printer: &Printer) -> anyhow::Result<Vec<Expected>> {
+    let manifest = &artifact.manifest;
+    let blob_of = |blob: BlobIndex| &manifest.blobs()[blob.0 as usize];
+    let of_file = |file: &ModelFile| {
+        let Blob { size, digest: sha256, root } = *blob_of(file.blob);
+        Expected { path: file.path.clone(), size, sha256, root }
+    };
+    let mut expected: Vec<_> = manifest.files().iter().map(of_file).collect();
+    let bytes = manifest.archives().iter().map(|archive| blob_of(archive.blob).size).sum();
+    let progress = printer.progress("reading archives", bytes);
+    let contents = packed::contents(manifest, |blob| artifact.blocking_reader(blob, runtime), &progress)?;
+    progress.finish();
+    expected.extend(contents.into_iter().map(|(path, Content { size, sha256 })| Expected {
+        path,
+        size,
+        sha256,
+        root: None,
+    }));
+    Ok(expected)
+}
+
 /// Sorts the artifact's files into good, changed and missing, and names what is there besides.
-fn compare(manifest: &Manifest, walk: &Walk, printer: &Printer, report: &mut Report) -> anyhow::Result<()> {
+fn compare(expected: &[Expected], walk: &Walk, printer: &Printer, report: &mut Report) -> anyhow::Result<()> {
     let mut there: BTreeMap<&str, Option<&Found>> =
         walk.files.iter().map(|found| (found.path.as_str(), Some(found))).collect();
     // In the place of a file, something else is a change.
     there.extend(walk.odd.iter().map(|odd| (odd.path.as_str(), None)));
     let mut open = Vec::new();
-    for file in manifest.files() {
+    for file in expected {
         match there.remove(file.path.as_str()) {
-            Some(Some(found)) if found.size == blob_of(manifest, file).size => open.push((file, found)),
+            Some(Some(found)) if found.size == file.size => open.push((file, found)),
             Some(_) => report.changed.push(file.path.clone()),
             None => report.missing.push(file.path.clone()),
         }
@@ -79,7 +117,7 @@ fn compare(manifest: &Manifest, walk: &Walk, printer: &Printer, report: &mut Rep
     let good = hash::in_parallel(
         &open,
         |(_, found)| found.size,
-        |(file, found)| is_same(blob_of(manifest, file), &found.file, &progress),
+        |(file, found)| is_same(file, &found.file, &progress),
     )?;
     progress.finish();
     let changed =
@@ -89,18 +127,14 @@ fn compare(manifest: &Manifest, walk: &Walk, printer: &Printer, report: &mut Rep
     Ok(())
 }
 
-fn blob_of<'a>(manifest: &'a Manifest, file: &ModelFile) -> &'a Blob {
-    &manifest.blobs()[file.blob.0 as usize]
-}
-
 /// Compares by BLAKE3 where the manifest states it, because it is several times faster to compute.
-fn is_same(blob: &Blob, path: &Path, progress: &Progress) -> anyhow::Result<bool> {
-    match blob.root {
+fn is_same(file: &Expected, path: &Path, progress: &Progress) -> anyhow::Result<bool> {
+    match file.root {
         Some(root) => {
             let hashed = hash::hash(path, Wanted::Blake3, progress)?;
             Ok(hashed.tree.expect("it was wanted").root() == root)
         }
-        None => Ok(hash::hash(path, Wanted::Sha256, progress)?.sha256 == Some(blob.digest)),
+        None => Ok(hash::hash(path, Wanted::Sha256, progress)?.sha256 == Some(file.sha256)),
     }
 }
 

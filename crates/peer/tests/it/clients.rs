@@ -73,8 +73,13 @@ impl Alone {
         (link, watch): (LinkMode, &PullWatch),
     ) -> Result<PullReport, PeerError> {
         let access = Access { plain_http: true, credentials, ..Access::default() };
-        let request =
-            PullRequest { reference, access, output: self.output(output), landing: peer::LandingMode::Auto };
+        let request = PullRequest {
+            reference,
+            access,
+            output: self.output(output),
+            landing: peer::LandingMode::Auto,
+            selection: Default::default(),
+        };
         let local = LocalPeer::connect(&self.socket).await?;
         timeout(PATIENCE, local.pull(request, link, watch)).await.expect("the pull ends in time")
     }

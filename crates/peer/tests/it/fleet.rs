@@ -116,8 +116,13 @@ impl Fleet {
         watch: PullWatch,
     ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
         let access = Access { plain_http: true, ..Access::default() };
-        let request =
-            PullRequest { reference, access, output: self.output(number), landing: peer::LandingMode::Auto };
+        let request = PullRequest {
+            reference,
+            access,
+            output: self.output(number),
+            landing: peer::LandingMode::Auto,
+            selection: Default::default(),
+        };
         let socket = self.peers[number].socket.clone();
         async move {
             let pull = async {

@@ -242,8 +242,13 @@ async fn a_registry_that_is_not_there_is_said() {
 /// Pulls until all but `missing` bytes are done, and is cut off.
 async fn pull_all_but(missing: u64, reference: Reference, output: &Path) {
     let access = Access { plain_http: true, ..Access::default() };
-    let request =
-        PullRequest { reference, access, output: output.to_path_buf(), landing: peer::LandingMode::Auto };
+    let request = PullRequest {
+        reference,
+        access,
+        output: output.to_path_buf(),
+        landing: peer::LandingMode::Auto,
+        selection: Default::default(),
+    };
     let watch = PullWatch::new();
     let pulling = tokio::spawn({
         let watch = watch.clone();

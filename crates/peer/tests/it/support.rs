@@ -145,8 +145,13 @@ pub(crate) async fn pull_by(
     output: &Path,
 ) -> Result<PullReport, peer::PeerError> {
     let access = Access { plain_http: true, ..Access::default() };
-    let request =
-        PullRequest { reference, access, output: output.to_path_buf(), landing: peer::LandingMode::Auto };
+    let request = PullRequest {
+        reference,
+        access,
+        output: output.to_path_buf(),
+        landing: peer::LandingMode::Auto,
+        selection: Default::default(),
+    };
     let watch = PullWatch::new();
     tokio::time::timeout(PATIENCE, peer::pull(request, transports, &watch))
         .await

@@ -11,6 +11,7 @@ use ::store::{BlobIdentity, BlobProof, ContentFile, Contents, Landing, OpenedOut
 use modelpack::{
     digest::Sha256Digest,
     layout::{BlobIndex, PIECE_BYTES, PieceIndex, PieceLayout},
+    manifest::{Archive, Packing},
     piece_tree::{Anchored, Landed, PieceTree, TreeBuilder, Verified},
     selection::Matched,
 };
@@ -79,6 +80,19 @@ impl Artifact {
             matched: Matched::default(),
         };
         Self { bytes, trees, contents }
+    }
+
+    /// The same, and these blobs are archives.
+    pub(crate) fn with_archives(mut self, archives: &[(u32, Packing)]) -> Self {
+        let archive = |(layer, (blob, packing)): (usize, &(u32, Packing))| Archive {
+            layer,
+            blob: BlobIndex(*blob),
+            kind: None,
+            packing: *packing,
+            name: None,
+        };
+        self.contents.archives = archives.iter().enumerate().map(archive).collect();
+        self
     }
 
     /// A weight file of two pieces, a config, a script in a folder, and the config again under another name.

@@ -73,6 +73,9 @@ pub struct Accepted {
     pub manifest: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub config: ::prost::alloc::vec::Vec<u8>,
+    /// the image index that lists the manifest, where the reference names one
+    #[prost(bytes = "vec", tag = "3")]
+    pub index: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
