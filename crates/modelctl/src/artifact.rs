@@ -27,6 +27,9 @@ use crate::{access, cli::RegistryArgs, report::Refusal, tensors};
 /// Bytes of a weight file in the first request for its header: more than most headers have.
 const HEADER_GUESS_BYTES: u64 = 256 << 10;
 
+/// Longest header that is read from a registry only to be summed up: beyond the largest of real models.
+pub(crate) const SUMMED_HEADER_BYTES_MAX: u64 = 16 << 20;
+
 /// An artifact whose manifest was read and checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Artifact {
@@ -101,13 +104,13 @@ impl Artifact {
     }
 
     /// What the header of a safetensors file says. The header alone cannot be checked against a digest.
-    pub(crate) async fn tensors(&self, blob: &Blob) -> anyhow::Result<Vec<Tensor>> {
+    pub(crate) async fn tensors(&self, blob: &Blob, header_bytes_max: u64) -> anyhow::Result<Vec<Tensor>> {
         match &self.source {
             Source::Layout(layout) => {
                 let file: File = layout.blob(&blob.digest, blob.size)?;
                 tensors::of_file(&file, blob.size)
             }
-            Source::Registry(repository) => remote_tensors(repository, blob).await,
+            Source::Registry(repository) => remote_tensors(repository, blob, header_bytes_max).await,
         }
     }
 }
@@ -141,7 +144,11 @@ impl Source {
 }
 
 /// At most two ranged reads; a registry without ranges sends the file from its start, of which we take no more.
-async fn remote_tensors(repository: &Repository, blob: &Blob) -> anyhow::Result<Vec<Tensor>> {
+async fn remote_tensors(
+    repository: &Repository,
+    blob: &Blob,
+    header_bytes_max: u64,
+) -> anyhow::Result<Vec<Tensor>> {
     let length_bytes = tensors::LENGTH_BYTES as u64;
     anyhow::ensure!(blob.size >= length_bytes, "it has only {} bytes", blob.size);
     let guess = blob.size.min(HEADER_GUESS_BYTES);
@@ -150,6 +157,10 @@ async fn remote_tensors(repository: &Repository, blob: &Blob) -> anyhow::Result<
     let (length, _) = start.split_first_chunk().context("the registry sent too little")?;
     let end = length_bytes + safetensors::header_bytes(*length)?;
     anyhow::ensure!(end <= blob.size, "its header is longer than the file");
+    anyhow::ensure!(
+        end - length_bytes <= header_bytes_max,
+        "its header of {end} bytes is read from a registry only with `--tensors`"
+    );
     let mut header = start;
     if end > guess {
         let mut stream = repository.read(&blob.digest, blob.size, guess..end).await?;

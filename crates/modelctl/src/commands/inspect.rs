@@ -11,14 +11,14 @@ use modelpack::{
     config::ModelConfig,
     manifest::{Archive, Manifest},
     reference::Reference,
-    safetensors::Tensor,
+    safetensors::{HEADER_BYTES_MAX, Tensor},
 };
 use serde::Serialize;
 use store::CompleteRecord;
 
 use crate::{
     access,
-    artifact::Artifact,
+    artifact::{Artifact, SUMMED_HEADER_BYTES_MAX},
     cli::{Algorithm, InspectArgs},
     hash::{self, Wanted},
     printer::Printer,
@@ -126,7 +126,8 @@ async fn remote(args: &InspectArgs, artifact: &Artifact, printer: &Printer) -> a
     let weights: Vec<_> =
         manifest.files().iter().filter(|file| tensors::is_safetensors(&file.path)).collect();
     if args.tensors || weights.len() <= HEADER_FILES_MAX {
-        let read = |path, blob| async move { (path, artifact.tensors(blob).await) };
+        let most = if args.tensors { HEADER_BYTES_MAX } else { SUMMED_HEADER_BYTES_MAX };
+        let read = |path, blob| async move { (path, artifact.tensors(blob, most).await) };
         let blob_of = |index: modelpack::layout::BlobIndex| &manifest.blobs()[index.0 as usize];
         let headers = stream::iter(weights).map(|file| read(&file.path, blob_of(file.blob)));
         report.add_tensors(args, headers.buffered(HEADERS_AT_ONCE).collect().await, printer);
