@@ -1,7 +1,7 @@
 //! ModelPack manifests: the one list of files and digests that everything else is checked against.
 //!
 //! Source: ModelPack specification 0.0.7, docs/spec.md and docs/annotations.md, in its present dialect (`cncf`) and
-//! its former one (`cnai`). `KitOps` ModelKits, the artifacts of Docker Model Runner and artifacts of named files, as
+//! its former one (`cnai`). The `ModelKit`s of `KitOps`, the artifacts of Docker Model Runner and artifacts of named files, as
 //! ORAS writes them, are read as far as their layers are files or tar archives. Owns: which manifests are accepted, and
 //! what they say. Does not own: writing them, unpacking archives, or fetching and checking the bytes of a manifest
 //! against the digest that the user asked for.

@@ -100,8 +100,9 @@ impl Files {
     fn resolved(mut self) -> anyhow::Result<Vec<(String, Content)>> {
         let by_path: BTreeMap<_, _> = self.files.iter().cloned().collect();
         for (path, first) in &self.links {
-            let chain = std::iter::successors(Some(first), |target| self.links.get(*target)).take(LINKS_MAX);
-            let content = chain.filter_map(|target| by_path.get(target)).next();
+            let mut chain =
+                std::iter::successors(Some(first), |target| self.links.get(*target)).take(LINKS_MAX);
+            let content = chain.find_map(|target| by_path.get(target));
             let content = content.with_context(|| format!("`{path}` is a link to no file of the archive"))?;
             self.files.push((path.clone(), *content));
         }

@@ -47,6 +47,15 @@ pub(crate) fn plural(count: usize, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
+/// How many files, as far as that is known before archives are unpacked.
+pub(crate) fn files_and_archives(files: usize, archives: usize) -> String {
+    match (files, archives) {
+        (files, 0) => files.to_string(),
+        (0, archives) => format!("what is in {}", plural(archives, "archive")),
+        (files, archives) => format!("{files} and what is in {}", plural(archives, "archive")),
+    }
+}
+
 /// A duration for people: `0.04 s`, `12.3 s`, `3 min 12 s`.
 pub(crate) fn seconds(duration: Duration) -> String {
     match duration.as_secs() {

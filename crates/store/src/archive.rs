@@ -72,7 +72,7 @@ impl ArchiveError {
                 Some("do not use this artifact before you know who made it, and why it is like this".into())
             }
             Self::Entry { .. } | Self::Path(_) => {
-                Some("pack it again from plain files, or pull without it with `--exclude`".into())
+                Some("pack the layer again from plain files, or leave it out with `--kind`".into())
             }
         }
     }

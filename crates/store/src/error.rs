@@ -51,7 +51,7 @@ impl fmt::Display for Occupied {
             Self::Foreign(name) => write!(f, "it holds `{name}`"),
             Self::OtherArtifact(digest) => write!(f, "it holds another artifact, {digest}"),
             Self::Changed(name) => write!(f, "`{name}` has changed since it was proved"),
-            Self::OtherSelection => f.write_str("it holds a selection, and another one is asked for"),
+            Self::OtherSelection => f.write_str("it holds another selection of this artifact, or all of it"),
         }
     }
 }

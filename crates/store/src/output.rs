@@ -159,7 +159,7 @@ pub enum OpenedOutput {
 #[derive(Debug)]
 pub struct Output {
     pub(crate) target: Target,
-    pub(crate) contents: Contents,
+    pub(crate) contents: Box<Contents>,
     pub(crate) landing: Arc<Landing>,
     /// Blobs that were handed over as a whole, and whether by a second name.
     pub(crate) placed: Mutex<BTreeMap<BlobIndex, LinkUsed>>,
@@ -271,7 +271,7 @@ impl OutputDir {
             landing.dir().write_atomic(SELECTION_NAME, selection.to_string().as_bytes())?;
         }
         let placed = Mutex::new(BTreeMap::new());
-        Ok(OpenedOutput::Fresh(Output { target, contents, landing, placed }))
+        Ok(OpenedOutput::Fresh(Output { target, contents: Box::new(contents), landing, placed }))
     }
 }
 

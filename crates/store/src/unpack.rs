@@ -201,8 +201,8 @@ impl Files<'_> {
         let links = std::mem::take(&mut self.links);
         for (path, first) in &links {
             // A link may lead to a link, and two may lead to each other.
-            let chain = iter::successors(Some(first), |target| links.get(*target)).take(LINKS_MAX);
-            let Some(number) = chain.filter_map(|target| by_path.get(target)).next() else {
+            let mut chain = iter::successors(Some(first), |target| links.get(*target)).take(LINKS_MAX);
+            let Some(number) = chain.find_map(|target| by_path.get(target)) else {
                 let problem =
                     format!("is a link to `{first}`, which is no file that is unpacked of the archive");
                 return Err(ArchiveError::Entry { path: path.clone(), problem });

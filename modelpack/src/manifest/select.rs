@@ -33,8 +33,12 @@ impl Manifest {
         needed.dedup();
         let blobs: Vec<_> = needed.iter().map(|blob| self.blobs()[blob.0 as usize]).collect();
         let renumbered: BTreeMap<_, _> = needed.into_iter().zip((0..).map(BlobIndex)).collect();
-        files.iter_mut().for_each(|file| file.blob = renumbered[&file.blob]);
-        archives.iter_mut().for_each(|archive| archive.blob = renumbered[&archive.blob]);
+        for file in &mut files {
+            file.blob = renumbered[&file.blob];
+        }
+        for archive in &mut archives {
+            archive.blob = renumbered[&archive.blob];
+        }
         let sizes = blobs.iter().map(|blob| blob.size).collect();
         let layout = PieceLayout::new(sizes).expect("fewer pieces than the whole artifact has");
         let Parts { raw, digest, family, config, .. } = &*self.0;

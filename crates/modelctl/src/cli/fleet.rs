@@ -53,9 +53,6 @@ pub(crate) struct PullArgs {
     #[arg(long, requires = "output")]
     pub(crate) dry_run: bool,
 
-    #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
-
     /// Pull through the peer at this socket, or through none [default: /run/modelctl/peer.sock if it answers]
     #[arg(long, value_name = "unix:PATH|none", env = "MODELCTL_PEER", hide_env_values = true)]
     pub(crate) peer: Option<PeerChoice>,
@@ -71,6 +68,9 @@ pub(crate) struct PullArgs {
     /// How bytes of other peers land in this process; without RDMA always through buffers
     #[arg(long, value_enum, default_value_t = Landing::Auto, requires = "output")]
     pub(crate) landing: Landing,
+
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
 
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,

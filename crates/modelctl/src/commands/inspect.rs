@@ -313,11 +313,14 @@ impl fmt::Display for Report {
         if let Some(digest) = &self.digest {
             say("digest", digest.clone());
         }
-        let packed = match self.archives.len() {
-            0 => String::new(),
-            archives => format!(" and what is in {}", text::plural(archives, "archive")),
-        };
-        say("files", format!("{}{packed}, {}", self.files.len(), text::bytes(self.bytes)));
+        say(
+            "files",
+            format!(
+                "{}, {}",
+                text::files_and_archives(self.files.len(), self.archives.len()),
+                text::bytes(self.bytes)
+            ),
+        );
         match (self.anchored, self.unchanged) {
             (Some(true), _) => say("proof", "BLAKE3, piece by piece".to_owned()),
             (Some(false), _) => say(

@@ -337,11 +337,10 @@ impl fmt::Display for Plan {
         if let Some(selection) = &self.selection {
             say("selection", text::one_line(selection));
         }
-        let packed = match self.archives {
-            0 => String::new(),
-            archives => format!(" and what is in {}", text::plural(archives, "archive")),
-        };
-        say("files", format!("{}{packed}, {}", self.files, text::bytes(self.bytes)));
+        say(
+            "files",
+            format!("{}, {}", text::files_and_archives(self.files, self.archives), text::bytes(self.bytes)),
+        );
         if self.complete {
             say("to move", format!("nothing: `{}` is complete", self.output));
         } else {

@@ -32,7 +32,8 @@ pub(crate) fn write(scratch: &Scratch, tag: &str, config: &str, layers: Vec<Laye
             json!({"mediaType": media_type, "digest": digest, "size": bytes.len(), "annotations": annotations})
         })
         .collect();
-    let config = json!({"mediaType": config, "digest": writer.write_bytes(b"{}").unwrap().to_string(), "size": 2});
+    let config =
+        json!({"mediaType": config, "digest": writer.write_bytes(b"{}").unwrap().to_string(), "size": 2});
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -111,8 +112,8 @@ fn our_own_layouts_come_back_from_skopeo_as_they_were() {
     let reference = registry.reference("models/ours:v1");
     skopeo(&scratch, "oci:out:v1", &format!("docker://{reference}"));
     assert_good(&scratch, &reference, "of-registry");
-    skopeo(&scratch, &format!("docker://{reference}"), "oci:back:v1");
-    assert_good(&scratch, "oci:back:v1", "back");
+    skopeo(&scratch, &format!("docker://{reference}"), "oci:copied:v1");
+    assert_good(&scratch, "oci:copied:v1", "back");
 }
 
 /// A `ModelKit`, files of ORAS, and a model of Docker Model Runner, each of the same model.
@@ -179,7 +180,8 @@ fn artifacts_of_other_tools_are_the_same_model() {
         scratch.stdout(&["push", &layout, &reference, "--plain-http"]);
         assert_good(&scratch, &reference, &format!("{tag}-of-registry"));
     }
-    let lines = [&["inspect", "oci:foreign:kit"][..], &["inspect", "oci:foreign:kit", "--checksums", "sha256"]];
+    let lines =
+        [&["inspect", "oci:foreign:kit"][..], &["inspect", "oci:foreign:kit", "--checksums", "sha256"]];
     let said = lines.map(|args| format!("$ modelctl {}\n{}", args.join(" "), scratch.run(args)));
     assert_said!(without_digests(&said.join("\n")));
 }
@@ -216,7 +218,12 @@ fn a_layer_that_cannot_be_unpacked_is_named_and_one_that_is_not_the_manifests_is
     let mut cut = tar(&scratch, &["--gzip"]);
     cut.truncate(cut.len() / 2);
     let doc = (format!("{PACK}.doc.v1.raw"), b"d".to_vec(), json!({"org.cncf.model.filepath": "doc.txt"}));
-    write(&scratch, "cut", &config, vec![doc.clone(), (format!("{PACK}.weight.v1.tar+gzip"), cut, json!({}))]);
+    write(
+        &scratch,
+        "cut",
+        &config,
+        vec![doc.clone(), (format!("{PACK}.weight.v1.tar+gzip"), cut, json!({}))],
+    );
     fs::create_dir(scratch.path("escape")).unwrap();
     fs::write(scratch.path("escape/target"), b"1").unwrap();
     std::os::unix::fs::symlink("../../outside", scratch.path("escape/link")).unwrap();
@@ -298,7 +305,8 @@ fn members_of_a_fleet_exchange_the_archive_and_each_unpacks_it() {
     let mut scheduler = Running::start(scratch.modelctl(&["scheduler", "--listen", "127.0.0.1:0", "--json"]));
     let url = format!("http://{}", scheduler.line()["listening"].as_str().unwrap());
     let pull = |dir: &str, more: &[&str]| {
-        let args = ["pull", &reference, "-o", dir, "--plain-http", "--peer", "none", "--scheduler", &url, "--json"];
+        let args =
+            ["pull", &reference, "-o", dir, "--plain-http", "--peer", "none", "--scheduler", &url, "--json"];
         Running::start(scratch.modelctl(&[&args, more].concat()))
     };
     let pulls = ["one", "two", "three"].map(|dir| (dir, pull(dir, &["--linger", "2s"])));
@@ -322,7 +330,11 @@ fn put_index(registry: &Registry, repository: &str, tag: &str, digests: &[&str])
     let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).to_string();
     let url = format!("http://{}/v2/{repository}/manifests/{tag}", registry.address());
     let header = format!("Content-Type: {media_type}");
-    run("curl", &["-sSf", "--noproxy", "*", "-X", "PUT", "-H", &header, "--data-binary", &index, &url], Path::new("."));
+    run(
+        "curl",
+        &["-sSf", "--noproxy", "*", "-X", "PUT", "-H", &header, "--data-binary", &index, &url],
+        Path::new("."),
+    );
     Sha256Digest::of(index.as_bytes()).to_string()
 }
 
@@ -342,7 +354,9 @@ fn an_index_leads_to_its_only_model() {
     let mut peer =
         Running::start(scratch.modelctl(&["peer", "--store", "store", "--socket", "a.sock", "--json"]));
     peer.line();
-    for (number, name) in [registry.reference("m:one"), registry.reference(&format!("m@{index}"))].iter().enumerate() {
+    for (number, name) in
+        [registry.reference("m:one"), registry.reference(&format!("m@{index}"))].iter().enumerate()
+    {
         let dir = format!("there-{number}");
         assert_good(&scratch, name, &dir);
         let dir = format!("by-peer-{number}");
