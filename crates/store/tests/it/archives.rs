@@ -266,7 +266,7 @@ fn what_is_no_archive() {
     damaged[512 + 2048] ^= 1;
     refused(damaged, "it is not a tar archive: a header has a wrong checksum");
     let mut builder = Builder::new(Vec::new());
-    builder.append_pax_extensions([("comment", &[b'c'; 2 << 20][..])]).unwrap();
+    builder.append_pax_extensions([("comment", &vec![b'c'; 2 << 20][..])]).unwrap();
     refused(builder.into_inner().unwrap(), "it is not a tar archive: an extended header is too long");
     let mut huge = header(b"a", EntryType::Regular, 0);
     huge.set_size(u64::MAX - 100);
