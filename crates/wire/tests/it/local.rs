@@ -38,7 +38,7 @@ fn hello() -> DaemonFrame {
 }
 
 fn accepted(bytes: usize) -> DaemonFrame {
-    DaemonFrame { kind: Some(Kind::Accepted(Accepted { manifest: vec![5; bytes], config: vec![] })) }
+    DaemonFrame { kind: Some(Kind::Accepted(Accepted { manifest: vec![5; bytes], ..Accepted::default() })) }
 }
 
 fn blobs(count: usize) -> DaemonFrame {
