@@ -227,8 +227,8 @@ fn a_layer_that_cannot_be_unpacked_is_named_and_one_that_is_not_the_manifests_is
     fs::create_dir(scratch.path("escape")).unwrap();
     fs::write(scratch.path("escape/target"), b"1").unwrap();
     std::os::unix::fs::symlink("../../outside", scratch.path("escape/link")).unwrap();
-    let links = run("tar", &["-cf", "-", "escape"], &scratch.path("."));
-    write(&scratch, "link", &config, vec![doc, (format!("{PACK}.weight.v1.tar"), links, json!({}))]);
+    let escaping = run("tar", &["-cf", "-", "escape"], &scratch.path("."));
+    write(&scratch, "link", &config, vec![doc, (format!("{PACK}.weight.v1.tar"), escaping, json!({}))]);
     let lines = [pull("oci:foreign:cut", "there"), pull("oci:foreign:link", "there2")];
     let said = lines.map(|args| format!("$ modelctl {}\n{}", args.join(" "), scratch.run(&args)));
     assert_said!(said.join("\n"));

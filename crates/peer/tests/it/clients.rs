@@ -78,7 +78,7 @@ impl Alone {
             access,
             output: self.output(output),
             landing: peer::LandingMode::Auto,
-            selection: Default::default(),
+            selection: std::sync::Arc::default(),
         };
         let local = LocalPeer::connect(&self.socket).await?;
         timeout(PATIENCE, local.pull(request, link, watch)).await.expect("the pull ends in time")

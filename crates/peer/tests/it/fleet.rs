@@ -121,7 +121,7 @@ impl Fleet {
             access,
             output: self.output(number),
             landing: peer::LandingMode::Auto,
-            selection: Default::default(),
+            selection: Arc::default(),
         };
         let socket = self.peers[number].socket.clone();
         async move {

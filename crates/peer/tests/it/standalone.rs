@@ -247,7 +247,7 @@ async fn pull_all_but(missing: u64, reference: Reference, output: &Path) {
         access,
         output: output.to_path_buf(),
         landing: peer::LandingMode::Auto,
-        selection: Default::default(),
+        selection: Arc::default(),
     };
     let watch = PullWatch::new();
     let pulling = tokio::spawn({

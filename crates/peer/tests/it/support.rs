@@ -150,7 +150,7 @@ pub(crate) async fn pull_by(
         access,
         output: output.to_path_buf(),
         landing: peer::LandingMode::Auto,
-        selection: Default::default(),
+        selection: std::sync::Arc::default(),
     };
     let watch = PullWatch::new();
     tokio::time::timeout(PATIENCE, peer::pull(request, transports, &watch))
