@@ -167,6 +167,14 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Somebody has said that an artifact is to stay.
+    #[error("{digest} in `{}` is pinned", dir.display())]
+    Pinned {
+        /// The store.
+        dir: PathBuf,
+        /// The artifact.
+        digest: Sha256Digest,
+    },
     /// The store or layout does not hold what was asked for.
     #[error("`{}` has no {what}", dir.display())]
     Missing {
@@ -193,6 +201,7 @@ impl StoreError {
             Self::Busy { .. } => {
                 Some("wait until the other process has ended, or choose another directory".into())
             }
+            Self::Pinned { .. } => Some("let go of it first: `modelctl tag REF --unpin`".into()),
             Self::NoSpace { .. } => {
                 Some("free some space, or choose a directory on another file system".into())
             }

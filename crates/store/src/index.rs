@@ -123,6 +123,21 @@ impl Index {
         self.json.insert("manifests".into(), Value::Array(kept));
     }
 
+    /// Takes a name from the manifest that has it, which stays listed; says whose it was.
+    pub(crate) fn unname(&mut self, name: &str) -> Option<Sha256Digest> {
+        let entries = self.entries();
+        let named = entries.iter().find(|entry| entry.tag.as_deref() == Some(name))?.clone();
+        let is_other =
+            |json: &&Value| Entry::from_json(json).is_none_or(|entry| entry.tag.as_deref() != Some(name));
+        let kept = self.manifests().iter().filter(is_other).cloned().collect();
+        self.json.insert("manifests".into(), Value::Array(kept));
+        let digest = named.digest;
+        if !self.entries().iter().any(|entry| entry.digest == digest) {
+            self.put(&Entry { tag: None, ..named });
+        }
+        Some(digest)
+    }
+
     fn manifests(&self) -> &[Value] {
         self.json.get("manifests").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }

@@ -30,4 +30,4 @@ pub use link::{LinkMode, LinkUsed};
 pub use oci::{LayoutReader, LayoutWriter, Listed};
 pub use output::{CompleteRecord, OpenedOutput, Output, OutputDir, Published, RecordedFile, verify_record};
 pub use proof::BlobProof;
-pub use store::{NoReaders, Pin, Readers, Store};
+pub use store::{Inventory, NoReaders, Pin, Prune, Readers, Store, StoredArtifact, StoredPartial};

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Context as _, StoreError},
-    files::{Dir, FsKind},
+    files::{Dir, Fingerprint, FsKind},
     index::{self, Entry, Index, LAYOUT_NAME},
     link::{self, LinkMode, LinkUsed},
     lock::DirLock,
@@ -102,6 +102,55 @@ impl LayoutWriter {
             Ok(Some(used))
         };
         write().inspect_err(|_| {
+            if let Err(error) = self.blobs.remove_if_there(&temporary) {
+                tracing::warn!(%error, "a temporary file is left behind");
+            }
+        })
+    }
+
+    /// Brings in a file whose digest has just been computed, while the file was as `taken` says: by sharing its blocks,
+    /// as a second name of it, or by copying, as `mode` allows; [`LinkMode::Auto`] makes no second name, which somebody
+    /// could write through. It is not read again: a file that is no longer as it was is an integrity error. `None` if
+    /// the blob was there already, which its size says.
+    pub fn take_blob(
+        &self,
+        digest: &Sha256Digest,
+        taken: &Fingerprint,
+        source: &File,
+        mode: LinkMode,
+    ) -> Result<Option<LinkUsed>, StoreError> {
+        let hex = digest.hex();
+        if self.blobs.stat(&hex)?.is_some_and(|stat| u64::try_from(stat.st_size) == Ok(taken.size)) {
+            return Ok(None);
+        }
+        let temporary = format!(".{hex}.tmp");
+        self.blobs.remove_if_there(&temporary)?;
+        let path = self.blobs.path().join(&temporary);
+        let take = || {
+            let used = if mode == LinkMode::Hard {
+                self.blobs.link(source, &temporary).context("hard-link to", &path)?;
+                LinkUsed::Hard
+            } else {
+                let target = self.blobs.create_new(&temporary)?;
+                let used = link::fill(&target, source, mode, &path)?;
+                if self.blobs.kind()? != FsKind::Tmpfs {
+                    target.sync_all().context("sync", &path)?;
+                }
+                used
+            };
+            let now = Fingerprint::of_file(source, &path)?;
+            if now != *taken {
+                let found = "a file that was written meanwhile".to_owned();
+                return Err(StoreError::Digest {
+                    path: self.blobs.path().join(&hex),
+                    expected: digest.to_string(),
+                    found,
+                });
+            }
+            self.blobs.rename(&temporary, &self.blobs, &hex)?;
+            Ok(Some(used))
+        };
+        take().inspect_err(|_| {
             if let Err(error) = self.blobs.remove_if_there(&temporary) {
                 tracing::warn!(%error, "a temporary file is left behind");
             }

@@ -9,6 +9,7 @@
 //! blobs/blake3/HEX          proved by its root only; its SHA-256 is what a manifest said
 //! proved/ALGORITHM-HEX      the identity of a blob, and its inode, size and mtime when it was proved
 //! trees/HEX                 the chaining values of the blob with that root, where it has more than one piece
+//! kept/HEX                  the artifact of that manifest is never collected: somebody has said so
 //! used/HEX                  its mtime says when the artifact of that manifest was last used
 //! partial/HEX/              the landing of the manifest with that digest
 //! lock                      one process a store
@@ -40,10 +41,12 @@ use crate::{
 };
 
 mod collect;
+mod manage;
 mod pins;
 mod trees;
 
 pub use collect::{NoReaders, Readers};
+pub use manage::{Inventory, Prune, StoredArtifact, StoredPartial};
 pub use pins::Pin;
 
 const SHA256: &str = "sha256";
@@ -51,6 +54,7 @@ const BLAKE3: &str = "blake3";
 const PROVED_NAME: &str = "proved";
 const PARTIAL_NAME: &str = "partial";
 const USED_NAME: &str = "used";
+const KEPT_NAME: &str = "kept";
 const TREES_NAME: &str = "trees";
 /// Most bytes of a manifest or config that is read at once: the protocol's 4 MiB (DESIGN §4).
 const SMALL_BYTES_MAX: u64 = 4 << 20;
@@ -68,6 +72,7 @@ pub struct Store {
     proved: Dir,
     trees: Dir,
     used: Dir,
+    kept: Dir,
     /// The budget of blobs and partial landings, if there is one.
     bytes_max: Option<u64>,
     pins: pins::Pins,
@@ -76,7 +81,8 @@ pub struct Store {
     kind: FsKind,
     /// Held while `index.json` or a record is rewritten, or a blob gets another name.
     writing: Mutex<()>,
-    _locks: [DirLock; 2],
+    /// None if it is only looked at.
+    _locks: Vec<DirLock>,
 }
 
 /// A blob as it was when it was proved.
@@ -104,19 +110,24 @@ impl Store {
         index::make_layout(&dir)?;
         // Whoever writes it as a layout (`LayoutWriter`) takes this one, and would have the index rewritten under it.
         let layout_lock = DirLock::acquire(&dir, index::LAYOUT_NAME)?;
+        Self::in_dir(dir, vec![lock, layout_lock])
+    }
+
+    fn in_dir(dir: Dir, locks: Vec<DirLock>) -> Result<Self, StoreError> {
         Ok(Self {
             sha256: dir.make("blobs/sha256")?,
             blake3: dir.make("blobs/blake3")?,
             proved: dir.make(PROVED_NAME)?,
             trees: dir.make(TREES_NAME)?,
             used: dir.make(USED_NAME)?,
+            kept: dir.make(KEPT_NAME)?,
             bytes_max: None,
             pins: pins::Pins::default(),
             making_room: Mutex::new(()),
             kind: dir.kind()?,
             dir,
             writing: Mutex::new(()),
-            _locks: [lock, layout_lock],
+            _locks: locks,
         })
     }
 

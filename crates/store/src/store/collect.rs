@@ -53,36 +53,44 @@ impl Readers for NoReaders {
 }
 
 /// What the store holds, in bytes.
-struct Account {
-    blobs: BTreeMap<BlobName, u64>,
-    artifacts: Vec<Kept>,
-    partials: Vec<Partial>,
+pub(super) struct Account {
+    pub(super) blobs: BTreeMap<BlobName, u64>,
+    pub(super) artifacts: Vec<Kept>,
+    pub(super) partials: Vec<Partial>,
 }
 
 /// A listed manifest.
-struct Kept {
-    digest: Sha256Digest,
-    names: BTreeSet<BlobName>,
+pub(super) struct Kept {
+    pub(super) digest: Sha256Digest,
+    pub(super) names: BTreeSet<BlobName>,
     /// Of what is no model nobody knows whether it may go.
-    is_model: bool,
-    used_ns: i64,
+    pub(super) is_model: bool,
+    /// Whether somebody has said that it stays.
+    pub(super) is_pinned: bool,
+    pub(super) used_ns: i64,
+}
+
+impl Kept {
+    fn may_go(&self) -> bool {
+        self.is_model && !self.is_pinned
+    }
 }
 
 /// What has landed of an artifact that is not complete.
-struct Partial {
-    name: String,
-    bytes: u64,
-    used_ns: i64,
+pub(super) struct Partial {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) used_ns: i64,
 }
 
 impl Account {
-    fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.blobs.values().sum::<u64>() + self.partials.iter().map(|partial| partial.bytes).sum::<u64>()
     }
 
     /// What would be left if everything went that may.
     fn least(&self, pinned: &Pinned<'_>, readers: &dyn Readers) -> u64 {
-        let kept = self.artifacts.iter().filter(|one| !one.is_model || readers.are_there(&one.digest));
+        let kept = self.artifacts.iter().filter(|one| !one.may_go() || readers.are_there(&one.digest));
         let names: BTreeSet<_> = kept.flat_map(|one| &one.names).chain(pinned.names()).collect();
         let blobs = names.into_iter().filter_map(|name| self.blobs.get(name)).sum::<u64>();
         let partials = self.partials.iter().filter(|partial| partial.is_pinned(pinned));
@@ -90,9 +98,9 @@ impl Account {
     }
 
     /// What may go unless it is in use, the least recently used first.
-    fn steps(&self) -> Vec<Step<'_>> {
+    pub(super) fn steps(&self) -> Vec<Step<'_>> {
         let partials = self.partials.iter().map(|one| (one.used_ns, Step::Partial(one)));
-        let models = self.artifacts.iter().filter(|one| one.is_model);
+        let models = self.artifacts.iter().filter(|one| one.may_go());
         let mut steps: Vec<_> =
             partials.chain(models.map(|one| (one.used_ns, Step::Artifact(one)))).collect();
         // Stable: of two with the same time the partial one goes.
@@ -106,7 +114,7 @@ impl Partial {
         self.digest().is_some_and(|digest| pinned.has(&digest))
     }
 
-    fn digest(&self) -> Option<Sha256Digest> {
+    pub(super) fn digest(&self) -> Option<Sha256Digest> {
         format!("{SHA256}:{}", self.name).parse().ok()
     }
 }
@@ -230,7 +238,11 @@ impl Store {
     }
 
     /// Takes an artifact out of the index, then removes what only it needed; says whether it did.
-    fn remove_artifact(&self, digest: &Sha256Digest, readers: &dyn Readers) -> Result<bool, StoreError> {
+    pub(super) fn remove_artifact(
+        &self,
+        digest: &Sha256Digest,
+        readers: &dyn Readers,
+    ) -> Result<bool, StoreError> {
         // Held to the end: a pull of it that comes now waits, and finds it gone.
         let pinned = self.pins.freeze();
         if pinned.has(digest) || !readers.let_go(digest) {
@@ -248,7 +260,7 @@ impl Store {
         Ok(true)
     }
 
-    fn remove_partial(&self, partial: &Partial) -> Result<bool, StoreError> {
+    pub(super) fn remove_partial(&self, partial: &Partial) -> Result<bool, StoreError> {
         let pinned = self.pins.freeze();
         let Some(dir) = self.dir.find_sub(&format!("{PARTIAL_NAME}/{}", partial.name))? else {
             return Ok(true);
@@ -266,7 +278,7 @@ impl Store {
     }
 
     /// Removes what nothing listed and no pin names: also what a crash has left.
-    fn sweep(&self, pinned: &Pinned<'_>) -> Result<(), StoreError> {
+    pub(super) fn sweep(&self, pinned: &Pinned<'_>) -> Result<(), StoreError> {
         let _writing = self.writing();
         let (mut needed, mut listed) = (pinned.names().clone(), BTreeSet::new());
         for one in self.kept()? {
@@ -286,13 +298,15 @@ impl Store {
                 }
             }
         }
-        for hex in self.used.names()?.into_iter().filter(|hex| !listed.contains(hex)) {
-            self.used.remove_if_there(&hex)?;
+        for dir in [&self.used, &self.kept] {
+            for hex in dir.names()?.into_iter().filter(|hex| !listed.contains(hex)) {
+                dir.remove_if_there(&hex)?;
+            }
         }
         Ok(())
     }
 
-    fn account(&self) -> Result<Account, StoreError> {
+    pub(super) fn account(&self) -> Result<Account, StoreError> {
         let mut partials = Vec::new();
         // Before the blobs: one that moves meanwhile counts twice, not never.
         if let Some(dir) = self.dir.find_sub(PARTIAL_NAME)? {
@@ -338,7 +352,8 @@ impl Store {
             };
             let stat = self.used.stat(&hex)?.map_or_else(|| self.sha256.stat(&hex), |stat| Ok(Some(stat)))?;
             let used_ns = stat.map_or(0, |stat| Fingerprint::of(&stat).mtime_ns);
-            kept.push(Kept { digest, names, is_model, used_ns });
+            let is_pinned = self.kept.stat(&hex)?.is_some();
+            kept.push(Kept { digest, names, is_model, is_pinned, used_ns });
         }
         Ok(kept)
     }
@@ -363,7 +378,7 @@ impl Store {
 }
 
 /// Something that may go.
-enum Step<'a> {
+pub(super) enum Step<'a> {
     Partial(&'a Partial),
     Artifact(&'a Kept),
 }

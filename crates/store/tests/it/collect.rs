@@ -20,7 +20,7 @@ use crate::support::pattern;
 /// Of each weight file, by its number.
 const WEIGHT_BYTES: [usize; 5] = [1_000, 2_000, 4_000, 8_000, 16_000];
 
-struct Model {
+pub(crate) struct Model {
     manifest: Manifest,
     config: Vec<u8>,
     bytes: BTreeMap<Sha256Digest, Vec<u8>>,
@@ -28,7 +28,7 @@ struct Model {
 
 impl Model {
     /// The weight files of these numbers.
-    fn of(weights: &[usize]) -> Self {
+    pub(crate) fn of(weights: &[usize]) -> Self {
         let contents = weights
             .iter()
             .map(|number| (*number, pattern(u8::try_from(*number).unwrap(), WEIGHT_BYTES[*number])));
@@ -50,7 +50,7 @@ impl Model {
         Self { manifest: Manifest::parse(&built.manifest).unwrap(), config: built.config, bytes }
     }
 
-    fn digest(&self) -> Sha256Digest {
+    pub(crate) fn digest(&self) -> Sha256Digest {
         self.manifest.digest()
     }
 
@@ -67,7 +67,7 @@ impl Model {
         store.put_config(&self.config).unwrap();
     }
 
-    fn pull(&self, store: &Store, readers: &dyn Readers) -> Result<(), StoreError> {
+    pub(crate) fn pull(&self, store: &Store, readers: &dyn Readers) -> Result<(), StoreError> {
         let (landing, _) = store.landing_in_budget(&self.manifest, readers)?;
         self.finish(store, &landing);
         store.put_manifest(self.manifest.raw()).unwrap();
@@ -75,7 +75,7 @@ impl Model {
         Ok(())
     }
 
-    fn assert_whole(&self, store: &Store) {
+    pub(crate) fn assert_whole(&self, store: &Store) {
         assert!(store.manifest(&self.digest()).unwrap().is_some());
         assert_eq!(store.config(&self.manifest.config().digest).unwrap().as_ref(), Some(&self.config));
         for blob in self.manifest.blobs() {

@@ -10,6 +10,7 @@ mod archives;
 mod collect;
 mod direct;
 mod landing;
+mod manage;
 mod oci;
 mod output;
 mod store;
