@@ -3,24 +3,28 @@
 //! Source: ModelPack specification 0.0.7. Owns: what is written, byte for byte: the same files give the same bytes on
 //! any machine and day. Does not own: reading and hashing the files, or pushing the result.
 
+mod about;
 mod config;
+mod dialect;
 mod kind;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, UNIX_EPOCH},
 };
 
 use serde::Serialize;
 
+pub use self::{about::About, config::Surveyed, dialect::Dialect};
 use crate::{
     digest::{Blake3Root, Sha256Digest},
     document::{Annotations, NewDescriptor, NewDocument, to_bytes},
     layout::PIECE_BYTES,
     manifest::{
-        ARTIFACT_TYPE, BLAKE3_ANNOTATION, CONFIG_MEDIA_TYPE, Kind, LAYERS_MAX, MANIFEST_BYTES_MAX,
-        MEDIA_TYPE, METADATA_ANNOTATION, Manifest, ManifestError, PATH_ANNOTATION, TITLE_ANNOTATION,
+        BLAKE3_ANNOTATION, Kind, LAYERS_MAX, MANIFEST_BYTES_MAX, MEDIA_TYPE, METADATA_ANNOTATION, Manifest,
+        ManifestError, PATH_ANNOTATION, TITLE_ANNOTATION,
     },
+    modelfile::Facts,
     path::{self, PathError},
     piece_tree::{PieceTree, TreeError},
     piece_trees, safetensors,
@@ -28,6 +32,9 @@ use crate::{
 
 /// The annotation that says whether a layer's kind was guessed.
 const UNTESTED_ANNOTATION: &str = "org.cncf.model.file.mediatype.untested";
+
+/// The annotation on a manifest under which modctl keeps the Modelfile.
+const MODELFILE_ANNOTATION: &str = "org.cncf.modctl.modelfile";
 
 /// Bytes of a manifest besides its layers, generously.
 const FRAME_BYTES: u64 = 1024;
@@ -57,8 +64,16 @@ pub struct SourceFile {
 /// What is said of the model besides its files.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Its name.
-    pub name: Option<String>,
+    /// What somebody states in one word each; what is not stated is taken from the files.
+    pub facts: Facts,
+    /// What somebody states of its origin.
+    pub about: About,
+    /// What files are for, by path, where it is stated; others are judged by name.
+    pub kinds: BTreeMap<String, Kind>,
+    /// The Modelfile, to be kept with the artifact.
+    pub modelfile: Option<String>,
+    /// Which names are written.
+    pub dialect: Dialect,
     /// The time of everything, in seconds since 1970: `SOURCE_DATE_EPOCH`, or 0.
     pub created_at_unix: i64,
     /// The model's own `config.json`, as the transformers library writes it.
@@ -106,6 +121,16 @@ pub enum BuildError {
     /// The time is before 1970 or after 9999.
     #[error("the time {0} is not between the years 1970 and 9999")]
     Time(i64),
+    /// What is stated of the model is not what the specification allows.
+    #[error("{what} `{value}` is not {allowed}")]
+    About {
+        /// Which part.
+        what: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be.
+        allowed: &'static str,
+    },
     /// A piece tree is not the one of its file.
     #[error("the piece tree of `{path}` does not fit the file")]
     Tree {
@@ -130,6 +155,7 @@ impl BuildError {
             }
             Self::Path(_) => "rename the file, or move it out of the directory",
             Self::Time(_) => "set `SOURCE_DATE_EPOCH` to seconds since 1970, or unset it",
+            Self::About { .. } => return None,
             Self::Tree { .. } => "build again: the file changed while it was read",
             Self::Refused(error) => return error.hint(),
         };
@@ -142,8 +168,20 @@ pub fn kind_of(path: &str) -> Kind {
     kind::known_kind(path).unwrap_or(Kind::Code)
 }
 
+/// What the files of a model say of it, without a look at their bytes.
+pub fn facts_of(files: &[Surveyed<'_>], hf_config: Option<&serde_json::Value>) -> Facts {
+    config::derived(files, hf_config)
+}
+
 /// Checks everything that names alone can make impossible: cheap, and so done before anything is hashed.
 pub fn check_limits<'a>(files: impl Iterator<Item = &'a str>) -> Result<(), BuildError> {
+    check_stated(files, &Options::default())
+}
+
+/// The same with what is stated of the model.
+pub fn check_stated<'a>(files: impl Iterator<Item = &'a str>, options: &Options) -> Result<(), BuildError> {
+    options.about.check()?;
+    rfc3339(options.created_at_unix)?;
     let paths: Vec<&str> = files.collect();
     if paths.is_empty() {
         return Err(BuildError::NoFiles);
@@ -151,7 +189,8 @@ pub fn check_limits<'a>(files: impl Iterator<Item = &'a str>) -> Result<(), Buil
     if paths.len() > LAYERS_MAX {
         return Err(BuildError::TooManyFiles(paths.len()));
     }
-    let mut bytes = FRAME_BYTES;
+    let modelfile = options.modelfile.as_ref().map_or(0, |text| to_bytes(text).len() as u64);
+    let mut bytes = FRAME_BYTES + modelfile;
     for path in &paths {
         path::check(path)?;
         // The largest values that a layer of this path could have.
@@ -164,7 +203,7 @@ pub fn check_limits<'a>(files: impl Iterator<Item = &'a str>) -> Result<(), Buil
             is_executable: true,
             safetensors: None,
         };
-        bytes += to_bytes(&layer(&file, kind_of(path), &rfc3339(0)?)).len() as u64 + 1;
+        bytes += to_bytes(&layer(&file, options, &rfc3339(0)?)).len() as u64 + 1;
     }
     path::check_together(paths.into_iter())?;
     if bytes > MANIFEST_BYTES_MAX { Err(BuildError::ManifestTooLong(bytes)) } else { Ok(()) }
@@ -172,26 +211,36 @@ pub fn check_limits<'a>(files: impl Iterator<Item = &'a str>) -> Result<(), Buil
 
 /// Makes an artifact of hashed files, given in any order.
 pub fn build(files: Vec<SourceFile>, options: &Options) -> Result<Built, BuildError> {
-    check_limits(files.iter().map(|file| file.path.as_str()))?;
+    check_stated(files.iter().map(|file| file.path.as_str()), options)?;
     let created_at = rfc3339(options.created_at_unix)?;
     let mut files: Vec<(Kind, SourceFile)> =
-        files.into_iter().map(|file| (kind_of(&file.path), file)).collect();
+        files.into_iter().map(|file| (options.kind(&file.path), file)).collect();
     files.sort_unstable_by(|(kind, file), (other_kind, other)| {
         (kind, &file.path).cmp(&(other_kind, &other.path))
     });
     let config = config::config(&files, options, &created_at);
+    let modelfile = options.modelfile.iter();
+    let annotations = modelfile.map(|text| (options.dialect.spell(MODELFILE_ANNOTATION), text.clone()));
     let manifest = to_bytes(&NewDocument {
         schema_version: 2,
         media_type: MEDIA_TYPE,
-        artifact_type: ARTIFACT_TYPE,
-        config: NewDescriptor::of(CONFIG_MEDIA_TYPE, &config),
-        layers: files.iter().map(|(kind, file)| layer(file, *kind, &created_at)).collect(),
+        artifact_type: options.dialect.artifact_type(),
+        config: NewDescriptor::of(options.dialect.config_media_type(), &config),
+        layers: files.iter().map(|(_, file)| layer(file, options, &created_at)).collect(),
         subject: None,
+        annotations: annotations.collect(),
     });
     // Whoever pulls the artifact reads it like this, so what they would refuse is not built.
     Manifest::parse(&manifest)?;
     let trees = trees(files, &manifest)?;
     Ok(Built { manifest, config, trees })
+}
+
+impl Options {
+    /// What a file is for: as stated, or by its name.
+    pub fn kind(&self, path: &str) -> Kind {
+        self.kinds.get(path).copied().unwrap_or_else(|| kind_of(path))
+    }
 }
 
 /// The keys and their order are those of modctl, which always writes all of them.
@@ -206,7 +255,8 @@ struct FileMetadata<'a> {
     typeflag: u8,
 }
 
-fn layer(file: &SourceFile, kind: Kind, mtime: &str) -> NewDescriptor {
+fn layer(file: &SourceFile, options: &Options, mtime: &str) -> NewDescriptor {
+    let (kind, dialect) = (options.kind(&file.path), options.dialect);
     let metadata = FileMetadata {
         name: file.path.rsplit('/').next().unwrap_or(&file.path),
         mode: if file.is_executable { 0o755 } else { 0o644 },
@@ -218,16 +268,16 @@ fn layer(file: &SourceFile, kind: Kind, mtime: &str) -> NewDescriptor {
     };
     let metadata = serde_json::to_string(&metadata).expect("a plain struct, written to memory");
     let mut annotations = Annotations::from([
-        (PATH_ANNOTATION.to_owned(), file.path.clone()),
+        (dialect.spell(PATH_ANNOTATION), file.path.clone()),
         (TITLE_ANNOTATION.to_owned(), file.path.clone()),
-        (METADATA_ANNOTATION.to_owned(), metadata),
+        (dialect.spell(METADATA_ANNOTATION), metadata),
         (BLAKE3_ANNOTATION.to_owned(), file.root.hex()),
     ]);
-    if kind::known_kind(&file.path).is_none() {
-        annotations.insert(UNTESTED_ANNOTATION.to_owned(), "true".to_owned());
+    if kind::known_kind(&file.path).is_none() && !options.kinds.contains_key(&file.path) {
+        annotations.insert(dialect.spell(UNTESTED_ANNOTATION), "true".to_owned());
     }
     NewDescriptor {
-        media_type: format!("application/vnd.cncf.model.{}.v1.raw", kind.media_type_part()),
+        media_type: dialect.spell(&format!("application/vnd.cncf.model.{}.v1.raw", kind.media_type_part())),
         digest: file.digest.to_string(),
         size: file.size,
         annotations,
@@ -261,6 +311,7 @@ fn trees(files: Vec<(Kind, SourceFile)>, model: &[u8]) -> Result<Option<BuiltTre
         config: NewDescriptor::of(piece_trees::EMPTY_MEDIA_TYPE, &config),
         layers: descriptors,
         subject: Some(NewDescriptor::of(MEDIA_TYPE, model)),
+        annotations: Annotations::new(),
     });
     Ok(Some(BuiltTrees { manifest, config, layers }))
 }

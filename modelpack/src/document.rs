@@ -97,6 +97,8 @@ pub(crate) struct NewDocument {
     pub(crate) layers: Vec<NewDescriptor>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subject: Option<NewDescriptor>,
+    #[serde(skip_serializing_if = "Annotations::is_empty")]
+    pub(crate) annotations: Annotations,
 }
 
 #[derive(Serialize)]

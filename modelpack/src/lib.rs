@@ -12,6 +12,7 @@ pub mod digest;
 pub mod index;
 pub mod layout;
 pub mod manifest;
+pub mod modelfile;
 pub mod path;
 pub mod piece_map;
 pub mod piece_tree;

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::reference::RegistryReference;
 use peer::LocalPeer;
-use registry::{Access, Repository};
+use registry::{Access, Certificates, CredentialFiles, Repository};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -25,30 +25,42 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().context("cannot start a runtime")
 }
 
+/// How to reach a registry, but not who asks.
+pub(crate) fn anonymous(args: &RegistryArgs, registry: &str) -> anyhow::Result<Access> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
+    // Without TLS nobody shows certificates.
+    if args.plain_http {
+        return Ok(Access { plain_http: true, ..Access::default() });
+    }
+    let Certificates { mut ca_pem, mut client_pem } = registry::certificates_of(registry)?;
+    if let Some(path) = &args.ca_cert {
+        ca_pem.get_or_insert_default().extend(read(path)?);
+    }
+    if let (Some(certificate), Some(key)) = (&args.client_cert, &args.client_key) {
+        client_pem = Some([read(certificate)?, b"\n".to_vec(), read(key)?].concat());
+    }
+    Ok(Access { plain_http: false, ca_pem, client_pem, ..Access::default() })
+}
+
 /// How to reach the registry of a reference.
-pub(crate) fn access(args: &RegistryArgs, registry: &str) -> anyhow::Result<Access> {
-    let ca_pem = match &args.ca_cert {
-        Some(path) => Some(fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?),
-        None => None,
-    };
-    let credentials = match &args.authfile {
+pub(crate) fn access(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Access> {
+    if let Some(path) = args.authfile.as_ref().filter(|path| !path.exists()) {
         // Where nobody named a file, that there is none means that nobody has logged in.
-        Some(path) if !path.exists() => {
-            return Err(Refusal::usage(format!(
-                "the file of `--authfile` does not exist: `{}`",
-                path.display()
-            ))
-            .into());
-        }
-        Some(path) => registry::credentials_in(path, registry)?,
-        None => registry::stored_credentials(registry)?,
-    };
-    Ok(Access { plain_http: args.plain_http, ca_pem, credentials })
+        let message = format!("the file of `--authfile` does not exist: `{}`", path.display());
+        return Err(Refusal::usage(message).into());
+    }
+    let credentials = credential_files(args).find(&reference.registry, &reference.repository)?;
+    Ok(Access { credentials, ..anonymous(args, &reference.registry)? })
+}
+
+/// Where credentials are kept.
+pub(crate) fn credential_files(args: &RegistryArgs) -> CredentialFiles {
+    CredentialFiles { named: args.authfile.clone() }
 }
 
 /// Opens the repository of a reference.
 pub(crate) fn repository(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Repository> {
-    Ok(Repository::open(reference, access(args, &reference.registry)?)?)
+    Ok(Repository::open(reference, access(args, reference)?)?)
 }
 
 /// Who somebody is that asks about a fleet.

@@ -3,8 +3,10 @@
 //! Owns: resolving a reference to a manifest once. Does not own: pulling, which the peer does.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read},
+    os::unix::fs::FileExt as _,
     sync::Arc,
 };
 
@@ -15,6 +17,8 @@ use modelpack::{
     digest::Sha256Digest,
     index::sole_manifest,
     manifest::{Blob, Family, Manifest},
+    piece_tree::{Anchored, PieceTree},
+    piece_trees::{self, TreesManifest},
     reference::Reference,
     safetensors::{self, Tensor},
 };
@@ -101,6 +105,59 @@ impl Artifact {
                 Box::new(Blocking { stream, runtime: runtime.clone(), chunk: Bytes::new() })
             }
         })
+    }
+
+    /// The first `count` bytes of a blob, or all if it has fewer. They cannot be checked against a digest.
+    pub(crate) async fn start_of(&self, blob: &Blob, count: u64) -> anyhow::Result<Vec<u8>> {
+        let count = count.min(blob.size);
+        match &self.source {
+            Source::Layout(layout) => {
+                let mut start = vec![0; usize::try_from(count)?];
+                let file = layout.blob(&blob.digest, blob.size)?;
+                file.read_exact_at(&mut start, 0).context("cannot read a blob of the layout")?;
+                Ok(start)
+            }
+            Source::Registry(repository) => {
+                take(repository.read(&blob.digest, blob.size, 0..count).await?, count).await
+            }
+        }
+    }
+
+    /// The piece trees that belong to it and prove themselves against its roots, by blob: none where it has none.
+    pub(crate) async fn trees(&self) -> anyhow::Result<BTreeMap<Sha256Digest, PieceTree<Anchored>>> {
+        let subject = self.manifest.digest();
+        let listed = match &self.source {
+            Source::Layout(layout) => {
+                let listed = layout.referrers(&subject, piece_trees::ARTIFACT_TYPE)?;
+                listed.into_iter().map(|listed| listed.digest).collect()
+            }
+            Source::Registry(repository) => {
+                repository.referrers(&subject, piece_trees::ARTIFACT_TYPE).await?
+            }
+        };
+        let mut trees = BTreeMap::new();
+        for digest in listed {
+            let raw = match &self.source {
+                Source::Layout(layout) => layout.manifest(&digest)?,
+                Source::Registry(repository) => repository.manifest(&digest).await?,
+            };
+            for layer in TreesManifest::parse(&raw)?.layers {
+                let blob = self.manifest.blobs().iter().find(|blob| blob.digest == layer.blob);
+                let Some((blob, root)) = blob.and_then(|blob| Some((blob, blob.root?))) else { continue };
+                // A size that does not fit the blob is none of its tree.
+                if layer.size != piece_trees::tree_bytes(blob.size) || trees.contains_key(&blob.digest) {
+                    continue;
+                }
+                let values = match &self.source {
+                    Source::Layout(layout) => layout.small_blob(&layer.digest, layer.size)?,
+                    Source::Registry(repository) => repository.small_blob(&layer.digest, layer.size).await?,
+                };
+                if let Ok(tree) = PieceTree::anchor(blob.size, root, &values) {
+                    trees.insert(blob.digest, tree);
+                }
+            }
+        }
+        Ok(trees)
     }
 
     /// What the header of a safetensors file says. The header alone cannot be checked against a digest.

@@ -4,8 +4,11 @@
 //! commands do. A flag exists from the day it works.
 
 mod fleet;
+mod login;
 mod plan;
+mod publish;
 mod status;
+mod store;
 mod transport;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -19,8 +22,11 @@ pub(crate) use self::fleet::{
     EmbeddedArgs, FleetKeyAction, FleetKeyArgs, Landing, PeerArgs, PeerChoice, PullArgs, SchedulerArgs,
     TrustArgs, label,
 };
+pub(crate) use self::login::{LoginArgs, LogoutArgs};
 pub(crate) use self::plan::PlanArgs;
+pub(crate) use self::publish::{AboutArgs, ModelfileArgs, Placing};
 pub(crate) use self::status::{FleetArgs, StatusArgs};
+pub(crate) use self::store::{DiffArgs, LsArgs, PruneArgs, RmArgs, StoreArgs, TagArgs};
 pub(crate) use self::transport::{DeviceArgs, Transport, TransportArgs};
 use crate::report::Refusal;
 
@@ -56,10 +62,18 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Build(BuildArgs),
+    Modelfile(ModelfileArgs),
     Push(PushArgs),
     Pull(PullArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
+    Diff(DiffArgs),
+    Ls(LsArgs),
+    Rm(RmArgs),
+    Tag(TagArgs),
+    Prune(PruneArgs),
+    Login(LoginArgs),
+    Logout(LogoutArgs),
     Peer(PeerArgs),
     Scheduler(SchedulerArgs),
     Status(StatusArgs),
@@ -74,11 +88,16 @@ pub(crate) enum Command {
 Every file becomes one layer, named by its SHA-256 and annotated with its BLAKE3 hash, so that
 whoever pulls it can prove each piece as it arrives. The same files give the same digest on any
 machine and day; SOURCE_DATE_EPOCH sets the creation time. Hidden files are included, except .git,
-.modelctl and .cache/huggingface at the top.
+.modelctl and .cache/huggingface at the top. Symbolic links to files of the directory are followed.
+
+What a file is for is judged by its name, and what is known of the model comes from its config.json
+and the headers of its weights; a Modelfile, as modctl has it, says both, and flags beat it. A
+directory in it stands for all that lies below.
 
 Example:
   $ modelctl build ./minilm -t oci:out:v1
-  $ modelctl build ./minilm -t registry.example.org/models/minilm:v1")]
+  $ modelctl build ./minilm -t registry.example.org/models/minilm:v1 --license Apache-2.0
+  $ modelctl build ./minilm -f Modelfile -t registry.example.org/models/minilm:v2")]
 pub(crate) struct BuildArgs {
     /// The directory that holds the model
     pub(crate) dir: PathBuf,
@@ -88,25 +107,47 @@ pub(crate) struct BuildArgs {
         help = "Where the artifact goes: HOST/REPO:TAG, or oci:DIR[:TAG] for a layout on disk")]
     pub(crate) tag: Reference,
 
+    /// Take the files that this Modelfile names, and what it says
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(crate) modelfile: Option<PathBuf>,
+
+    /// How files come into a layout on disk
+    #[arg(long, value_enum, default_value_t = Placing::Auto)]
+    pub(crate) link: Placing,
+
+    /// Write the names of ModelPack's drafts (vnd.cnai), for registries that know models by them only
+    #[arg(long)]
+    pub(crate) legacy_cnai: bool,
+
+    #[command(flatten)]
+    pub(crate) about: AboutArgs,
+
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
 }
 
-/// Copy an artifact from a layout on disk to a registry
+/// Copy an artifact to a registry, from a layout on disk or another registry
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The manifest is copied byte for byte, so its digest stays the same. Blobs that the registry
-already has are not sent.
+already has are not sent; one that it has in another repository it takes over itself, where it may.
+From another registry blobs stream through without a copy on disk, and all that points at the
+artifact comes along: signatures, SBOMs, piece trees.
 
 Example:
-  $ modelctl push oci:out:v1 registry.example.org/models/minilm:v1")]
+  $ modelctl push oci:out:v1 registry.example.org/models/minilm:v1
+  $ modelctl push registry.example.org/models/minilm:v1 mirror.example.net/models/minilm:v1")]
 pub(crate) struct PushArgs {
-    #[arg(value_name = "SOURCE", value_parser = reference, help = "The artifact: oci:DIR[:TAG|@DIGEST]")]
+    #[arg(value_name = "SOURCE", value_parser = reference, help = "The artifact: oci:DIR[:TAG|@DIGEST], or HOST/REPO[:TAG][@DIGEST]")]
     pub(crate) source: Reference,
 
     /// Where it goes: HOST/REPO:TAG
     #[arg(value_name = "DESTINATION", value_parser = reference)]
     pub(crate) destination: Reference,
+
+    /// Speak HTTP without TLS to the source only
+    #[arg(long)]
+    pub(crate) from_plain_http: bool,
 
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
@@ -209,7 +250,7 @@ pub(crate) struct PeerTestArgs {
 }
 
 /// How registries are reached.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Registry")]
 pub(crate) struct RegistryArgs {
     /// Speak HTTP without TLS
@@ -226,7 +267,28 @@ pub(crate) struct RegistryArgs {
     )]
     pub(crate) ca_cert: Option<PathBuf>,
 
-    /// Take credentials from FILE, not ~/.docker/config.json
+    /// Show the registry this certificate, a PEM file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MODELCTL_CLIENT_CERT",
+        hide_env_values = true,
+        requires = "client_key",
+        conflicts_with = "plain_http"
+    )]
+    pub(crate) client_cert: Option<PathBuf>,
+
+    /// The key of that certificate, a PEM file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MODELCTL_CLIENT_KEY",
+        hide_env_values = true,
+        requires = "client_cert"
+    )]
+    pub(crate) client_key: Option<PathBuf>,
+
+    /// Take credentials from FILE, not from where Docker and podman keep them
     #[arg(long, value_name = "FILE", env = "MODELCTL_AUTHFILE", hide_env_values = true)]
     pub(crate) authfile: Option<PathBuf>,
 }

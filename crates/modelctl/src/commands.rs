@@ -1,13 +1,17 @@
 //! One module a command.
 
 mod build;
+mod diff;
 mod doctor;
 mod inspect;
+mod login;
+mod modelfile;
 mod plan;
 mod pull;
 mod push;
 mod serve;
 mod status;
+mod stored;
 mod transports;
 mod verify;
 
@@ -26,10 +30,18 @@ use crate::{
 pub(crate) fn run(command: &Command, printer: &Printer) -> anyhow::Result<()> {
     match command {
         Command::Build(args) => build::run(args, printer),
+        Command::Modelfile(args) => modelfile::run(args, printer),
         Command::Push(args) => push::run(args, printer),
         Command::Pull(args) => pull::run(args, printer),
         Command::Inspect(args) => inspect::run(args, printer),
         Command::Verify(args) => verify::run(args, printer),
+        Command::Diff(args) => diff::run(args, printer),
+        Command::Ls(args) => stored::ls(args, printer),
+        Command::Rm(args) => stored::rm(args, printer),
+        Command::Tag(args) => stored::tag(args, printer),
+        Command::Prune(args) => stored::prune(args, printer),
+        Command::Login(args) => login::login(args, printer),
+        Command::Logout(args) => login::logout(args, printer),
         Command::Peer(args) => serve::peer(args, printer),
         Command::Scheduler(args) => serve::scheduler(args, printer),
         Command::Status(args) => status::run(args, printer),

@@ -5,15 +5,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use modelpack::{
-    build::{self, Built, SourceFile},
+    build::{self, About, Built, Dialect, SourceFile, Surveyed},
     digest::Sha256Digest,
     manifest::{Blob, Manifest},
+    modelfile::{self, Choice, Facts, MODELFILE_BYTES_MAX, Modelfile},
     safetensors::Summary,
 };
 use serde_json::Value;
@@ -38,7 +40,18 @@ const LFS_POINTER_BYTES_MAX: u64 = 1024;
 pub(crate) struct Model {
     dir: PathBuf,
     walk: Walk,
-    created_at_unix: i64,
+    /// All but the model's own description, which is read with its files.
+    options: build::Options,
+}
+
+/// What somebody states of a model besides its files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stated {
+    /// A Modelfile that chooses files and says more.
+    pub(crate) modelfile: Option<PathBuf>,
+    pub(crate) name: Option<String>,
+    pub(crate) about: About,
+    pub(crate) dialect: Dialect,
 }
 
 /// An artifact whose blobs are files of the directory.
@@ -71,13 +84,50 @@ struct Read {
 impl Model {
     /// Looks at everything below `dir`, and reads nothing yet.
     pub(crate) fn of(dir: &Path) -> anyhow::Result<Self> {
+        Self::as_stated(dir, Stated::default())
+    }
+
+    /// The same with what somebody states of it.
+    pub(crate) fn as_stated(dir: &Path, stated: Stated) -> anyhow::Result<Self> {
+        let Stated { modelfile, name, about, dialect } = stated;
         let created_at_unix = source_date_epoch()?;
-        let walk = Walk::of(dir)?;
+        let facts = Facts { name, ..Facts::default() };
+        let mut options = build::Options { created_at_unix, facts, about, dialect, ..Default::default() };
+        let mut walk = Walk::of(dir)?;
+        if let Some(path) = &modelfile {
+            choose(&mut walk, &mut options, path)
+                .with_context(|| format!("cannot use the Modelfile `{}`", path.display()))?;
+        }
+        walk.follow_links(dir)?;
         refuse_odd(&walk)?;
-        let model = Self { dir: dir.to_path_buf(), walk, created_at_unix };
+        let model = Self { dir: dir.to_path_buf(), walk, options };
         let paths = model.walk.files.iter().map(|found| found.path.as_str());
-        build::check_limits(paths).with_context(|| model.failed())?;
+        build::check_stated(paths, &model.options).with_context(|| model.failed())?;
         Ok(model)
+    }
+
+    /// The Modelfile that takes the same files for the same, and says what they say. Only headers are read.
+    pub(crate) fn modelfile(&self, printer: &Printer) -> Modelfile {
+        let files: Vec<_> = self.walk.files.iter().filter(|found| !is_modelfile(&found.path)).collect();
+        let summaries = files.iter().map(|found| {
+            let read =
+                || -> anyhow::Result<_> { tensors::of_file(&store::open_file(&found.file)?, found.size) };
+            let tensors = tensors::is_safetensors(&found.path).then(read)?;
+            let tensors = tensors.inspect_err(|error| printer.warn(not_safetensors(found, error))).ok()?;
+            Some(Summary::of(&tensors))
+        });
+        let summaries: Vec<_> = summaries.collect();
+        let surveyed = files.iter().zip(&summaries).map(|(found, summary)| Surveyed {
+            path: &found.path,
+            kind: self.options.kind(&found.path),
+            size: found.size,
+            safetensors: summary.as_ref(),
+        });
+        let surveyed: Vec<_> = surveyed.collect();
+        let found = build::facts_of(&surveyed, hf_config(&self.walk.files).as_ref());
+        let mut choices: Vec<_> = surveyed.iter().map(|file| Choice::of_file(file.kind, file.path)).collect();
+        choices.sort_by_key(|choice| choice.kind);
+        Modelfile { facts: self.options.facts.clone().or(found), choices }
     }
 
     /// Reads every file once. The same files give the same artifact on any machine and day.
@@ -92,7 +142,7 @@ impl Model {
         };
         let sources = Sources(read.iter().zip(&self.walk.files).map(source).collect());
         let hf_config = hf_config(&self.walk.files);
-        let options = build::Options { name: None, created_at_unix: self.created_at_unix, hf_config };
+        let options = build::Options { hf_config, ..self.options.clone() };
         let files = read.into_iter().map(|read| read.file).collect();
         let built = build::build(files, &options).with_context(|| self.failed())?;
         let manifest = Manifest::parse(&built.manifest).with_context(|| self.failed())?;
@@ -119,12 +169,34 @@ impl Sources {
 
 fn refuse_odd(walk: &Walk) -> anyhow::Result<()> {
     let Some(odd) = walk.odd.first() else { return Ok(()) };
-    let hint = if odd.what == "is a symbolic link" {
-        "copy the model with `cp -rL`, so that every file is there itself"
+    let hint = if odd.what.starts_with("is a symbolic link") {
+        "links to files of the directory are followed; for others copy the model with `cp -rL`"
     } else {
         "rename it, or move it out of the directory"
     };
     Err(Refusal::failed(format!("`{}` {}", crate::text::one_line(&odd.path), odd.what)).hint(hint).into())
+}
+
+/// Leaves only what a Modelfile takes.
+fn choose(walk: &mut Walk, options: &mut build::Options, path: &Path) -> anyhow::Result<()> {
+    let mut raw = Vec::new();
+    // One more than may be, so that too long a file is told from one that just fits.
+    File::open(path)?.take(MODELFILE_BYTES_MAX as u64 + 1).read_to_end(&mut raw)?;
+    let modelfile = Modelfile::parse(&raw)?;
+    let found = walk.files.iter().map(|found| &found.path).chain(walk.odd.iter().map(|odd| &odd.path));
+    let paths: Vec<&str> = found.map(String::as_str).collect();
+    let chosen = modelfile.select(&paths)?;
+    options.kinds = chosen.into_iter().map(|(path, kind)| (path.to_owned(), kind)).collect();
+    walk.files.retain(|found| options.kinds.contains_key(&found.path));
+    walk.odd.retain(|odd| options.kinds.contains_key(&odd.path));
+    options.facts = std::mem::take(&mut options.facts).or(modelfile.facts);
+    options.modelfile = Some(modelfile::without_time(&String::from_utf8(raw)?));
+    Ok(())
+}
+
+/// Whether a file describes the artifact rather than being part of the model.
+fn is_modelfile(path: &str) -> bool {
+    path.eq_ignore_ascii_case("modelfile")
 }
 
 /// Reads every file once, and says what is odd about them.
@@ -158,7 +230,7 @@ fn read_one(found: &Found, progress: &Progress) -> anyhow::Result<Read> {
 /// Nothing loads such a file, but whoever builds may know why it is there.
 fn not_safetensors(found: &Found, error: &anyhow::Error) -> String {
     let is_pointer = found.size <= LFS_POINTER_BYTES_MAX
-        && std::fs::read(&found.file).is_ok_and(|bytes| bytes.starts_with(b"version https://git-lfs"));
+        && fs::read(&found.file).is_ok_and(|bytes| bytes.starts_with(b"version https://git-lfs"));
     let why = if is_pointer {
         "it is a Git LFS pointer; `git lfs pull` fetches the file".to_owned()
     } else {
@@ -182,6 +254,6 @@ fn source_date_epoch() -> anyhow::Result<i64> {
 /// The model's own description. Only facts for people come from it, so one that cannot be read is no failure.
 fn hf_config(files: &[Found]) -> Option<Value> {
     let found = files.iter().find(|found| found.path == "config.json")?;
-    let raw = (found.size <= HF_CONFIG_BYTES_MAX).then(|| std::fs::read(&found.file).ok())??;
+    let raw = (found.size <= HF_CONFIG_BYTES_MAX).then(|| fs::read(&found.file).ok())??;
     serde_json::from_slice(&raw).ok()
 }

@@ -80,6 +80,12 @@ impl Printer {
         self.stderr(format_args!("{text}"));
     }
 
+    /// Asks whoever sits at the terminal, and leaves the cursor behind the question.
+    pub(crate) fn question(&self, text: &str) {
+        let mut stderr = self.stderr.lock();
+        let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+    }
+
     /// Says why the command failed: to people on stderr, and with `--json` to programs on stdout.
     pub(crate) fn failure(&self, failure: &Failure) {
         self.stderr(format_args!("{} {}", self.label(Label::Error), failure.error));

@@ -19,7 +19,7 @@ use registry::{RegistryError, Repository};
 use crate::{hash, progress::Progress, report::Refusal};
 
 /// Blobs uploaded at the same time: enough to hide round trips, and polite to a registry.
-const UPLOADS_AT_ONCE: usize = 4;
+pub(crate) const UPLOADS_AT_ONCE: usize = 4;
 
 /// An artifact whose small parts are in memory.
 #[derive(Debug)]

@@ -5,8 +5,8 @@
 
 use identity::KeyError;
 use modelpack::{
-    build::BuildError, config::ConfigError, manifest::ManifestError, reference::ReferenceError,
-    selection::SelectionError,
+    build::BuildError, config::ConfigError, manifest::ManifestError, modelfile::ModelfileError,
+    reference::ReferenceError, selection::SelectionError,
 };
 use peer::PeerError;
 use registry::RegistryError;
@@ -109,6 +109,12 @@ fn judge(error: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<Stri
         return Some((Exit::Usage, error.hint()));
     }
     if let Some(error) = error.downcast_ref::<ReferenceError>() {
+        return Some((Exit::Usage, error.hint()));
+    }
+    if let Some(error) = error.downcast_ref::<ModelfileError>() {
+        return Some((Exit::Usage, error.hint()));
+    }
+    if let Some(error @ BuildError::About { .. }) = error.downcast_ref::<BuildError>() {
         return Some((Exit::Usage, error.hint()));
     }
     if let Some(error) = error.downcast_ref::<InquiryError>() {

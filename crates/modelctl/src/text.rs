@@ -86,6 +86,10 @@ impl<const N: usize> Table<N> {
     pub(crate) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
 }
 
 impl<const N: usize> fmt::Display for Table<N> {

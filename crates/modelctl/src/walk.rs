@@ -13,6 +13,9 @@ use anyhow::Context as _;
 /// What tools and file systems keep for themselves at the top of a directory: never part of a model.
 const SKIPPED: [&str; 4] = [".git", ".modelctl", ".cache/huggingface", "lost+found"];
 
+/// What is said of a symbolic link that nobody has followed.
+const LINK: &str = "is a symbolic link";
+
 /// One regular file.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
@@ -76,6 +79,34 @@ impl Walk {
         Ok(walk)
     }
 
+    /// Takes symbolic links to files of the same directory for those files. All others stay odd: what lies elsewhere is
+    /// no part of the model, and a link to a directory could be one to itself.
+    pub(crate) fn follow_links(&mut self, dir: &Path) -> anyhow::Result<()> {
+        let root = dir.canonicalize().with_context(|| format!("cannot look at `{}`", dir.display()))?;
+        for mut odd in std::mem::take(&mut self.odd) {
+            if odd.what != LINK {
+                self.odd.push(odd);
+                continue;
+            }
+            let target = root.join(&odd.path).canonicalize();
+            let looked = target.and_then(|target| Ok((fs::metadata(&target)?, target)));
+            odd.what = match looked {
+                Err(_) => "is a symbolic link to nothing",
+                Ok((_, target)) if !target.starts_with(&root) => "is a symbolic link out of the directory",
+                Ok((metadata, _)) if metadata.is_dir() => "is a symbolic link to a directory",
+                Ok((metadata, file)) if metadata.is_file() => {
+                    let is_executable = metadata.permissions().mode() & 0o111 != 0;
+                    self.files.push(Found { path: odd.path, file, size: metadata.len(), is_executable });
+                    continue;
+                }
+                Ok(_) => "is a symbolic link to something that is no file",
+            };
+            self.odd.push(odd);
+        }
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(())
+    }
+
     /// How many bytes all files have together.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|found| found.size).sum()
@@ -96,7 +127,7 @@ pub(crate) fn is_inside(path: &Path, dir: &Path) -> bool {
 
 fn what(kind: FileType) -> &'static str {
     match kind {
-        kind if kind.is_symlink() => "is a symbolic link",
+        kind if kind.is_symlink() => LINK,
         kind if kind.is_fifo() => "is a pipe",
         kind if kind.is_socket() => "is a socket",
         _ => "is a device",

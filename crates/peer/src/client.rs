@@ -16,7 +16,7 @@ use modelpack::{
     manifest::{Blob, Manifest},
     reference::Reference,
 };
-use registry::{Access, Credentials};
+use registry::Access;
 use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published, StoreError};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
@@ -125,18 +125,17 @@ impl LocalPeer {
 
     /// Says what is wanted; gives what that is.
     async fn ask(&mut self, reference: &Reference, access: Access) -> Result<Manifest, PeerError> {
-        let Access { plain_http, ca_pem, credentials } = access;
-        let (username, password) = match credentials {
-            Credentials::Basic { username, password } => (username, password),
-            Credentials::Anonymous => Default::default(),
-        };
+        let Access { plain_http, ca_pem, client_pem, credentials } = access;
+        let (username, password) = credentials.into_pair();
+        // They were read as PEM text; anything else the registry client would have refused.
+        let text = |pem: Option<Vec<u8>>| String::from_utf8_lossy(&pem.unwrap_or_default()).into_owned();
         let pull = Pull {
             reference: reference.to_string(),
             plain_http,
             username,
             password,
-            // It was read as PEM text; anything else the registry client would have refused.
-            ca_certificates_pem: String::from_utf8_lossy(&ca_pem.unwrap_or_default()).into_owned(),
+            ca_certificates_pem: text(ca_pem),
+            client_certificate_pem: text(client_pem),
         };
         let sent = self.stream.send(&said(Said::Pull(pull))).await;
         sent.map_err(|source| self.failed(source))?;

@@ -316,13 +316,14 @@ async fn tell_with(stream: &mut LocalStream, kind: Told, fds: &[BorrowedFd<'_>])
 
 /// How the client's registry is reached. The request is used up: nothing of it is kept.
 fn access_of(pull: Pull) -> Access {
-    let Pull { plain_http, username, password, ca_certificates_pem, .. } = pull;
-    let credentials = match (username.as_str(), password.as_str()) {
-        ("", "") => Credentials::Anonymous,
-        _ => Credentials::Basic { username, password },
-    };
-    let ca_pem = Some(ca_certificates_pem.into_bytes()).filter(|pem| !pem.is_empty());
-    Access { plain_http, ca_pem, credentials }
+    let Pull { plain_http, username, password, ca_certificates_pem, client_certificate_pem, .. } = pull;
+    let pem = |text: String| Some(text.into_bytes()).filter(|pem| !pem.is_empty());
+    Access {
+        plain_http,
+        ca_pem: pem(ca_certificates_pem),
+        client_pem: pem(client_certificate_pem),
+        credentials: Credentials::from_pair(username, password),
+    }
 }
 
 fn done(transfer: &Transfer, brought: &Brought) -> Done {

@@ -11,7 +11,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::{
     Method, Request, Url,
-    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
 };
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -35,12 +35,16 @@ const EXPIRY_SLACK_MAX: Duration = Duration::from_secs(10);
 pub(crate) enum Action {
     Pull,
     Push,
+    /// Nothing: whether the credentials are good is the question.
+    Login,
 }
 
 /// The proofs for one repository: one for each action. Many requests run at once; the lock makes them wait for one
 /// token instead of asking for one each.
 pub(crate) struct Auth {
     credentials: Credentials,
+    /// Another repository of the registry that tokens for pushing are to open as well.
+    other: Option<String>,
     pull: Mutex<Proof>,
     push: Mutex<Proof>,
 }
@@ -70,7 +74,12 @@ impl fmt::Debug for Auth {
 
 impl Auth {
     pub(crate) fn new(credentials: Credentials) -> Self {
-        Self { credentials, pull: Mutex::default(), push: Mutex::default() }
+        Self { credentials, other: None, pull: Mutex::default(), push: Mutex::default() }
+    }
+
+    /// The same, but tokens for pushing open another repository for reading, too.
+    pub(crate) fn also_reading(self, repository: &str) -> Self {
+        Self { other: Some(repository.to_owned()), ..self }
     }
 
     pub(crate) fn credentials(&self) -> &Credentials {
@@ -113,9 +122,14 @@ impl Auth {
         Ok(header.filter(|value| Some(value) != refused))
     }
 
+    /// Whether the registry has wanted a proof for this, and got one.
+    pub(crate) async fn has_proved(&self, action: Action) -> bool {
+        self.proof(action).lock().await.header.is_some() && self.credentials != Credentials::Anonymous
+    }
+
     fn proof(&self, action: Action) -> &Mutex<Proof> {
         match action {
-            Action::Pull => &self.pull,
+            Action::Pull | Action::Login => &self.pull,
             Action::Push => &self.push,
         }
     }
@@ -130,13 +144,20 @@ impl Auth {
             None => None,
             Some(Challenge::Basic) => self.basic().map(|value| Header { value, expires: None }),
             Some(Challenge::Bearer { realm, service, scope }) => {
-                let mut url = realm.clone();
-                let actions = if action == Action::Push { "pull,push" } else { "pull" };
-                let ours = format!("repository:{}:{actions}", channel.repository());
-                url.query_pairs_mut()
-                    .extend_pairs(service.iter().map(|service| ("service", service)))
-                    .append_pair("scope", scope.as_ref().unwrap_or(&ours));
-                Some(self.token(channel, url).await?)
+                let ours = match action {
+                    Action::Pull => Some(format!("repository:{}:pull", channel.repository())),
+                    Action::Push => Some(format!("repository:{}:pull,push", channel.repository())),
+                    Action::Login => None,
+                };
+                let mut query = Vec::new();
+                query.extend(service.iter().map(|service| ("service", service.as_str())));
+                query.extend(scope.iter().chain(&ours).take(1).map(|scope| ("scope", scope.as_str())));
+                // Two of them, as the token specification has it for an access to several resources.
+                let other = self.other.as_ref().filter(|_| action == Action::Push);
+                let other = other.map(|other| format!("repository:{other}:pull"));
+                query.extend(other.iter().map(|other| ("scope", other.as_str())));
+                let request = self.token_request(realm, &query);
+                Some(self.token(channel, request).await?)
             }
         };
         Ok(proof.header.as_ref().map(|header| header.value.clone()))
@@ -147,14 +168,34 @@ impl Auth {
         sensitive(format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
     }
 
-    /// One attempt: whoever wanted the token has attempts of its own.
-    async fn token(&self, channel: &Channel, url: Url) -> Result<Header, RegistryError> {
-        let exchange = Exchange { operation: "get a token".to_owned(), host: host_of(&url) };
-        let mut request = Request::new(Method::GET, url);
+    /// A GET with the password, or a POST with the identity token (OAuth 2.0, RFC 6749 §6).
+    fn token_request(&self, realm: &Url, query: &[(&str, &str)]) -> Request {
+        let mut url = realm.clone();
+        let mut request = if let Credentials::Identity { token } = &self.credentials {
+            // Only to have it written as forms are.
+            let mut form = Url::parse("http://form/").expect("a constant URL");
+            let own = [("grant_type", "refresh_token"), ("client_id", "modelctl"), ("refresh_token", token)];
+            form.query_pairs_mut().extend_pairs(own).extend_pairs(query);
+            let mut request = Request::new(Method::POST, url);
+            let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+            request.headers_mut().insert(CONTENT_TYPE, form_type);
+            *request.body_mut() = Some(form.query().unwrap_or_default().to_owned().into());
+            request
+        } else {
+            url.query_pairs_mut().extend_pairs(query);
+            let mut request = Request::new(Method::GET, url);
+            if let Some(basic) = self.basic() {
+                request.headers_mut().insert(AUTHORIZATION, basic);
+            }
+            request
+        };
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(basic) = self.basic() {
-            request.headers_mut().insert(AUTHORIZATION, basic);
-        }
+        request
+    }
+
+    /// One attempt: whoever wanted the token has attempts of its own.
+    async fn token(&self, channel: &Channel, request: Request) -> Result<Header, RegistryError> {
+        let exchange = Exchange { operation: "get a token".to_owned(), host: host_of(request.url()) };
         let asked = Instant::now();
         let answer = channel.exchange(request, exchange.clone()).await?.success().await?;
         let raw = answer.bytes(TOKEN_ANSWER_BYTES_MAX).await?;

@@ -22,6 +22,7 @@ pub struct BlobStream {
     start: u64,
     is_whole: bool,
     left: u64,
+    position: u64,
 }
 
 impl Repository {
@@ -38,7 +39,8 @@ impl Repository {
     ) -> Result<BlobStream, RegistryError> {
         assert!(range.start <= range.end && range.end <= blob_bytes, "{range:?} of {blob_bytes} bytes");
         if range.is_empty() {
-            return Ok(BlobStream { answer: None, start: range.start, is_whole: false, left: 0 });
+            let (start, position) = (range.start, range.start);
+            return Ok(BlobStream { answer: None, start, is_whole: false, left: 0, position });
         }
         let mut attempts = self.channel.patience().attempts();
         loop {
@@ -88,13 +90,18 @@ impl BlobStream {
         if stated.is_some_and(|stated| stated.parse() != Ok(bytes)) {
             return Err(answer.problem(format!("the answer is not {bytes} bytes long")));
         }
-        Ok(Self { answer: Some(answer), start, is_whole, left: bytes })
+        Ok(Self { answer: Some(answer), start, is_whole, left: bytes, position: start })
     }
 
     /// The offset in the blob of the first byte that [`Self::next`] yields: the range's start, or 0 if the server
     /// ignored the range.
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// The offset in the blob of the next byte that [`Self::next`] yields.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
     }
 
     /// Whether the server ignored the range and sends the whole blob.
@@ -116,6 +123,7 @@ impl BlobStream {
                 }
                 Some(chunk) => {
                     self.left -= chunk.len() as u64;
+                    self.position += chunk.len() as u64;
                     return Ok(Some(chunk));
                 }
                 None if self.left > 0 => {

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use modelpack::digest::Sha256Digest;
 use reqwest::{
-    Certificate, Client, ClientBuilder, Method, Request, StatusCode, Url,
+    Certificate, Client, ClientBuilder, Identity, Method, Request, StatusCode, Url,
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue},
     redirect,
 };
@@ -63,7 +63,8 @@ pub(crate) struct Ask<'a> {
 pub(crate) enum Payload<'a> {
     None,
     Bytes(Bytes),
-    Upload(&'a Upload, &'a (dyn Fn(u64) + Send + Sync)),
+    /// A blob from a byte on.
+    Upload(&'a Upload, u64, &'a (dyn Fn(u64) + Send + Sync)),
 }
 
 impl Channel {
@@ -83,13 +84,28 @@ impl Channel {
     }
 
     pub(crate) fn with_patience(&self, patience: Patience) -> Self {
-        Self {
-            client: self.client.clone(),
-            base: self.base.clone(),
-            auth: Auth::new(self.auth.credentials().clone()),
-            patience,
-            locations: Mutex::default(),
-        }
+        self.with(Auth::new(self.auth.credentials().clone()), patience)
+    }
+
+    /// The same channel, whose tokens for pushing also allow to read `repository` of the same registry.
+    pub(crate) fn also_reading(&self, repository: &str) -> Self {
+        let auth = Auth::new(self.auth.credentials().clone()).also_reading(repository);
+        self.with(auth, self.patience)
+    }
+
+    fn with(&self, auth: Auth, patience: Patience) -> Self {
+        let (client, base) = (self.client.clone(), self.base.clone());
+        Self { client, base, auth, patience, locations: Mutex::default() }
+    }
+
+    /// Whether both are repositories of one registry.
+    pub(crate) fn shares_registry(&self, other: &Self) -> bool {
+        self.is_own(&other.base)
+    }
+
+    /// Whether the registry has asked who asks, and was told.
+    pub(crate) async fn was_asked_for_proof(&self, action: Action) -> bool {
+        self.auth.has_proved(action).await
     }
 
     pub(crate) const fn base(&self) -> &Url {
@@ -185,7 +201,7 @@ impl Channel {
             let request = ask.request(url, authorization.filter(|_| is_own));
             // On the heap: the client's futures have kilobytes, and callers hold many of ours.
             let mut answer = match ask.payload {
-                Payload::Upload(upload, progress) => {
+                Payload::Upload(upload, _, progress) => {
                     Box::pin(self.exchange_upload(request, exchange, upload, progress)).await?
                 }
                 Payload::None | Payload::Bytes(_) => Box::pin(self.exchange(request, exchange)).await?,
@@ -226,7 +242,7 @@ impl Channel {
         let url = request.url().clone();
         let mut sent = upload.sent();
         let mut response = pin!(self.client.execute(request));
-        progress(0);
+        progress(*sent.borrow());
         let response = loop {
             let is_complete = *sent.borrow_and_update() == upload.size();
             let wait = if is_complete { self.patience.upload_commit_max } else { self.patience.silence_max };
@@ -245,6 +261,7 @@ impl Channel {
 
 fn client(base: &Url, access: &Access) -> reqwest::Result<Client> {
     let certificates = Certificate::from_pem_bundle(access.ca_pem.as_deref().unwrap_or_default())?;
+    let identity = access.client_pem.as_deref().map(Identity::from_pem).transpose()?;
     let builder = || -> ClientBuilder {
         let builder = Client::builder()
             .http1_only()
@@ -255,6 +272,7 @@ fn client(base: &Url, access: &Access) -> reqwest::Result<Client> {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .user_agent(concat!("modelctl/", env!("CARGO_PKG_VERSION")))
             .tls_certs_merge(certificates.clone());
+        let builder = identity.iter().fold(builder, |builder, own| builder.identity(own.clone()));
         if is_loopback(base) { builder.no_proxy() } else { builder }
     };
     match builder().build() {
@@ -292,7 +310,7 @@ impl Ask<'_> {
         let bytes = match &self.payload {
             Payload::None => 0,
             Payload::Bytes(bytes) => bytes.len() as u64,
-            Payload::Upload(upload, _) => upload.size(),
+            Payload::Upload(upload, offset, _) => upload.size() - offset,
         };
         // Also where it is 0: some registries answer 411 otherwise.
         if self.method == Method::POST || self.method == Method::PUT {
@@ -301,7 +319,7 @@ impl Ask<'_> {
         match &self.payload {
             Payload::None => {}
             Payload::Bytes(bytes) => *request.body_mut() = Some(bytes.clone().into()),
-            Payload::Upload(upload, _) => *request.body_mut() = Some(upload.body()),
+            Payload::Upload(upload, offset, _) => *request.body_mut() = Some(upload.body(*offset)),
         }
         request
     }

@@ -200,9 +200,7 @@ impl RegistryError {
                 TlsProblem::Certificate => "if this registry has its own authority, add `--ca-cert FILE`",
             },
             Self::Refused { refusal, .. } => match (refusal.status, refusal.class()) {
-                (401, Class::Unauthorized) => {
-                    "check the credentials; `docker login` stores them for this command too"
-                }
+                (401, Class::Unauthorized) => "check the credentials; `modelctl login HOST` stores them",
                 (403, Class::Unauthorized) => "these credentials do not allow it; use others",
                 (413, _) => {
                     "the registry, or a proxy before it, limits the size of uploads; raise that limit"
@@ -217,7 +215,7 @@ impl RegistryError {
                 "behind a proxy that adds TLS, docker-registry needs `http.relativeurls: true` or `http.host`"
             }
             Self::Setup { .. } => {
-                "install the system's certificates (`ca-certificates`), or check the file of `--ca-cert`"
+                "install the system's certificates (`ca-certificates`), or check the files of `--ca-cert`, `--client-cert` and `--client-key`"
             }
             Self::Digest { .. } => "the registry's copy is damaged; push it again or use another registry",
             _ => return None,

@@ -1,7 +1,8 @@
 //! OCI registries as the origin and destination of artifacts.
 //!
 //! Owns: the client's side of the OCI distribution specification 1.1.1 as far as Modelcast uses it: manifests, ranged
-//! reads of blobs, uploads, referrers and their fallback tags, Basic and Bearer authorisation, retries. Does not own:
+//! reads of blobs, uploads, copies between repositories, referrers and their fallback tags, Basic and Bearer
+//! authorisation, retries; and where users keep credentials and certificates. Does not own:
 //! what manifests say (`modelpack`), proof of blobs by pieces and where their bytes land (`peer`), asking again for
 //! what a broken [`BlobStream`] did not deliver.
 //!
@@ -23,15 +24,23 @@ mod answer;
 mod auth;
 mod blob;
 mod channel;
+mod credentials;
 mod error;
+mod login;
 mod patience;
 mod push;
 mod referrers;
 mod repository;
+mod trust;
 mod upload;
 
-pub use access::{Access, Credentials, credentials_in, stored_credentials};
+pub use access::{Access, Credentials};
 pub use blob::BlobStream;
+pub use credentials::{CredentialFiles, forget_credentials, store_credentials};
 pub use error::{Class, ConnectionError, Exchange, Refusal, RegistryError};
+pub use login::check_login;
 pub use patience::Patience;
+pub use push::Copied;
+pub use referrers::Referrer;
 pub use repository::Repository;
+pub use trust::{Certificates, certificates_of};

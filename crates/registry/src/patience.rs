@@ -56,6 +56,7 @@ impl Patience {
 }
 
 /// Counts the failures of one operation.
+#[derive(Debug)]
 pub(crate) struct Attempts {
     patience: Patience,
     failed: u32,

@@ -1,15 +1,16 @@
 //! Uploads of blobs and manifests.
 //!
 //! Owns: the upload protocol, as one POST and one streaming PUT, which every registry takes (chunks are refused, limited
-//! or lack a `Location` in some). Does not own: what is uploaded and in which order.
+//! or lack a `Location` in some). Where the PUT of a large blob breaks, the registry is asked once how far it came, and
+//! gets the rest; one that does not say gets the blob anew. Does not own: what is uploaded and in which order.
 
-use std::fs::File;
+use std::{fs::File, sync::Arc};
 
 use bytes::Bytes;
 use modelpack::digest::Sha256Digest;
 use reqwest::{
-    Method, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue},
+    Method, StatusCode, Url,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE},
 };
 
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
 
 /// The type of every blob upload: the manifest's descriptor says what the blob is.
 const BLOB_TYPE: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Smaller blobs are sent anew rather than asked about.
+const RESUME_BYTES_MIN: u64 = 16 << 20;
 
 impl Repository {
     /// Whether the registry has this blob, with this size.
@@ -53,8 +57,7 @@ impl Repository {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), RegistryError> {
         if !self.has_blob(digest, size).await? {
-            let upload = Upload::new(file, size, *digest);
-            self.upload(digest, || Payload::Upload(&upload, progress)).await?;
+            self.upload_large(&Upload::new(file, size, *digest), None, progress).await?;
         }
         progress(size);
         Ok(())
@@ -64,8 +67,7 @@ impl Repository {
     pub async fn push_bytes(&self, raw: &[u8]) -> Result<Sha256Digest, RegistryError> {
         let digest = Sha256Digest::of(raw);
         if !self.has_blob(&digest, raw.len() as u64).await? {
-            let bytes = Bytes::copy_from_slice(raw);
-            self.upload(&digest, || Payload::Bytes(bytes.clone())).await?;
+            self.upload_small(&digest, raw).await?;
         }
         Ok(digest)
     }
@@ -115,22 +117,81 @@ impl Repository {
         }
     }
 
-    /// Uploads one blob, from its first byte each time.
-    async fn upload<'a>(
-        &self,
-        digest: &Sha256Digest,
-        payload: impl Fn() -> Payload<'a>,
-    ) -> Result<(), RegistryError> {
+    /// Uploads one blob that is in memory.
+    async fn upload_small(&self, digest: &Sha256Digest, raw: &[u8]) -> Result<(), RegistryError> {
+        let bytes = Bytes::copy_from_slice(raw);
         let mut attempts = self.channel.patience().attempts();
         loop {
-            match self.upload_once(digest, payload()).await {
+            let put = async {
+                let session = self.begin_upload(digest).await?;
+                self.put_blob(&session, digest, Payload::Bytes(bytes.clone())).await
+            };
+            match put.await {
                 Ok(()) => return Ok(()),
                 Err(error) => attempts.pause_or_fail(error).await?,
             }
         }
     }
 
-    async fn upload_once(&self, digest: &Sha256Digest, payload: Payload<'_>) -> Result<(), RegistryError> {
+    /// Uploads one blob, into the session `open` if there is one.
+    pub(crate) async fn upload_large(
+        &self,
+        upload: &Upload,
+        mut open: Option<Url>,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), RegistryError> {
+        let digest = upload.digest();
+        let mut attempts = self.channel.patience().attempts();
+        let mut offset = 0;
+        loop {
+            let session = match open.take() {
+                Some(session) => Ok(session),
+                None => self.begin_upload(digest).await,
+            };
+            let error = match session {
+                Ok(session) => {
+                    let payload = Payload::Upload(upload, offset, progress);
+                    match self.put_blob(&session, digest, payload).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => {
+                            // What was resumed once and broke again is sent anew: the registry may be what is wrong.
+                            let is_fresh = std::mem::take(&mut offset) == 0;
+                            let may_go_on = is_fresh && matches!(error, RegistryError::Connection { .. });
+                            open = Some(session).filter(|_| may_go_on);
+                            error
+                        }
+                    }
+                }
+                Err(error) => error,
+            };
+            attempts.pause_or_fail(error).await?;
+            if let Some(session) = open.take()
+                && let Some((session, taken)) = self.uploaded(session, upload).await
+            {
+                tracing::debug!(%digest, taken, "an upload that broke goes on");
+                (open, offset) = (Some(session), taken);
+            }
+        }
+    }
+
+    /// How much of a broken upload the registry has kept; `None` if it does not say so, or if that is nothing.
+    async fn uploaded(&self, session: Url, upload: &Upload) -> Option<(Url, u64)> {
+        if upload.size() < RESUME_BYTES_MIN {
+            return None;
+        }
+        let operation = format!("ask how much of blob `{}` is there", upload.digest());
+        let mut ask = self.channel.ask(Method::GET, &[], operation);
+        (ask.action, ask.url) = (Action::Push, session);
+        let answer = self.channel.send(&ask).await.ok()?;
+        let last = answer.header(RANGE)?.trim_start_matches("bytes=").strip_prefix("0-")?;
+        let taken = last.parse::<u64>().ok()?.checked_add(1)?;
+        // `0-0` is what registries say of nothing as well as of one byte.
+        (taken > 1 && taken < upload.size()).then_some(())?;
+        Some((answer.location().ok()?, taken))
+    }
+
+    /// Opens an upload; says where it goes.
+    async fn begin_upload(&self, digest: &Sha256Digest) -> Result<Url, RegistryError> {
         let operation = format!("start the upload of blob `{digest}`");
         let mut ask = self.channel.ask(Method::POST, &["blobs", "uploads", ""], operation);
         ask.action = Action::Push;
@@ -139,16 +200,113 @@ impl Repository {
         if answer.status() != StatusCode::ACCEPTED {
             return Err(answer.problem(format!("unexpected status {}", answer.status().as_u16())));
         }
-        let mut url = answer.location()?;
+        let url = answer.location()?;
         answer.settle().await;
-        url.query_pairs_mut().append_pair("digest", &digest.to_string());
+        Ok(url)
+    }
 
-        ask.method = Method::PUT;
-        ask.url = url;
-        ask.operation = format!("upload blob `{digest}`");
+    async fn put_blob(
+        &self,
+        session: &Url,
+        digest: &Sha256Digest,
+        payload: Payload<'_>,
+    ) -> Result<(), RegistryError> {
+        let mut ask = self.channel.ask(Method::PUT, &[], format!("upload blob `{digest}`"));
+        ask.action = Action::Push;
+        ask.url = session.clone();
+        ask.url.query_pairs_mut().append_pair("digest", &digest.to_string());
         ask.headers.insert(CONTENT_TYPE, BLOB_TYPE);
+        if let Payload::Upload(upload, offset @ 1.., _) = &payload {
+            let range = format!("{offset}-{}", upload.size() - 1);
+            ask.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).expect("digits make a header"));
+        }
         let ask = Ask { payload, ..ask };
         self.channel.send(&ask).await?.settle().await;
         Ok(())
     }
+
+    /// Copies a blob from another repository unless it is here: within one registry by name alone where that is allowed,
+    /// else byte by byte through this process, which keeps none. `progress` is as for [`Self::push_blob`].
+    pub async fn copy_blob(
+        &self,
+        from: &Self,
+        digest: &Sha256Digest,
+        size: u64,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Copied, RegistryError> {
+        let copied = if self.has_blob(digest, size).await? {
+            Copied::WasThere
+        } else {
+            match self.mount(from, digest).await? {
+                Mounted::Yes => Copied::Mounted,
+                Mounted::No(open) => {
+                    let upload = Upload::between(from.clone(), size, *digest);
+                    self.upload_large(&upload, open, progress).await?;
+                    Copied::Sent
+                }
+            }
+        };
+        progress(size);
+        Ok(copied)
+    }
+
+    /// Asks the registry to take over a blob from another of its repositories.
+    async fn mount(&self, from: &Self, digest: &Sha256Digest) -> Result<Mounted, RegistryError> {
+        if !self.channel.shares_registry(&from.channel) {
+            return Ok(Mounted::No(None));
+        }
+        let operation = format!("take over blob `{digest}`");
+        let mut ask = self.channel.ask(Method::POST, &["blobs", "uploads", ""], operation);
+        ask.action = Action::Push;
+        let query = [("mount", digest.to_string()), ("from", from.channel.repository().to_owned())];
+        ask.url.query_pairs_mut().extend_pairs(query);
+        let mut attempts = self.channel.patience().attempts();
+        loop {
+            let error = match self.channel.send(&ask).await {
+                Ok(answer) if answer.status() == StatusCode::CREATED => {
+                    answer.settle().await;
+                    return Ok(Mounted::Yes);
+                }
+                // It does not, but has opened an upload instead.
+                Ok(answer) => {
+                    let open = answer.location().ok().filter(|_| answer.status() == StatusCode::ACCEPTED);
+                    answer.settle().await;
+                    return Ok(Mounted::No(open));
+                }
+                Err(error) => error,
+            };
+            match error.class() {
+                Class::Retry => attempts.pause_or_fail(error).await?,
+                // Whoever may not take it over may still be allowed to send it.
+                _ => return Ok(Mounted::No(None)),
+            }
+        }
+    }
+
+    /// The same repository, prepared to take over blobs from another of the same registry.
+    #[must_use]
+    pub fn taking_from(&self, from: &Self) -> Self {
+        if !self.channel.shares_registry(&from.channel) {
+            return self.clone();
+        }
+        Self { channel: Arc::new(self.channel.also_reading(from.channel.repository())) }
+    }
+}
+
+/// How a blob came into a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// It was there before.
+    WasThere,
+    /// The registry had it in another repository.
+    Mounted,
+    /// Its bytes were sent.
+    Sent,
+}
+
+/// What came of the attempt to take a blob over.
+enum Mounted {
+    Yes,
+    /// Perhaps with an upload that the registry has opened instead.
+    No(Option<Url>),
 }

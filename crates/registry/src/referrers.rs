@@ -40,6 +40,19 @@ struct Entry {
     /// Of any algorithm; only those that can be checked are of use.
     digest: String,
     artifact_type: Option<String>,
+    #[serde(default)]
+    media_type: String,
+}
+
+/// One manifest that points at another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    /// Its digest.
+    pub digest: Sha256Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// What it is.
+    pub artifact_type: String,
 }
 
 impl Repository {
@@ -50,7 +63,7 @@ impl Repository {
         artifact_type: &str,
     ) -> Result<Vec<Sha256Digest>, RegistryError> {
         let mut found = Vec::new();
-        let entries = match self.listed(subject, artifact_type).await? {
+        let entries = match self.listed(subject, Some(artifact_type)).await? {
             Some(entries) => entries,
             None => self.tagged_entries(subject).await?,
         };
@@ -64,15 +77,42 @@ impl Repository {
         Ok(found)
     }
 
+    /// All manifests that state `subject` as theirs, also those that are listed only under the tag that older clients
+    /// write.
+    pub async fn all_referrers(&self, subject: &Sha256Digest) -> Result<Vec<Referrer>, RegistryError> {
+        let mut entries = self.listed(subject, None).await?.unwrap_or_default();
+        entries.extend(self.tagged_entries(subject).await?);
+        let mut found: Vec<Referrer> = Vec::new();
+        for Entry { digest, artifact_type, media_type } in entries {
+            let Ok(digest) = digest.parse() else { continue };
+            if found.iter().all(|referrer| referrer.digest != digest) {
+                let artifact_type = artifact_type.unwrap_or_default();
+                found.push(Referrer { digest, media_type, artifact_type });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The raw manifest under this tag now, if there is one.
+    pub async fn find_tagged(&self, tag: &str) -> Result<Option<Vec<u8>>, RegistryError> {
+        match self.tagged(tag).await {
+            Ok(raw) => Ok(Some(raw)),
+            Err(error) if error.class() == Class::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What the referrers endpoint lists; `None` if the registry has none.
     async fn listed(
         &self,
         subject: &Sha256Digest,
-        artifact_type: &str,
+        artifact_type: Option<&str>,
     ) -> Result<Option<Vec<Entry>>, RegistryError> {
         let operation = format!("list the referrers of `{subject}`");
         let mut ask = self.channel.ask(Method::GET, &["referrers", &subject.to_string()], operation);
-        ask.url.query_pairs_mut().append_pair("artifactType", artifact_type);
+        if let Some(artifact_type) = artifact_type {
+            ask.url.query_pairs_mut().append_pair("artifactType", artifact_type);
+        }
         ask.headers.insert(ACCEPT, HeaderValue::from_static(INDEX_TYPE));
         let mut entries = Vec::new();
         for _ in 0..PAGES_MAX {

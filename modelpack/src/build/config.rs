@@ -8,13 +8,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Options, SourceFile};
-use crate::{document::to_bytes, manifest::Kind};
+use crate::{document::to_bytes, manifest::Kind, modelfile::Facts, safetensors};
 
 #[derive(Serialize)]
 struct NewConfig<'a> {
     descriptor: ModelDescriptor<'a>,
     modelfs: ModelFs,
-    config: Facts,
+    config: ConfigFacts<'a>,
 }
 
 #[derive(Serialize)]
@@ -25,6 +25,24 @@ struct ModelDescriptor<'a> {
     family: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    authors: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vendor: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(rename = "docURL", skip_serializing_if = "Option::is_none")]
+    doc_url: Option<&'a str>,
+    #[serde(rename = "sourceURL", skip_serializing_if = "Option::is_none")]
+    source_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    licenses: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -36,23 +54,87 @@ struct ModelFs {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Facts {
+struct ConfigFacts<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    architecture: Option<&'static str>,
+    architecture: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<String>,
+    format: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    param_size: Option<String>,
+    param_size: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    precision: Option<String>,
+    precision: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    quantization: Option<String>,
+    quantization: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<Capabilities<'a>>,
+}
+
+#[derive(Serialize)]
+struct Capabilities<'a> {
+    languages: &'a [String],
+}
+
+/// As much of a file as its model's facts are taken from.
+#[derive(Clone, Copy, Debug)]
+pub struct Surveyed<'a> {
+    /// Its path below the model's directory.
+    pub path: &'a str,
+    /// What it is for.
+    pub kind: Kind,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What its header says, if it is a safetensors file; for equal files only once.
+    pub safetensors: Option<&'a safetensors::Summary>,
 }
 
 /// The config of files that are already in layer order.
 pub(super) fn config(files: &[(Kind, SourceFile)], options: &Options, created_at: &str) -> Vec<u8> {
+    let mut seen = BTreeSet::new();
+    let surveyed = files.iter().map(|(kind, file)| Surveyed {
+        path: &file.path,
+        kind: *kind,
+        size: file.size,
+        safetensors: file.safetensors.as_ref().filter(|_| seen.insert(file.digest)),
+    });
+    let surveyed: Vec<_> = surveyed.collect();
+    let facts = options.facts.clone().or(derived(&surveyed, options.hf_config.as_ref()));
+    let about = &options.about;
+    let languages = (!about.languages.is_empty()).then_some(Capabilities { languages: &about.languages });
+    to_bytes(&NewConfig {
+        descriptor: ModelDescriptor {
+            created_at,
+            family: facts.family.as_deref(),
+            name: facts.name.as_deref().filter(|name| !name.is_empty()),
+            authors: &about.authors,
+            vendor: about.vendor.as_deref(),
+            version: about.version.as_deref(),
+            title: about.title.as_deref(),
+            description: about.description.as_deref(),
+            doc_url: about.doc_url.as_deref(),
+            source_url: about.source_url.as_deref(),
+            revision: about.revision.as_deref(),
+            licenses: &about.licenses,
+        },
+        // Every layer is `raw`, so that its uncompressed digest is its digest.
+        modelfs: ModelFs {
+            r#type: "layers",
+            diff_ids: files.iter().map(|(_, file)| file.digest.to_string()).collect(),
+        },
+        config: ConfigFacts {
+            architecture: facts.architecture.as_deref(),
+            format: facts.format.as_deref(),
+            param_size: facts.param_size.as_deref(),
+            precision: facts.precision.as_deref(),
+            quantization: facts.quantization.as_deref(),
+            capabilities: languages,
+        },
+    })
+}
+
+/// What files say of their model.
+pub(super) fn derived(files: &[Surveyed<'_>], hf_config: Option<&Value>) -> Facts {
     let hf_text = |pointer: &str| {
-        let value = options.hf_config.as_ref().and_then(|config| config.pointer(pointer));
+        let value = hf_config.and_then(|config| config.pointer(pointer));
         value.and_then(Value::as_str).filter(|text| !text.is_empty())
     };
     // A config of the transformers library, by either of the keys that only it writes.
@@ -64,37 +146,31 @@ pub(super) fn config(files: &[(Kind, SourceFile)], options: &Options, created_at
         PRECISIONS.iter().any(|(_, known)| *known == name).then(|| name.to_owned())
     };
     let tensors = Tensors::of(files);
-    to_bytes(&NewConfig {
-        descriptor: ModelDescriptor {
-            created_at,
-            family: hf_text("/model_type"),
-            name: options.name.as_deref().filter(|name| !name.is_empty()),
-        },
-        // Every layer is `raw`, so that its uncompressed digest is its digest.
-        modelfs: ModelFs {
-            r#type: "layers",
-            diff_ids: files.iter().map(|(_, file)| file.digest.to_string()).collect(),
-        },
-        config: Facts {
-            architecture: is_transformer.then_some("transformer"),
-            format: format(files),
-            param_size: param_size(tensors.parameters),
-            precision: tensors.precision().or_else(stated_precision),
-            quantization: hf_text("/quantization_config/quant_method").map(str::to_owned),
-        },
-    })
+    Facts {
+        name: None,
+        architecture: is_transformer.then(|| "transformer".to_owned()),
+        family: hf_text("/model_type").map(str::to_owned),
+        format: format(files),
+        param_size: param_size(tensors.parameters),
+        precision: tensors.precision().or_else(stated_precision),
+        quantization: hf_text("/quantization_config/quant_method").map(str::to_owned),
+    }
 }
 
-/// The name of the weights' format: `safetensors` if there are any, else that of the largest weight file.
-fn format(files: &[(Kind, SourceFile)]) -> Option<String> {
-    let endings = files.iter().filter(|(kind, _)| *kind == Kind::Weight).filter_map(|(_, file)| {
-        let (_, ending) = file.path.rsplit_once('.')?;
-        Some((file.size, ending.to_lowercase()))
+/// The name of the weights' format: `safetensors` if there are any, else that of the largest weight file. Docker Model
+/// Runner knows the format by nothing else, so that wherever there are weights there is a word.
+fn format(files: &[Surveyed<'_>]) -> Option<String> {
+    let endings = files.iter().filter(|file| file.kind == Kind::Weight).map(|file| {
+        let name = file.path.rsplit('/').next().unwrap_or(file.path);
+        (file.size, name.rsplit_once('.').map_or(String::new(), |(_, ending)| ending.to_lowercase()))
     });
-    let (_, ending) = endings.max_by_key(|(size, ending)| (ending == "safetensors", *size))?;
+    let rank = |(size, ending): &(u64, String)| (ending == "safetensors", !ending.is_empty(), *size);
+    let (_, ending) = endings.max_by_key(rank)?;
     Some(match ending.as_str() {
+        "" => "unknown".into(),
         "bin" | "pth" | "ckpt" => "pt".into(),
         other if other.starts_with("onnx_data") => "onnx".into(),
+        other if other.starts_with("data-") || other == "index" => "tensorflow".into(),
         _ => ending,
     })
 }
@@ -126,14 +202,9 @@ const PRECISIONS: &[(&str, &str)] = &[
 ];
 
 impl<'a> Tensors<'a> {
-    fn of(files: &'a [(Kind, SourceFile)]) -> Self {
-        let mut seen = BTreeSet::new();
+    fn of(files: &[Surveyed<'a>]) -> Self {
         let mut tensors = Self { parameters: 0, dtypes: BTreeMap::new() };
-        for (_, file) in files {
-            let Some(summary) = &file.safetensors else { continue };
-            if !seen.insert(file.digest) {
-                continue;
-            }
+        for summary in files.iter().filter_map(|file| file.safetensors) {
             tensors.parameters = tensors.parameters.saturating_add(summary.parameters);
             for (dtype, bytes) in &summary.dtypes {
                 let sum = tensors.dtypes.entry(dtype).or_default();

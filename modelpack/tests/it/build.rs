@@ -1,11 +1,12 @@
 //! What is built is what the specification asks for, always the same, and what we read back.
 
 use modelpack::{
-    build::{BuildError, Options, SourceFile, build, check_limits, kind_of},
+    build::{About, BuildError, Dialect, Options, SourceFile, build, check_limits, kind_of},
     config::ModelConfig,
     digest::Sha256Digest,
     layout::PIECE_BYTES,
     manifest::{Kind, Manifest},
+    modelfile::Facts,
     piece_tree::PieceTree,
     piece_trees::{TreesManifest, tree_bytes},
     safetensors::Summary,
@@ -18,6 +19,10 @@ use crate::support::{bytes, shown, source};
 fn summary(dtypes: &[(&str, u64)], parameters: u64) -> Summary {
     let dtypes = dtypes.iter().map(|(dtype, bytes)| ((*dtype).to_owned(), *bytes)).collect();
     Summary { tensors: 1, dtypes, parameters }
+}
+
+fn text(raw: &[u8]) -> String {
+    String::from_utf8(raw.to_vec()).unwrap()
 }
 
 /// A small model: weights of several pieces, one of them twice.
@@ -41,7 +46,7 @@ fn model() -> Vec<SourceFile> {
 
 fn options() -> Options {
     Options {
-        name: Some("mini".into()),
+        facts: Facts { name: Some("mini".into()), ..Facts::default() },
         created_at_unix: 1_700_000_000,
         hf_config: Some(json!({
             "architectures": ["BertModel"],
@@ -49,6 +54,7 @@ fn options() -> Options {
             "torch_dtype": "float32",
             "transformers_version": "4.8.2",
         })),
+        ..Options::default()
     }
 }
 
@@ -338,4 +344,93 @@ proptest! {
         }
         prop_assert!(manifest.files().is_sorted_by_key(|file| (file.kind, file.path.clone())));
     }
+}
+
+#[test]
+fn what_a_publisher_states_is_written_and_beats_what_files_say() {
+    let about = About {
+        authors: vec!["A. Person".into()],
+        licenses: vec!["Apache-2.0".into(), "LicenseRef-x".into()],
+        languages: vec!["en".into(), "de".into()],
+        version: Some("1.2".into()),
+        title: Some("Mini".into()),
+        description: Some("small".into()),
+        vendor: Some("Example".into()),
+        doc_url: Some("https://example.org/doc".into()),
+        source_url: Some("https://example.org/src".into()),
+        revision: Some("abc".into()),
+    };
+    let facts = Facts {
+        family: Some("tiny".into()),
+        format: Some("odd".into()),
+        precision: Some("int8".into()),
+        ..options().facts
+    };
+    let stated = Options { about: about.clone(), facts, ..options() };
+    let built = build(model(), &stated).unwrap();
+    let config: Value = serde_json::from_slice(&built.config).unwrap();
+    let descriptor = json!({
+        "createdAt": "2023-11-14T22:13:20Z", "family": "tiny", "name": "mini", "authors": ["A. Person"],
+        "vendor": "Example", "version": "1.2", "title": "Mini", "description": "small",
+        "docURL": "https://example.org/doc", "sourceURL": "https://example.org/src", "revision": "abc",
+        "licenses": ["Apache-2.0", "LicenseRef-x"],
+    });
+    assert_eq!(config["descriptor"], descriptor);
+    assert_eq!(config["config"]["architecture"], "transformer", "what is not stated is from the files");
+    assert_eq!(config["config"]["format"], "odd");
+    assert_eq!(config["config"]["precision"], "int8");
+    assert_eq!(config["config"]["capabilities"], json!({ "languages": ["en", "de"] }));
+    let refused = [
+        About { languages: vec!["eng".into()], ..about.clone() },
+        About { languages: vec!["EN".into()], ..about.clone() },
+        About { licenses: vec!["Apache 2.0; see file".into()], ..about.clone() },
+        About { licenses: vec![" ".into()], ..about.clone() },
+        About { version: Some(String::new()), ..about.clone() },
+        About { authors: vec!["a\u{1b}[31m".into()], ..about },
+    ];
+    for about in refused {
+        let shown = format!("{about:?}");
+        let error = build(model(), &Options { about, ..options() }).unwrap_err();
+        assert!(matches!(error, BuildError::About { .. }), "{shown}: {error}");
+    }
+}
+
+#[test]
+fn stated_kinds_decide_the_layers_and_their_order() {
+    let kinds = [("README.md".to_owned(), Kind::Dataset), ("strange".to_owned(), Kind::Weight)].into();
+    let modelfile = Some("MODEL strange\n".to_owned());
+    let built = build(model(), &Options { kinds, modelfile, ..options() }).unwrap();
+    let manifest = Manifest::parse(&built.manifest).unwrap();
+    let kinds: Vec<_> = manifest.files().iter().map(|file| (file.path.as_str(), file.kind)).collect();
+    assert_eq!(kinds.last(), Some(&("README.md", Kind::Dataset)));
+    assert!(kinds.contains(&("strange", Kind::Weight)), "{kinds:?}");
+    let json: Value = serde_json::from_slice(&built.manifest).unwrap();
+    assert_eq!(json["annotations"], json!({ "org.cncf.modctl.modelfile": "MODEL strange\n" }));
+    let manifest = text(&built.manifest);
+    assert!(!manifest.contains("untested"), "nothing is guessed any more: {manifest}");
+    let alone = build(
+        vec![source("strange", b"x")],
+        &Options { kinds: [("strange".to_owned(), Kind::Weight)].into(), ..Options::default() },
+    );
+    let config: Value = serde_json::from_slice(&alone.unwrap().config).unwrap();
+    assert_eq!(config["config"]["format"], "unknown", "wherever there are weights there is a format");
+}
+
+#[test]
+fn a_modelfile_counts_towards_the_limit_of_the_manifest() {
+    let modelfile = Some("#".repeat(5 << 20));
+    let error = build(model(), &Options { modelfile, ..options() }).unwrap_err();
+    assert!(matches!(error, BuildError::ManifestTooLong(_)), "{error}");
+}
+
+#[test]
+fn the_former_names_are_written_on_request_and_say_the_same() {
+    let (now, former) = (Options { modelfile: Some("x".into()), ..options() }, Dialect::Cnai);
+    let cncf = build(model(), &now).unwrap();
+    let cnai = build(model(), &Options { dialect: former, ..now }).unwrap();
+    assert_eq!(cncf.config, cnai.config);
+    let (here, there) = (text(&cncf.manifest), text(&cnai.manifest));
+    assert_eq!(here.replace(".cncf.", ".cnai."), there);
+    let [here, there] = [&cncf, &cnai].map(|built| Manifest::parse(&built.manifest).unwrap());
+    assert_eq!(here.files(), there.files());
 }

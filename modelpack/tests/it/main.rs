@@ -7,6 +7,7 @@ mod config;
 mod families;
 mod hostile;
 mod manifest;
+mod modelfile;
 mod piece_map;
 mod piece_tree;
 mod piece_trees;

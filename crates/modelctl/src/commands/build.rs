@@ -3,11 +3,11 @@
 //! Owns: where the artifact goes. Does not own: reading the directory (`model`), or what is written
 //! (`modelpack::build`).
 
-use std::{fs::File, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use anyhow::Context as _;
 use modelpack::{
-    build::{Built, BuiltTrees},
+    build::{About, Built, BuiltTrees, Dialect},
     digest::Sha256Digest,
     manifest::{Blob, Manifest},
     piece_trees,
@@ -20,9 +20,9 @@ use tokio::runtime::Runtime;
 use super::Published;
 use crate::{
     access,
-    cli::BuildArgs,
+    cli::{AboutArgs, BuildArgs},
     hash,
-    model::{Described, Model},
+    model::{Described, Model, Stated},
     printer::Printer,
     progress::Progress,
     publish::{self, Trees},
@@ -39,7 +39,7 @@ enum Target<'a> {
 /// Builds, and says what was published.
 pub(crate) fn run(args: &BuildArgs, printer: &Printer) -> anyhow::Result<()> {
     let start = Instant::now();
-    let model = Model::of(&args.dir)?;
+    let model = Model::as_stated(&args.dir, stated(args))?;
     // Opened before anything is hashed: what can be refused early is not refused after an hour.
     let runtime = access::runtime()?;
     let target = Target::open(args, &runtime)?;
@@ -49,7 +49,11 @@ pub(crate) fn run(args: &BuildArgs, printer: &Printer) -> anyhow::Result<()> {
     let open = |blob: &Blob| sources.open(blob);
     let sent_bytes = match target {
         Target::Layout(writer, at) => {
-            write_layout(&writer, at.tag.as_deref(), &artifact, open, &progress)?;
+            let take = |blob: &Blob| {
+                let taken = &sources.of(blob).fingerprint;
+                Ok(writer.take_blob(&blob.digest, taken, &open(blob)?, args.link.into()).map(drop)?)
+            };
+            write_layout(&writer, at.tag.as_deref(), &artifact, take, &progress)?;
             None
         }
         Target::Registry(repository, at) => {
@@ -60,6 +64,28 @@ pub(crate) fn run(args: &BuildArgs, printer: &Printer) -> anyhow::Result<()> {
     progress.finish();
     printer
         .result(&Published { sent_bytes, ..Published::new(&args.tag, &artifact.manifest, start.elapsed()) })
+}
+
+fn stated(args: &BuildArgs) -> Stated {
+    let AboutArgs { name, version, title, description, authors, vendor, licenses, .. } = args.about.clone();
+    let AboutArgs { languages, doc_url, source_url, revision, .. } = args.about.clone();
+    Stated {
+        modelfile: args.modelfile.clone(),
+        name,
+        about: About {
+            authors,
+            licenses,
+            languages,
+            version,
+            title,
+            description,
+            vendor,
+            doc_url,
+            source_url,
+            revision,
+        },
+        dialect: if args.legacy_cnai { Dialect::Cnai } else { Dialect::Cncf },
+    }
 }
 
 impl<'a> Target<'a> {
@@ -122,11 +148,11 @@ fn write_layout(
     writer: &LayoutWriter,
     tag: Option<&str>,
     artifact: &publish::Artifact,
-    open: impl Fn(&Blob) -> anyhow::Result<File> + Sync,
+    take: impl Fn(&Blob) -> anyhow::Result<()> + Sync,
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let write = |blob: &Blob| {
-        writer.write_blob(&blob.digest, blob.size, &open(blob)?)?;
+        take(blob)?;
         progress.add(blob.size);
         Ok(())
     };

@@ -104,7 +104,7 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
     transports::check(&args.transport)?;
     access::runtime()?.block_on(async {
         let access = match &args.reference {
-            Reference::Registry(at) => access::access(&args.registry, &at.registry)?,
+            Reference::Registry(at) => access::access(&args.registry, at)?,
             Reference::Layout(_) | Reference::Directory(_) | Reference::Fleet(_) => Access::default(),
         };
         let reference = args.reference.clone();

@@ -1,6 +1,9 @@
-//! `modelctl push`: from a layout on disk to a registry.
+//! `modelctl push`: from a layout on disk, or from another registry, to a registry.
 //!
-//! Owns: reading the artifact and its piece trees from the layout. Does not own: the order of uploads (`publish`).
+//! Owns: reading the artifact and its piece trees from the layout. Does not own: the order of uploads (`publish`), copying
+//! between registries (`between`).
+
+mod between;
 
 use std::time::Instant;
 
@@ -26,19 +29,17 @@ use crate::{
 /// Copies, and says what was published.
 pub(crate) fn run(args: &PushArgs, printer: &Printer) -> anyhow::Result<()> {
     let start = Instant::now();
-    let (from, to) = ends(args)?;
+    let (from, to) = match ends(args)? {
+        (From::Layout(from), to) => (from, to),
+        (From::Registry(from), to) => return between::run(args, from, to, printer),
+    };
     let layout = LayoutReader::open(&from.dir)?;
     let digest = match from.digest {
         Some(digest) => digest,
         None => layout.resolve(from.tag.as_deref())?.digest,
     };
     let artifact = load(&layout, &digest).with_context(|| format!("cannot read `{from}`"))?;
-    if let Some(asked) = to.digest.filter(|asked| *asked != digest) {
-        let message = format!("`{from}` is {digest}, but the destination states {asked}");
-        return Err(Refusal::usage(message)
-            .hint("leave the digest away, or name the artifact that has it")
-            .into());
-    }
+    check_digest(&from.to_string(), &digest, to)?;
     let repository = access::repository(&args.registry, to)?;
     let progress = printer.progress("pushing", artifact.manifest.layout().total_bytes());
     let open = |blob: &modelpack::manifest::Blob| Ok(layout.blob(&blob.digest, blob.size)?);
@@ -49,17 +50,26 @@ pub(crate) fn run(args: &PushArgs, printer: &Printer) -> anyhow::Result<()> {
     printer.result(&Published { sent_bytes: Some(sent), ..published })
 }
 
-fn ends(args: &PushArgs) -> anyhow::Result<(&LayoutReference, &RegistryReference)> {
+/// Where the artifact comes from.
+enum From<'a> {
+    Layout(&'a LayoutReference),
+    Registry(&'a RegistryReference),
+}
+
+/// A destination that states a digest wants that artifact and no other.
+fn check_digest(from: &str, digest: &Sha256Digest, to: &RegistryReference) -> anyhow::Result<()> {
+    let Some(asked) = to.digest.filter(|asked| asked != digest) else { return Ok(()) };
+    let message = format!("`{from}` is {digest}, but the destination states {asked}");
+    Err(Refusal::usage(message).hint("leave the digest away, or name the artifact that has it").into())
+}
+
+fn ends(args: &PushArgs) -> anyhow::Result<(From<'_>, &RegistryReference)> {
     match (&args.source, &args.destination) {
-        (Reference::Layout(from), Reference::Registry(to)) => Ok((from, to)),
+        (Reference::Layout(from), Reference::Registry(to)) => Ok((From::Layout(from), to)),
+        (Reference::Registry(from), Reference::Registry(to)) => Ok((From::Registry(from), to)),
         (Reference::Directory(dir), _) => {
             Err(Refusal::usage(format!("`{}` is a plain directory, not an artifact", dir.display()))
                 .hint(format!("publish it with `modelctl build {} -t {}`", dir.display(), args.destination))
-                .into())
-        }
-        (Reference::Registry(from), _) => {
-            Err(Refusal::usage(format!("cannot push from the registry that holds `{from}`"))
-                .hint("only layouts on disk can be pushed, as `oci:DIR:TAG`")
                 .into())
         }
         (Reference::Fleet(_), _) => Err(Refusal::usage("cannot push what only other peers have")

@@ -15,6 +15,46 @@ fn help_build() {
 }
 
 #[test]
+fn help_modelfile() {
+    assert_said!(Scratch::new().run(&["modelfile", "--help"]));
+}
+
+#[test]
+fn help_login() {
+    assert_said!(Scratch::new().run(&["login", "--help"]));
+}
+
+#[test]
+fn help_logout() {
+    assert_said!(Scratch::new().run(&["logout", "--help"]));
+}
+
+#[test]
+fn help_ls() {
+    assert_said!(Scratch::new().run(&["ls", "--help"]));
+}
+
+#[test]
+fn help_rm() {
+    assert_said!(Scratch::new().run(&["rm", "--help"]));
+}
+
+#[test]
+fn help_tag() {
+    assert_said!(Scratch::new().run(&["tag", "--help"]));
+}
+
+#[test]
+fn help_prune() {
+    assert_said!(Scratch::new().run(&["prune", "--help"]));
+}
+
+#[test]
+fn help_diff() {
+    assert_said!(Scratch::new().run(&["diff", "--help"]));
+}
+
+#[test]
 fn help_push() {
     assert_said!(Scratch::new().run(&["push", "--help"]));
 }

@@ -25,6 +25,7 @@ mod running;
 mod schedulers;
 mod seeds;
 mod selection;
+mod stored;
 mod support;
 mod transports;
 mod verify;

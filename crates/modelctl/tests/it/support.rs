@@ -89,7 +89,9 @@ impl Scratch {
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
             if name_text.starts_with("MODELCTL_")
-                || ["SOURCE_DATE_EPOCH", "COLUMNS", "DOCKER_CONFIG"].contains(&&*name_text)
+                || ["SOURCE_DATE_EPOCH", "COLUMNS", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"]
+                    .contains(&&*name_text)
+                || ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"].contains(&&*name_text)
             {
                 command.env_remove(name);
             }
@@ -166,11 +168,35 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn start() -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), "", "")
+    }
+
+    /// One that wants the user `me` with the password `secret`.
+    pub(crate) fn with_login() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        // What `htpasswd -B` would write.
+        fs::write(&path, "me:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n").unwrap();
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", path.display());
+        Self::start_with(dir, "", &auth)
+    }
+
+    /// One with a certificate and its key.
+    pub(crate) fn with_tls(certificate: &str, key: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let [certificate, key] = [("certificate", certificate), ("key", key)].map(|(name, text)| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        });
+        Self::start_with(dir, &format!(", tls: {{certificate: {certificate}, key: {key}}}"), "")
+    }
+
+    fn start_with(dir: tempfile::TempDir, http: &str, rest: &str) -> Self {
         let config = dir.path().join("config.yml");
         let storage = dir.path().join("storage");
         let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"{http}}}\n{rest}",
             storage.display()
         );
         fs::write(&config, text).unwrap();
@@ -204,6 +230,17 @@ impl Registry {
             Command::new("curl").args(["-sSfH", accept, "--noproxy", "*", &url]).output().expect("curl");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
+    }
+
+    /// PUT of a manifest, as curl does it.
+    pub(crate) fn put_manifest(&self, repository: &str, tag: &str, raw: &str) {
+        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.address);
+        let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json";
+        let output = Command::new("curl")
+            .args(["-sSf", "-X", "PUT", "-H", kind, "--noproxy", "*", "--data-binary", raw, &url])
+            .output()
+            .expect("curl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// How many bytes of blobs it says it has sent.

@@ -163,3 +163,55 @@ async fn says_when_credentials_are_wrong_or_missing() {
     let error = bounded(logged_in(&registry.host()).resolve(Some("v1"), None)).await.unwrap_err();
     assert_eq!((error.class(), tokens.seen().len()), (Class::Unauthorized, 1));
 }
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged_by_post_and_never_sent_to_the_registry() {
+    let blob = bytes(1000);
+    let tokens = token_server(300).await;
+    let registry = token_registry(&tokens, &blob, |token| token == "Bearer token-1").await;
+    let credentials = Credentials::Identity { token: "se/cr+et".to_owned() };
+    let access = Access { plain_http: true, credentials, ..Access::default() };
+    bounded(read_all(&open_with(&registry.host(), access), &blob)).await;
+    let asked = &tokens.seen()[0];
+    assert_eq!((asked.method.as_str(), asked.path.as_str()), ("POST", "/token"));
+    assert_eq!(asked.header("content-type"), Some("application/x-www-form-urlencoded"));
+    let form = String::from_utf8(asked.body.clone()).unwrap();
+    let expected = "grant_type=refresh_token&client_id=modelctl&refresh_token=se%2Fcr%2Bet&service=here\
+        &scope=repository%3Amodels%2Fone%3Apull";
+    assert_eq!(form, expected);
+    for seen in registry.seen() {
+        assert!(!seen.path.contains("se") || !format!("{seen:?}").contains("cr+et"), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_tried_before_it_is_kept() {
+    let with = |password: &str| {
+        let credentials = Credentials::Basic { username: "me".to_owned(), password: password.to_owned() };
+        Access { plain_http: true, credentials, ..Access::default() }
+    };
+    let registry = FaultServer::start(|seen| match seen.header("authorization") {
+        Some(BASIC) => Reply::status(200),
+        _ => Reply::status(401).header("WWW-Authenticate", r#"Basic realm="here""#),
+    })
+    .await;
+    assert!(bounded(registry::check_login(&registry.host(), with(SECRET))).await.unwrap());
+    let error = bounded(registry::check_login(&registry.host(), with("wrong"))).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unauthorized, "{error}");
+    assert!(registry.seen().iter().all(|seen| seen.path == "/v2/"));
+
+    let open = FaultServer::start(|_| Reply::status(200)).await;
+    assert!(!bounded(registry::check_login(&open.host(), with(SECRET))).await.unwrap(), "it asked nobody");
+
+    // A token server gets the question without any repository in it.
+    let tokens = token_server(300).await;
+    let challenge = format!(r#"Bearer realm="http://{}/token",service="here""#, tokens.host());
+    let registry = FaultServer::start(move |seen| match seen.header("authorization") {
+        Some("Bearer token-1") => Reply::status(200),
+        _ => Reply::status(401).header("WWW-Authenticate", &challenge),
+    })
+    .await;
+    assert!(bounded(registry::check_login(&registry.host(), with(SECRET))).await.unwrap());
+    let asked = &tokens.seen()[0];
+    assert_eq!((asked.path.as_str(), asked.header("authorization")), ("/token?service=here", Some(BASIC)));
+}

@@ -19,6 +19,8 @@ pub(crate) struct Setup {
     pub(crate) wants_login: bool,
     /// Its certificate and key in PEM form, for TLS.
     pub(crate) tls: Option<(String, String)>,
+    /// The authority, in PEM form, whose certificates it asks its clients for.
+    pub(crate) client_ca: Option<String>,
 }
 
 /// A running registry.
@@ -41,6 +43,10 @@ impl DockerRegistry {
             fs::write(path("key"), key).unwrap();
             write!(config, "  tls:\n    certificate: {}\n    key: {}\n", path("certificate"), path("key"))
                 .unwrap();
+            if let Some(authority) = setup.client_ca {
+                fs::write(path("clients"), authority).unwrap();
+                write!(config, "    clientcas:\n      - {}\n", path("clients")).unwrap();
+            }
         }
         if setup.wants_login {
             fs::write(path("htpasswd"), HTPASSWD).unwrap();

@@ -7,6 +7,7 @@ mod docker_registry;
 mod fault_server;
 
 mod auth;
+mod copy;
 mod manifests;
 mod push;
 mod reads;

@@ -163,3 +163,40 @@ async fn trusts_the_authority_it_is_given_and_no_other() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn shows_its_certificate_to_a_registry_that_asks_for_one() {
+    let authority = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let certificate = params.self_signed(&key).unwrap();
+        (certificate.pem(), rcgen::Issuer::new(params, key))
+    };
+    let (ca, issuer) = authority("one authority");
+    let signed = |names: &[&str]| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+    };
+    let tls = Some(signed(&["localhost", "127.0.0.1"]));
+    let setup = Setup { tls, client_ca: Some(ca.clone()), ..Setup::default() };
+    let registry = DockerRegistry::start(setup);
+    let (certificate, key) = signed(&["client"]);
+    let ca_pem = Some(ca.into_bytes());
+    bounded(async {
+        let client_pem = Some(format!("{certificate}\n{key}").into_bytes());
+        let access = Access { ca_pem: ca_pem.clone(), client_pem, ..Access::default() };
+        let repository = open_with(registry.host(), access);
+        let blob = bytes(600_000);
+        push_file(&repository, &blob).await;
+        assert!(read(&repository, &blob, 1000..500_000).await == blob[1000..500_000]);
+        let stranger = open_with(registry.host(), Access { ca_pem, ..Access::default() });
+        stranger.resolve(Some("v1"), None).await.unwrap_err();
+    })
+    .await;
+}

@@ -42,6 +42,9 @@ pub struct Pull {
     pub password: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub ca_certificates_pem: ::prost::alloc::string::String,
+    /// with its key
+    #[prost(string, tag = "6")]
+    pub client_certificate_pem: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DaemonFrame {
