@@ -21,7 +21,7 @@ mod plant;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
+use std::sync::OnceLock;
 
 /// Stripes of an artifact, at most. They are constant, so that stripes keep their pieces when members come and go: the
 /// origin would otherwise be read again at each join. 16 keeps trees shallow (16 children under each member) and the
@@ -105,12 +105,16 @@ struct Inner {
     leaves: u32,
     /// What all of them cost.
     load: u64,
+    /// Whether it may have one more.
+    has_spare: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Stripe {
     root: Option<Node>,
     inner: BTreeMap<Node, Inner>,
+    /// Those and how deep they are, in order, if nothing has changed since that was asked.
+    listed: OnceLock<Box<[(Node, u32)]>>,
     /// (depth, member): those who have a child without children.
     open: BTreeSet<(u32, Node)>,
     /// (depth, member): those who may have one more child in this stripe.
@@ -355,9 +359,11 @@ impl Forest {
 
     /// Those who serve children in a stripe, and how deep they are, from a number on and then from the start.
     pub(crate) fn serving(&self, stripe: usize, from: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
-        let inner = &self.stripes[stripe].inner;
-        let before = iter::once_with(move || inner.range(..from)).flatten();
-        inner.range(from..).chain(before).map(|(node, inner)| (*node, inner.depth))
+        let at = &self.stripes[stripe];
+        let all =
+            at.listed.get_or_init(|| at.inner.iter().map(|(node, inner)| (*node, inner.depth)).collect());
+        let (before, after) = all.split_at(all.partition_point(|(node, _)| *node < from));
+        after.iter().chain(before).copied()
     }
 
     /// One more than the largest number that a member ever had.
@@ -398,8 +404,7 @@ impl Forest {
         let Seat { is_herald, weight, .. } = self.seats[node as usize];
         let spare = self.seats[node as usize].spare();
         if self.stripes[stripe].root != Some(node) {
-            let most = if is_herald { weight } else { u64::MAX };
-            return spare.min(most.saturating_sub(self.load(stripe, node)));
+            return if is_herald { spare.min(weight.saturating_sub(self.load(stripe, node))) } else { spare };
         }
         match self.load(stripe, node) {
             0 => u64::MAX,

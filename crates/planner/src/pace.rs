@@ -3,10 +3,8 @@
 //!
 //! Owns: the comparison. Does not own: what a plan makes of it (`swarm_state`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
-
-use crate::id::PeerId;
 
 /// How often entrants are compared: many pieces, on any network that a model is sent over.
 pub(crate) const ENTRANTS_INTERVAL: Duration = Duration::from_millis(500);
@@ -72,25 +70,26 @@ struct Counted {
     losses: u32,
 }
 
-/// A comparison that is made again and again.
+/// A comparison that is made again and again, of those whom `K` tells apart.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct Pace<K> {
     interval: Duration,
     /// When it was looked last.
     last: Duration,
     /// When what is counted was counted.
     counted_at: Duration,
-    counted: BTreeMap<PeerId, Counted>,
+    /// Ascending, as all lists of them: ten thousand in a map take ten times as long.
+    counted: Vec<(K, Counted)>,
     /// Pieces per second of the one in the middle, as last seen, and what its card does: it counts on when most are done.
     usual: (f64, u64),
     /// Pieces per second of all together, as lately seen, where what one lacks could be given to another.
     together: Option<f64>,
 }
 
-impl Pace {
+impl<K: Ord + Copy> Pace<K> {
     pub(crate) fn new(interval: Duration) -> Self {
         let (zero, usual) = (Duration::ZERO, (0.0, 1));
-        Self { interval, last: zero, counted_at: zero, counted: BTreeMap::new(), usual, together: None }
+        Self { interval, last: zero, counted_at: zero, counted: Vec::new(), usual, together: None }
     }
 
     /// Of those who share what is to be got.
@@ -103,8 +102,8 @@ impl Pace {
         self.last + self.interval
     }
 
-    /// Compares them; gives those that straggle.
-    pub(crate) fn compare(&mut self, now: Duration, all: &BTreeMap<PeerId, Stretch>) -> BTreeSet<PeerId> {
+    /// Compares them, who come in ascending order; gives those that straggle.
+    pub(crate) fn compare(&mut self, now: Duration, all: &[(K, Stretch)]) -> BTreeSet<K> {
         if now.saturating_sub(self.last) > GAP_MAX {
             self.counted.clear();
             self.usual = (0.0, 1);
@@ -112,39 +111,43 @@ impl Pace {
         }
         self.last = now;
         let elapsed = now.saturating_sub(self.counted_at).as_secs_f64();
-        let mut rates = BTreeMap::new();
-        for (peer, at) in all.iter().filter(|(_, at)| at.lacks > 0) {
+        let before = counted_of(&self.counted, all);
+        let rate = |((_, at), then): (&(K, Stretch), &Option<Counted>)| {
             // One that got or lost a stripe since is not compared by what it had of it.
-            let then = self.counted.get(peer).filter(|then| then.all == at.all() && then.has <= at.has);
-            if let Some(then) = then {
-                rates.insert(*peer, f64::from(at.has - then.has) / elapsed);
-            }
-        }
-        let mut sorted: Vec<(f64, u64)> =
-            rates.iter().map(|(peer, rate)| (*rate, all[peer].weight)).collect();
-        sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let usual = if rates.len() < COMPARED_MIN { self.usual } else { sorted[sorted.len() / 2] };
-        if !rates.is_empty() && usual.0 * elapsed < GAIN_MIN {
+            let then = then.filter(|then| at.lacks > 0 && then.all == at.all() && then.has <= at.has)?;
+            Some(f64::from(at.has - then.has) / elapsed)
+        };
+        let rates: Vec<Option<f64>> = all.iter().zip(&before).map(rate).collect();
+        let known = all.iter().zip(&rates).filter_map(|((_, at), rate)| Some(((*rate)?, at.weight)));
+        let mut known: Vec<(f64, u64)> = known.collect();
+        let by_rate = |a: &(f64, u64), b: &(f64, u64)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        let middle = known.len() / 2;
+        let usual = if known.len() < COMPARED_MIN {
+            self.usual
+        } else {
+            *known.select_nth_unstable_by(middle, by_rate).1
+        };
+        if !known.is_empty() && usual.0 * elapsed < GAIN_MIN {
             return BTreeSet::new();
         }
         self.usual = usual;
         self.counted_at = now;
-        let sum: f64 = rates.values().sum();
+        let sum: f64 = rates.iter().flatten().sum();
         self.together = self.together.map(|together| sum.max(together * FADES));
-        let lacking = all.values().map(|at| f64::from(at.lacks)).sum();
-        let before = std::mem::take(&mut self.counted);
+        let lacking = all.iter().map(|(_, at)| f64::from(at.lacks)).sum();
         let mut straggling = BTreeSet::new();
-        for (peer, at) in all {
-            let is_slow = rates
-                .get(peer)
-                .is_some_and(|rate| self.is_slow(*rate, *at) || self.is_late(*rate, *at, lacking));
-            let losses = before.get(peer).filter(|_| is_slow).map_or(0, |then| then.losses);
+        let mut counted = Vec::with_capacity(all.len());
+        for (((who, at), then), rate) in all.iter().zip(before).zip(rates) {
+            let is_slow =
+                rate.is_some_and(|rate| self.is_slow(rate, *at) || self.is_late(rate, *at, lacking));
+            let losses = then.filter(|_| is_slow).map_or(0, |then| then.losses);
             let losses = losses + u32::from(is_slow && at.lacks >= LEFT_MIN);
             if losses >= LOSSES {
-                straggling.insert(*peer);
+                straggling.insert(*who);
             }
-            self.counted.insert(*peer, Counted { has: at.has, all: at.all(), losses });
+            counted.push((*who, Counted { has: at.has, all: at.all(), losses }));
         }
+        self.counted = counted;
         straggling
     }
 
@@ -161,9 +164,20 @@ impl Pace {
     }
 }
 
+/// What was counted of each, if anything.
+fn counted_of<K: Ord + Copy>(counted: &[(K, Counted)], all: &[(K, Stretch)]) -> Vec<Option<Counted>> {
+    let mut rest = counted.iter().peekable();
+    let of = |(who, _): &(K, Stretch)| {
+        while rest.next_if(|(other, _)| other < who).is_some() {}
+        rest.next_if(|(other, _)| other == who).map(|(_, then)| *then)
+    };
+    all.iter().map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::PeerId;
 
     const SIZE: u32 = 1000;
     const INTERVAL: Duration = Duration::from_millis(500);
@@ -181,7 +195,8 @@ mod tests {
         let mut pace = Pace::new(INTERVAL);
         let standing = |gain: u32, time: u32| stretch((gain * time).min(SIZE), SIZE);
         let compare = |time: u32| {
-            let entrants = (1..).map(id).zip(gains.iter().map(|gain| standing(*gain, time))).collect();
+            let entrants: Vec<_> =
+                (1..).map(id).zip(gains.iter().map(|gain| standing(*gain, time))).collect();
             pace.compare(INTERVAL * time, &entrants)
         };
         (0..times).map(compare).collect()
@@ -206,7 +221,7 @@ mod tests {
         for time in 1..30 {
             // Two pieces in each second interval, where others get eight in each.
             let standing = |number: u32| stretch(if number == 1 { time / 2 * 2 } else { 8 * time }, SIZE);
-            let entrants = (1..).map(id).zip((0..4).map(standing)).collect();
+            let entrants: Vec<_> = (1..).map(id).zip((0..4).map(standing)).collect();
             found.append(&mut pace.compare(INTERVAL * time, &entrants));
         }
         assert_eq!(found, BTreeSet::from([id(2)]));
@@ -220,7 +235,7 @@ mod tests {
             let stripes = |number: u32| if number < 3 { (time.max(2) - 2).min(2) } else { 0 };
             let standing =
                 |number: u32| stretch(10 * time + 300 * stripes(number), SIZE * (stripes(number) + 1));
-            let entrants = (1..).map(id).zip((0..4).map(standing)).collect();
+            let entrants: Vec<_> = (1..).map(id).zip((0..4).map(standing)).collect();
             found.append(&mut pace.compare(INTERVAL * time, &entrants));
         }
         assert_eq!(found, BTreeSet::new());
@@ -232,7 +247,7 @@ mod tests {
         let compare = |time: u32| {
             let last = Stretch { weight, straggles, ..stretch(gain * time, SIZE) };
             let all = [10; 3].map(|gain| stretch(gain * time, SIZE)).into_iter().chain([last]);
-            pace.compare(INTERVAL * time * 2, &(1..).map(id).zip(all).collect())
+            pace.compare(INTERVAL * time * 2, &(1..).map(id).zip(all).collect::<Vec<_>>())
         };
         (1..20).map(compare).last() == Some(BTreeSet::from([id(4)]))
     }
@@ -259,7 +274,9 @@ mod tests {
             for time in 1..9 {
                 let others = if time < others_are_done_at { 60 * time } else { SIZE };
                 let standings = [others, others, others, gain * time].map(|has| stretch(has, SIZE));
-                found.append(&mut pace.compare(INTERVAL * time, &(1..).map(id).zip(standings).collect()));
+                found.append(
+                    &mut pace.compare(INTERVAL * time, &(1..).map(id).zip(standings).collect::<Vec<_>>()),
+                );
             }
             found
         };

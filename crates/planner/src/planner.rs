@@ -172,7 +172,16 @@ pub struct Planner {
     /// The latest come last.
     departed: VecDeque<Whereabouts>,
     now: Duration,
-    outputs: VecDeque<Output>,
+    pending: VecDeque<Pending>,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+enum Pending {
+    Output(Output),
+    /// Members of this swarm are to be told their parts. Each is made when it is asked for: those of ten thousand are
+    /// tens of megabytes.
+    Plans(ArtifactId),
 }
 
 impl Planner {
@@ -187,7 +196,7 @@ impl Planner {
         self.now = self.now.max(now);
         if self.quarantine.next_change().is_some_and(|at| at <= self.now) {
             let released = self.quarantine.fade(self.now);
-            self.outputs.extend(released.into_iter().map(Output::Standing));
+            self.pending.extend(released.into_iter().map(Output::Standing).map(Pending::Output));
             let touched = self.update_standings();
             self.replan_where(|swarm| touched.iter().any(|peer| swarm.has(*peer)));
         }
@@ -263,7 +272,19 @@ impl Planner {
 
     /// The next thing to do, until there is none.
     pub fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        while let Some(next) = self.pending.pop_front() {
+            match next {
+                Pending::Output(output) => return Some(output),
+                Pending::Plans(artifact) => {
+                    let Some(swarm) = self.swarms.get_mut(&artifact) else { continue };
+                    if let Some((to, plan)) = swarm.next_part() {
+                        self.pending.push_front(next);
+                        return Some(Output::Plan { to, artifact, plan });
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// When a [`Input::Tick`] is due.
@@ -355,7 +376,7 @@ impl Planner {
         let alarm = self.quarantine.accuse(self.now, (by, host), &about, charge);
         // Of one that has left, plans that were sent before may still speak.
         let is_news = has_left && alarm.is_some();
-        self.outputs.extend(alarm.map(Output::Standing));
+        self.pending.extend(alarm.map(Output::Standing).map(Pending::Output));
         let touched = self.update_standings();
         self.replan_where(|swarm| is_news || touched.iter().any(|peer| swarm.has(*peer)));
     }
@@ -421,8 +442,7 @@ impl Planner {
         if swarm.gathering().is_some() {
             return;
         }
-        for (to, plan) in swarm.replan() {
-            self.outputs.push_back(Output::Plan { to, artifact, plan });
-        }
+        swarm.replan();
+        self.pending.push_back(Pending::Plans(artifact));
     }
 }

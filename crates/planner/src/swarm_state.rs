@@ -79,14 +79,17 @@ pub(crate) struct SwarmState {
     /// Those who are to hear of the next plan, whatever changes for them.
     concerned: BTreeSet<Node>,
     is_for_all: bool,
+    /// Those who are to be told their parts of the last plan, and what was predicted of it: how long it takes, and the bound.
+    telling: BTreeSet<Node>,
+    predicted: (Option<Duration>, Option<Duration>),
     /// Until when nobody waits for them.
     straggling: BTreeMap<Node, Straggles>,
     /// While members come from another scheduler: since when, and until when no plan is made.
     gathering: Option<(Duration, Duration)>,
     /// Of entrants, in what they read for others.
-    pace: Pace,
+    pace: Pace<stragglers::Who>,
     /// Of all who want anything, in all that they get.
-    gains: Pace,
+    gains: Pace<stragglers::Who>,
 }
 
 impl SwarmState {
@@ -109,6 +112,8 @@ impl SwarmState {
             left: Vec::new(),
             concerned: BTreeSet::new(),
             is_for_all: false,
+            telling: BTreeSet::new(),
+            predicted: (None, None),
             straggling: BTreeMap::new(),
             gathering: None,
             pace: Pace::of_sharers(ENTRANTS_INTERVAL),
@@ -293,8 +298,8 @@ impl SwarmState {
         of(true).chain(of(false)).map(|member| member.peer)
     }
 
-    /// Makes the next plan; returns the parts that changed.
-    pub(crate) fn replan(&mut self) -> Vec<(PeerId, PeerPlan)> {
+    /// Makes the next plan.
+    pub(crate) fn replan(&mut self) {
         self.epoch += 1;
         self.note_round();
         let serving_before = self.roster.serving_rank();
@@ -313,7 +318,18 @@ impl SwarmState {
         self.grow(&sorted);
         self.forget_left();
         self.trees.tidy();
-        self.tell(&sorted)
+        self.tell(&sorted);
+    }
+
+    /// What the next member is told of the last plan, of those for whom anything changed.
+    pub(crate) fn next_part(&mut self) -> Option<(PeerId, PeerPlan)> {
+        while let Some(node) = self.telling.pop_first() {
+            let Some(peer) = self.roster.get(node).map(|member| member.peer) else { continue };
+            if let Some(plan) = self.part_of(node, self.predicted) {
+                return Some((peer, plan));
+            }
+        }
+        None
     }
 
     /// Makes the trees fit the members, of whom these have changed.
@@ -383,15 +399,9 @@ impl SwarmState {
 
     /// What a card does; peers that do not know theirs count as the mean of those that do.
     fn weight(&self, node: Node) -> u64 {
-        let class = self.roster.get(node).and_then(|member| member.class);
-        let known = class.map(|class| class.rate).filter(|rate| *rate > 0);
-        known.unwrap_or_else(|| slowed(self.mean, class.is_some_and(|class| class.is_slow_card)))
-    }
-
-    /// What it says that it does, however slow it is.
-    fn claimed(&self, node: Node) -> u64 {
-        let rate = self.roster.get(node).and_then(|member| member.facts.nic_rate);
-        rate.map(rounded).filter(|rate| *rate > 0).unwrap_or(self.mean)
+        let brief = self.roster.brief(node);
+        let known = brief.map(|brief| brief.rate).filter(|rate| *rate > 0);
+        known.unwrap_or_else(|| slowed(self.mean, brief.is_some_and(|brief| brief.is_slow_card)))
     }
 
     /// Those who left are nobody's backup.
@@ -424,8 +434,8 @@ impl SwarmState {
         }
     }
 
-    /// What those are told for whom anything changed.
-    fn tell(&mut self, sorted: &BTreeSet<Node>) -> Vec<(PeerId, PeerPlan)> {
+    /// Finds those for whom anything may have changed.
+    fn tell(&mut self, sorted: &BTreeSet<Node>) {
         let asked = std::mem::take(&mut self.concerned);
         let mut concerned: BTreeSet<Node> = self.trees.take_touched().into_iter().collect();
         concerned.extend(sorted);
@@ -444,12 +454,7 @@ impl SwarmState {
         if is_for_all || is_small {
             concerned.extend(self.roster.nodes());
         }
-        let predicted = self.predict();
-        let mut plans = Vec::with_capacity(concerned.len());
-        for node in concerned {
-            let Some(peer) = self.roster.get(node).map(|member| member.peer) else { continue };
-            plans.extend(self.part_of(node, predicted).map(|plan| (peer, plan)));
-        }
-        plans
+        self.telling.append(&mut concerned);
+        self.predicted = self.predict();
     }
 }

@@ -248,6 +248,7 @@ impl Forest {
         let parent = self.seats[node as usize].parents[stripe];
         let depth = self.stripes[stripe].inner.get(&parent).map_or(0, |inner| inner.depth + 1);
         self.stripes[stripe].inner.insert(node, Inner { depth, ..Inner::default() });
+        self.stripes[stripe].listed.take();
         if parent != NOBODY {
             self.count_leaf(stripe, parent, false);
             let higher = self.stripes[stripe].open.first().copied().filter(|(above, _)| above + 1 < depth);
@@ -278,6 +279,7 @@ impl Forest {
             return false;
         }
         if let Some(inner) = at.inner.remove(&node) {
+            at.listed.take();
             at.spare.remove(&(inner.depth, node));
         }
         let parent = self.seats[node as usize].parents[stripe];
@@ -498,6 +500,7 @@ impl Forest {
         self.unlink(stripe, root);
         self.stripes[stripe].root = Some(root);
         self.stripes[stripe].inner.entry(root).or_default();
+        self.stripes[stripe].listed.take();
         self.set_depth(stripe, root, 0);
         self.set_role(root, Role::Loose);
         self.touch(root);
@@ -523,6 +526,7 @@ impl Forest {
         if before == depth {
             return;
         }
+        at.listed.take();
         if at.open.remove(&(before, node)) {
             at.open.insert((depth, node));
         }
@@ -557,14 +561,15 @@ impl Forest {
     }
 
     fn refresh_in(&mut self, stripe: usize, node: Node) {
-        let Some(inner) = self.stripes[stripe].inner.get(&node) else { return };
-        let depth = inner.depth;
+        let Some(before) = self.stripes[stripe].inner.get(&node).map(|inner| inner.has_spare) else { return };
         let can = self.room(stripe, node) >= self.least().max(1);
-        let set = &mut self.stripes[stripe].spare;
+        let at = &mut self.stripes[stripe];
+        let Some(inner) = at.inner.get_mut(&node).filter(|_| before != can) else { return };
+        inner.has_spare = can;
         if can {
-            set.insert((depth, node))
+            at.spare.insert((inner.depth, node));
         } else {
-            set.remove(&(depth, node))
-        };
+            at.spare.remove(&(inner.depth, node));
+        }
     }
 }

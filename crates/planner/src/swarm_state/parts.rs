@@ -1,12 +1,13 @@
 //! What one member is told of a plan. Does not own what the plan is (`swarm_state`).
 
 use std::iter;
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelpack::layout::PIECE_BYTES;
 
 use super::SwarmState;
-use super::roster::{BACKUPS, Backups, MemberState, NOBODY, Part};
+use super::roster::{BACKUPS, Backups, Brief, MemberState, NOBODY, Part};
 use crate::bound::{Bound, Rates, discrete_optimum};
 use crate::forest::Node;
 use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
@@ -82,7 +83,7 @@ impl SwarmState {
         // A seed is an origin too: whoever reads it does so for everybody.
         let is_entrant = match parent {
             None => source == StripeSource::Origin,
-            Some(parent) => self.roster.get(parent).is_some_and(|at| at.is_seed),
+            Some(parent) => self.is_seed(parent),
         };
         if is_entrant {
             let before: Vec<Before> = self.before(node, stripe).collect();
@@ -92,7 +93,7 @@ impl SwarmState {
         }
         let new = self.backups_of(node, stripe, parent, kept);
         let mut backups = Vec::with_capacity(BACKUPS);
-        for (backup, at) in new.iter().filter_map(|backup| Some((*backup, self.roster.get(*backup)?))) {
+        for (backup, at) in new.iter().filter_map(|backup| Some((*backup, self.roster.brief(*backup)?))) {
             named.push(backup);
             backups.push(at.peer);
         }
@@ -122,7 +123,7 @@ impl SwarmState {
     }
 
     fn reads(&self, parent: Node) -> (StripeSource, Option<Node>) {
-        match self.roster.get(parent) {
+        match self.roster.brief(parent) {
             Some(at) => (StripeSource::Parent(at.peer), Some(parent)),
             None => (StripeSource::None, None),
         }
@@ -137,11 +138,8 @@ impl SwarmState {
         StripePart { source, backups: Vec::new(), before: Vec::new() }
     }
 
-    /// Nobody is sent to those who are quarantined, or to whom it accuses itself.
     pub(super) fn may_serve(&self, source: Node, reader: &MemberState) -> bool {
-        self.roster.get(source).is_some_and(|source| {
-            source.facts.standing < Standing::Quarantined && !source.facts.accusers.contains(&reader.peer)
-        })
+        self.roster.may_serve(source, reader)
     }
 
     /// The holder that a member reads a stripe from, if it may read from any.
@@ -219,7 +217,7 @@ impl SwarmState {
                 if found == BACKUPS {
                     return backups;
                 }
-                let is_so = self.roster.get(other).is_some_and(|at| at.facts.standing == standing);
+                let is_so = self.roster.brief(other).is_some_and(|at| at.standing == standing);
                 let is_new = other != node && Some(other) != parent && !backups.contains(&other);
                 let is_far = |other: Node| self.trees.are_apart(node, other);
                 let is_other = !is_mixed || backups[..found].iter().all(|at| is_far(*at) != is_far(other));
@@ -233,7 +231,7 @@ impl SwarmState {
     }
 
     fn is_seed(&self, node: Node) -> bool {
-        self.roster.get(node).is_some_and(|member| member.is_seed)
+        self.roster.brief(node).is_some_and(|member| member.is_seed)
     }
 
     fn named(&self, node: Node, mut named: Vec<Node>) -> Vec<Member> {
@@ -251,12 +249,13 @@ impl SwarmState {
                 named.push(other);
             }
         }
-        let name = |at: &MemberState| {
-            let (address, name) = (at.facts.address.clone(), at.facts.name.clone());
-            let is_far = at.rack != member.rack;
-            Member { id: at.peer, address, name, is_seed: at.is_seed, is_far }
+        let name = |at: &Brief| {
+            let (address, name) = (Arc::clone(&at.address), Arc::clone(&at.name));
+            Member { id: at.peer, address, name, is_seed: at.is_seed, is_far: at.rack != member.rack }
         };
-        named.into_iter().filter_map(|other| self.roster.get(other)).map(name).collect()
+        let mut members = Vec::with_capacity(named.len());
+        members.extend(named.into_iter().filter_map(|other| self.roster.brief(other)).map(name));
+        members
     }
 
     /// The bound, and the same with the pipeline's depth added, when every member's rate is known. The origin's rate

@@ -57,6 +57,8 @@ pub(super) struct Class {
     pub(super) entry_rank: usize,
     /// What its card does; 0 if it does not say.
     pub(super) rate: u64,
+    /// What it says that its card does, however slow it is.
+    pub(super) claims: u64,
     pub(super) is_slow_card: bool,
     reads_origin: bool,
 }
@@ -120,6 +122,20 @@ impl MemberState {
         self.held[stripe] + self.in_flight(stripe)
     }
 
+    fn brief(&self, class: Class) -> Brief {
+        Brief {
+            peer: self.peer,
+            address: Arc::clone(&self.facts.address),
+            name: Arc::clone(&self.facts.name),
+            rack: self.rack,
+            rate: class.rate,
+            standing: self.facts.standing,
+            is_slow_card: class.is_slow_card,
+            is_seed: self.is_seed,
+            has_accusers: !self.facts.accusers.is_empty(),
+        }
+    }
+
     fn class(&self, round: u32) -> Class {
         let is_aware = self.round == round;
         let part = match (self.have.is_full(), is_aware, self.is_seed) {
@@ -136,9 +152,25 @@ impl MemberState {
             Standing::Quarantined => QUARANTINED,
         };
         let (rank, entry_rank) = (rank(is_slow_card), rank(self.straggles.is_some()));
-        let rate = slowed(rounded(self.facts.nic_rate.unwrap_or(0)), is_slow_card);
-        Class { part, rank, entry_rank, rate, is_slow_card, reads_origin: self.origin_ok }
+        let claims = rounded(self.facts.nic_rate.unwrap_or(0));
+        let rate = slowed(claims, is_slow_card);
+        Class { part, rank, entry_rank, rate, claims, is_slow_card, reads_origin: self.origin_ok }
     }
+}
+
+/// What is asked of a member as a source, again and again, for each stripe of each other: all of that in one place.
+#[derive(Clone, Debug)]
+pub(super) struct Brief {
+    pub(super) peer: PeerId,
+    pub(super) address: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) rack: usize,
+    /// What its card does; 0 if it does not say.
+    pub(super) rate: u64,
+    pub(super) standing: Standing,
+    pub(super) is_slow_card: bool,
+    pub(super) is_seed: bool,
+    has_accusers: bool,
 }
 
 /// Members of one kind, those with the fastest cards first.
@@ -278,6 +310,8 @@ impl Kinds {
 pub(super) struct Roster {
     by_id: BTreeMap<PeerId, Node>,
     members: Vec<Option<MemberState>>,
+    /// Of each that is here, as it was sorted last.
+    briefs: Vec<Option<Brief>>,
     /// The backups of each, apart from the rest: all of them are looked through when somebody leaves.
     backups: Vec<Backups>,
     free: Vec<Node>,
@@ -297,6 +331,7 @@ impl Roster {
         let peer = member.peer;
         let node = self.free.pop().unwrap_or_else(|| {
             self.members.push(None);
+            self.briefs.push(None);
             self.backups.push([[NOBODY; BACKUPS]; STRIPES]);
             Node::try_from(self.members.len() - 1).expect("fewer members than a number holds")
         });
@@ -312,6 +347,7 @@ impl Roster {
         if let Some(class) = member.class {
             self.count((node, member.rack), class, Kind::take);
         }
+        self.briefs[node as usize] = None;
         self.quarantined.remove(&node);
         self.by_id.remove(&member.peer);
         self.unsorted.remove(&node);
@@ -358,6 +394,18 @@ impl Roster {
         self.by_id.get(&peer).copied()
     }
 
+    pub(super) fn brief(&self, node: Node) -> Option<&Brief> {
+        self.briefs.get(node as usize)?.as_ref()
+    }
+
+    /// Nobody is sent to those who are quarantined, or to whom it accuses itself.
+    pub(super) fn may_serve(&self, source: Node, reader: &MemberState) -> bool {
+        self.brief(source).is_some_and(|brief| {
+            let accuses = || self.get(source).is_some_and(|at| at.facts.accusers.contains(&reader.peer));
+            brief.standing < Standing::Quarantined && !(brief.has_accusers && accuses())
+        })
+    }
+
     pub(super) fn get(&self, node: Node) -> Option<&MemberState> {
         self.members.get(node as usize)?.as_ref()
     }
@@ -398,6 +446,7 @@ impl Roster {
         for node in unsorted {
             let Some(member) = self.members[node as usize].as_mut() else { continue };
             let class = member.class(round);
+            self.briefs[node as usize] = Some(member.brief(class));
             let before = member.class.replace(class);
             if before != Some(class) {
                 let at = (node, member.rack);

@@ -13,6 +13,9 @@ use crate::forest::Node;
 use crate::id::PeerId;
 use crate::pace::{COMPARED_MIN, RECOVERS, STRAGGLES, Stretch};
 
+/// A member among those that are compared: its number may be another one's later.
+pub(super) type Who = (Node, PeerId);
+
 impl SwarmState {
     /// When members are to be compared again, or a straggler is let back.
     pub(crate) fn pace_due(&self) -> Option<Duration> {
@@ -52,15 +55,13 @@ impl SwarmState {
         let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         let mut is_changed = false;
         if is_due(self.comparison_due()) {
-            let found = self.compare(now);
-            for node in self.nodes_of(&found) {
+            for (node, _) in self.compare(now) {
                 let straggles = Straggles { until: now + STRAGGLES, is_slow_card: false };
                 is_changed |= self.note_straggler(node, straggles);
             }
         }
         if is_due(self.gains_due()) {
-            let found = self.compare_gains(now);
-            for node in self.nodes_of(&found) {
+            for (node, _) in self.compare_gains(now) {
                 let straggles = Straggles { until: now + RECOVERS, is_slow_card: true };
                 is_changed |= self.note_straggler(node, straggles);
             }
@@ -85,32 +86,32 @@ impl SwarmState {
         before.is_none_or(|before| before.is_slow_card != is_slow_card)
     }
 
-    fn nodes_of(&self, peers: &BTreeSet<PeerId>) -> Vec<Node> {
-        peers.iter().filter_map(|peer| self.roster.node(*peer)).collect()
-    }
-
-    fn compare_gains(&mut self, now: Duration) -> BTreeSet<PeerId> {
+    fn compare_gains(&mut self, now: Duration) -> BTreeSet<Who> {
+        let mean = self.mean;
         let wanting = self.roster.nodes().filter_map(|node| {
             let member = self.roster.get(node)?;
-            member.class.filter(|class| class.part == Part::Wanting)?;
+            let class = member.class.filter(|class| class.part == Part::Wanting)?;
             let (has, straggles) = (member.have.len(), member.straggles.is_some());
-            let stretch =
-                Stretch { has, lacks: self.piece_count - has, weight: self.claimed(node), straggles };
-            Some((member.peer, stretch))
+            let weight = if class.claims > 0 { class.claims } else { mean };
+            let stretch = Stretch { has, lacks: self.piece_count - has, weight, straggles };
+            Some(((node, member.peer), stretch))
         });
-        let wanting = wanting.collect();
+        let wanting: Vec<(Who, Stretch)> = wanting.collect();
         self.gains.compare(now, &wanting)
     }
 
-    fn compare(&mut self, now: Duration) -> BTreeSet<PeerId> {
-        let mut entrants: BTreeMap<PeerId, Stretch> = BTreeMap::new();
+    fn compare(&mut self, now: Duration) -> BTreeSet<Who> {
+        let mut entrants: BTreeMap<Who, Stretch> = BTreeMap::new();
         for (stripe, entrant) in self.entrants.iter().enumerate() {
-            let Some(member) = entrant.and_then(|at| self.roster.get(at)) else { continue };
+            let Some((node, member)) = entrant.and_then(|at| Some((at, self.roster.get(at)?))) else {
+                continue;
+            };
             let none = Stretch { has: 0, lacks: 0, weight: 1, straggles: false };
-            let stretch = entrants.entry(member.peer).or_insert(none);
+            let stretch = entrants.entry((node, member.peer)).or_insert(none);
             stretch.has += member.held[stripe];
             stretch.lacks += self.stripe_size(stripe) - member.held[stripe];
         }
+        let entrants: Vec<(Who, Stretch)> = entrants.into_iter().collect();
         self.pace.compare(now, &entrants)
     }
 
