@@ -86,6 +86,8 @@ pub(crate) trait Herald: Send {
     fn origin_lost(&self);
     /// That peer sent wrong bytes.
     fn complain(&self, about: PeerId, piece: PieceIndex);
+    /// Nothing comes from that parent for now.
+    fn stalled(&self, about: PeerId);
     /// That peer gives nothing of what it announces.
     fn silent(&self, about: PeerId);
 }
@@ -96,6 +98,7 @@ impl Herald for () {
     fn coming(&self, _coming: Coming) {}
     fn origin_lost(&self) {}
     fn complain(&self, _about: PeerId, _piece: PieceIndex) {}
+    fn stalled(&self, _about: PeerId) {}
     fn silent(&self, _about: PeerId) {}
 }
 
@@ -333,6 +336,7 @@ impl<H: Herald> Download<H> {
             Output::Coming { epoch, runs } => self.herald.coming(Coming { epoch, runs }),
             Output::OriginLost => self.herald.origin_lost(),
             Output::Blame { peer, piece } => self.blame(peer, piece),
+            Output::Stalled { peer } => self.herald.stalled(peer),
             Output::Silent { peer } => {
                 tracing::info!(%peer, "a peer gives nothing of what it announces");
                 self.herald.silent(peer);

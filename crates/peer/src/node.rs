@@ -484,6 +484,10 @@ impl Herald for NodeHerald {
         self.node.complain(self.artifact, about, piece);
     }
 
+    fn stalled(&self, about: PeerId) {
+        self.node.state().say(SessionCommand::Stall { artifact: self.artifact, about });
+    }
+
     fn silent(&self, about: PeerId) {
         self.node.metrics.accused(Charge::Silence);
         self.node.state().say(SessionCommand::Silence { artifact: self.artifact, about });

@@ -122,6 +122,13 @@ pub(crate) enum SessionCommand {
         /// The piece.
         piece: PieceIndex,
     },
+    /// Nothing comes from a parent for now.
+    Stall {
+        /// The artifact.
+        artifact: ArtifactId,
+        /// That peer.
+        about: PeerId,
+    },
     /// A peer gives nothing of what it announces.
     Silence {
         /// The artifact.
@@ -245,6 +252,10 @@ fn messages(command: SessionCommand) -> Vec<Said> {
                 about: about.bytes().to_vec(),
                 piece: piece.0,
             })]
+        }
+        SessionCommand::Stall { artifact, about } => {
+            let (artifact, about) = (artifact.0.to_vec(), about.bytes().to_vec());
+            vec![Said::Stall(control::Stall { artifact, about })]
         }
         SessionCommand::Silence { artifact, about } => {
             let (artifact, about) = (artifact.0.to_vec(), about.bytes().to_vec());

@@ -97,6 +97,15 @@ pub enum Input {
         /// Which piece.
         piece: u32,
     },
+    /// A member's parent has stalled, and not one byte comes from it: sooner than it can be called silent. It is no charge.
+    Stall {
+        /// Who noticed.
+        peer: PeerId,
+        /// The artifact.
+        artifact: ArtifactId,
+        /// The parent.
+        about: PeerId,
+    },
     /// A member that is linked and announces pieces has given a reader nothing for a while.
     Silence {
         /// Who noticed.
@@ -226,7 +235,7 @@ impl Planner {
             }
             Input::Have { peer, artifact, runs } => {
                 if let Some(swarm) = self.swarms.get_mut(&artifact) {
-                    swarm.have(peer, &runs);
+                    swarm.have(now, peer, &runs);
                 }
             }
             Input::Leave { peer, artifact } => {
@@ -242,24 +251,32 @@ impl Planner {
             Input::Complaint { peer, artifact, about, .. } => {
                 self.accused((peer, about), artifact, Charge::WrongBytes);
             }
-            Input::Silence { peer, artifact, about } => {
-                self.accused((peer, about), artifact, Charge::Silence);
-            }
-            Input::Tick => {
-                let mut due = Vec::new();
-                for (artifact, swarm) in &mut self.swarms {
-                    if swarm.gathering().is_some_and(|until| until <= now) {
-                        swarm.gathered();
-                        due.push(*artifact);
-                    }
-                    if swarm.pace_due().is_some_and(|at| at <= now) && swarm.compare_pace(now) {
-                        due.push(*artifact);
-                    }
-                }
-                for artifact in due {
+            Input::Stall { peer, artifact, about } => {
+                let swarm = self.swarms.get_mut(&artifact);
+                if swarm.is_some_and(|swarm| swarm.stalled(self.now, peer, about)) {
                     self.replan(artifact);
                 }
             }
+            Input::Silence { peer, artifact, about } => {
+                self.accused((peer, about), artifact, Charge::Silence);
+            }
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        let mut due = Vec::new();
+        for (artifact, swarm) in &mut self.swarms {
+            if swarm.gathering().is_some_and(|until| until <= now) {
+                swarm.gathered();
+                due.push(*artifact);
+            }
+            if swarm.pace_due().is_some_and(|at| at <= now) && swarm.compare_pace(now) {
+                due.push(*artifact);
+            }
+        }
+        for artifact in due {
+            self.replan(artifact);
         }
     }
 

@@ -23,6 +23,7 @@ mod entrants;
 mod parts;
 mod roster;
 mod shares;
+mod stalls;
 mod stragglers;
 
 use roster::{BACKUPS, Part, Roster, Straggles, rounded, slowed};
@@ -90,6 +91,7 @@ pub(crate) struct SwarmState {
     pace: Pace<stragglers::Who>,
     /// Of all who want anything, in all that they get.
     gains: Pace<stragglers::Who>,
+    stalls: stalls::Stalls,
 }
 
 impl SwarmState {
@@ -118,6 +120,7 @@ impl SwarmState {
             gathering: None,
             pace: Pace::of_sharers(ENTRANTS_INTERVAL),
             gains: Pace::new(MEMBERS_INTERVAL),
+            stalls: stalls::Stalls::new(piece_count),
         }
     }
 
@@ -213,7 +216,7 @@ impl SwarmState {
             rack: 0,
             told: None,
         };
-        member.add((self.stripe_pieces, self.entrants.len()), have);
+        member.add((self.stripe_pieces, self.entrants.len()), have, |_, _| {});
         for run in &progress.origin_in_flight {
             let end = run.end.0.min(self.piece_count);
             for piece in Run::new(run.start.0.min(end), end).pieces() {
@@ -246,6 +249,7 @@ impl SwarmState {
         }
         self.concerned.remove(&node);
         self.straggling.remove(&node);
+        self.stalls.left(node);
         for entrant in self.entrants.iter_mut().filter(|entrant| **entrant == Some(node)) {
             *entrant = None;
         }
@@ -281,12 +285,13 @@ impl SwarmState {
         Some(self.roster.get(self.roster.node(peer)?)?.have.len())
     }
 
-    pub(crate) fn have(&mut self, peer: PeerId, runs: &[Run]) {
+    pub(crate) fn have(&mut self, now: Duration, peer: PeerId, runs: &[Run]) {
         let Some(node) = self.roster.node(peer) else { return };
         let shape = (self.stripe_pieces, self.entrants.len());
+        let stalls = &mut self.stalls;
         let Some(member) = self.roster.get_kept(node) else { return };
         let was_full = member.have.is_full();
-        member.add(shape, runs);
+        member.add(shape, runs, |stripe, piece| stalls.got(now, stripe, piece));
         if member.have.is_full() != was_full {
             self.roster.get_mut(node);
         }

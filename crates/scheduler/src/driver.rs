@@ -158,6 +158,9 @@ impl Driver {
                         tracing::warn!(%peer, %about, %artifact, piece, "wrong bytes");
                         self.metrics.accused(Charge::WrongBytes);
                     }
+                    Input::Stall { about, artifact, .. } => {
+                        tracing::debug!(%peer, %about, %artifact, "stalled");
+                    }
                     Input::Silence { about, artifact, .. } => {
                         tracing::info!(%peer, %about, %artifact, "silent");
                         self.metrics.accused(Charge::Silence);

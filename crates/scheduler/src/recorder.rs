@@ -96,7 +96,7 @@ impl Recorder {
             Input::Silence { peer, artifact, about } => {
                 self.accused(now, (*peer, *about), artifact, Charge::Silence);
             }
-            Input::Tick => {
+            Input::Stall { .. } | Input::Tick => {
                 self.because.insert(Cause::Time);
             }
         }

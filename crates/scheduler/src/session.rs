@@ -194,6 +194,11 @@ impl Joined {
                 }
                 Some(Input::Complaint { peer, artifact, about, piece })
             }
+            Kind::Stall(stall) => {
+                let artifact = convert::artifact_id(&stall.artifact)?;
+                let about = convert::peer_id(&stall.about)?;
+                self.piece_counts.get(&artifact).map(|_| Input::Stall { peer, artifact, about })
+            }
             Kind::Silence(silence) => {
                 let artifact = convert::artifact_id(&silence.artifact)?;
                 let about = convert::peer_id(&silence.about)?;

@@ -261,6 +261,12 @@ pub enum Output {
         /// The piece.
         piece: PieceIndex,
     },
+    /// Tell the scheduler that this parent has stalled, and that not one byte comes from it: it may know whether others
+    /// get any. That is no charge against anybody.
+    Stalled {
+        /// The peer.
+        peer: PeerId,
+    },
     /// Tell the scheduler that this peer serves nothing of what it announces.
     Silent {
         /// The peer.

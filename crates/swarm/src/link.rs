@@ -101,6 +101,8 @@ pub(crate) struct Link {
     /// No piece came for too long; cleared by the next good piece, and by no new link: whoever never gives anything
     /// opens those as well as anybody.
     pub(crate) is_slow: bool,
+    /// The scheduler was told that it stalls; cleared likewise.
+    pub(crate) is_told_stalled: bool,
     /// The scheduler was told that nothing comes; cleared by the next good piece.
     pub(crate) is_reported: bool,
     pub(crate) pause_until: Duration,
@@ -133,6 +135,7 @@ impl Link {
             last_piece: Duration::ZERO,
             last_byte: Duration::ZERO,
             is_slow: false,
+            is_told_stalled: false,
             is_reported: false,
             pause_until: Duration::ZERO,
             failures: 0,
@@ -238,6 +241,11 @@ impl Link {
         self.is_usable() && !self.is_failing() && (self.has.contains(piece) || self.coming.1.contains(piece))
     }
 
+    /// Whether it has or reads this piece by what it last said, though it has stalled: it may have paused, or be slow.
+    pub(crate) fn may_give(&self, piece: PieceIndex) -> bool {
+        self.is_up() && !self.is_failing() && (self.has.contains(piece) || self.coming.1.contains(piece))
+    }
+
     /// Whether it has the piece and serves what it has.
     pub(crate) fn has_for_sure(&self, piece: PieceIndex) -> bool {
         self.is_usable() && !self.is_failing() && self.has.contains(piece)
@@ -256,7 +264,7 @@ impl Link {
         self.rate.add(now, bytes);
         self.came(now);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
-        (self.is_slow, self.is_reported) = (false, false);
+        (self.is_slow, self.is_told_stalled, self.is_reported) = (false, false, false);
         (self.failures, self.refusals) = (0, 0);
     }
 

@@ -174,7 +174,7 @@ impl Swarm {
         let stripe = self.stripes.at(piece);
         let is_mine = stripe.source == StripeSource::Parent(seed) && self.is_handed_over(stripe);
         let others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
-        (is_mine || stripe.is_last_resort)
+        (stripe.is_last_resort || is_mine && !self.is_left_to_former(stripe, piece))
             && !others.map(|(_, link)| link).any(|link| link.has_or_will(piece))
     }
 
@@ -266,12 +266,24 @@ impl Swarm {
         let has_said = |before: &Before| {
             self.links.get(&before.peer).is_none_or(|link| match link.state {
                 LinkState::Connecting => false,
-                LinkState::Up => link.coming.0 >= before.epoch,
+                // Who stalls may never say it: until it does, what it last said holds.
+                LinkState::Up => link.is_slow || link.coming.0 >= before.epoch,
                 LinkState::Leaving | LinkState::Down { .. } => true,
             })
         };
         let handover = stripe.handover.as_ref();
         handover.is_none_or(|handover| self.now >= handover.until || handover.before.iter().all(has_said))
+    }
+
+    /// Whether a piece is left to somebody that read its stripe before, has stalled, and may have paused, or be slow.
+    fn is_left_to_former(&self, stripe: &Stripe, piece: PieceIndex) -> bool {
+        let handover = stripe.handover.as_ref().filter(|handover| self.now < handover.until);
+        handover.is_some_and(|handover| {
+            handover
+                .before
+                .iter()
+                .any(|before| self.links.get(&before.peer).is_some_and(|link| link.may_give(piece)))
+        })
     }
 
     fn is_for_origin(&self, piece: PieceIndex) -> bool {
@@ -282,7 +294,10 @@ impl Swarm {
         };
         // A seed is an origin too, which gives nothing of a stripe that is read here.
         let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
-        self.wanted.contains(piece) && self.may_read_origin(stripe) && !others.any(|(_, link)| is_with(link))
+        self.wanted.contains(piece)
+            && self.may_read_origin(stripe)
+            && !others.any(|(_, link)| is_with(link))
+            && (stripe.is_last_resort || !self.is_left_to_former(stripe, piece))
     }
 
     fn post(&mut self, source: Source, run: Run) {

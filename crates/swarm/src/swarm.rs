@@ -280,6 +280,7 @@ impl Swarm {
                 self.no_scheduler();
             }
             self.give_up_stalled();
+            self.tell_stalled();
             self.report_silent();
             self.close_left();
             self.look_around();

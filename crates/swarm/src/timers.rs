@@ -85,6 +85,24 @@ impl Swarm {
         }
     }
 
+    /// Tells the scheduler which parents stall: sooner than they can be called silent it may see that nobody gets anything.
+    pub(crate) fn tell_stalled(&mut self) {
+        let is_due = |link: &Link| self.told_stalled_at(link).is_some_and(|at| at <= self.now);
+        let stalled: Vec<PeerId> =
+            self.links.iter().filter(|(_, link)| is_due(link)).map(|(peer, _)| *peer).collect();
+        for peer in stalled {
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.is_told_stalled = true;
+            }
+            self.outputs.push_back(Output::Stalled { peer });
+        }
+    }
+
+    fn told_stalled_at(&self, link: &Link) -> Option<Duration> {
+        let counts = link.is_up() && link.is_slow && !link.is_told_stalled && !link.reads.is_empty();
+        (counts && !link.mine.is_empty()).then_some(link.last_byte + self.config.stall_min)
+    }
+
     /// Tells the scheduler of those that serve nothing, or not all that they claim: it takes them for alive, and plans by
     /// what they announce.
     pub(crate) fn report_silent(&mut self) {
@@ -271,6 +289,7 @@ impl Swarm {
     /// Every moment at which time alone may change something. Moments that have passed may be among them.
     pub(crate) fn timers(&self) -> impl Iterator<Item = Duration> + '_ {
         let stalls = self.links.iter().filter_map(|(peer, link)| self.link_stalls_at(*peer, link));
+        let told = self.links.values().filter_map(|link| self.told_stalled_at(link));
         let silences =
             self.links.values().flat_map(|link| silent_at(link).into_iter().chain(refuses_until(link)));
         let retries = self.links.values().map(|link| match link.state {
@@ -293,6 +312,7 @@ impl Swarm {
         let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);
         let take_over = self.take_over_ends();
         stalls
+            .chain(told)
             .chain(silences)
             .chain(take_over)
             .chain(retries)

@@ -109,13 +109,18 @@ fn linked() -> Swarm {
 }
 
 fn linked_by(plan: PeerPlan) -> Swarm {
+    linked_to(PIECES, plan)
+}
+
+/// The same of one that has announced so many pieces.
+fn linked_to(announced: u32, plan: PeerPlan) -> Swarm {
     let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
     let mut swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
     for input in [
         Input::OriginDown,
         Input::Plan(plan),
         Input::LinkUp { peer: PARENT, in_flight_max: 16 },
-        Input::Have { peer: PARENT, runs: vec![Run::new(0, PIECES)] },
+        Input::Have { peer: PARENT, runs: vec![Run::new(0, announced)] },
     ] {
         swarm.handle(Duration::ZERO, input);
     }
@@ -165,6 +170,63 @@ fn a_parent_that_gives_nothing_is_reported_once() {
     let outputs = silence(Duration::from_hours(1), Duration::ZERO, Duration::from_secs(9));
     let [at] = silent_at(&outputs)[..] else { panic!("{outputs:?}") };
     assert!(at >= Duration::from_secs(2) && at < Duration::from_secs(3), "{at:?}");
+}
+
+#[test]
+fn that_a_parent_stalls_is_said_before_it_is_silent() {
+    let outputs = silence(Duration::from_hours(1), Duration::ZERO, Duration::from_secs(9));
+    let stalled = outputs.iter().filter(|(_, output)| *output == Output::Stalled { peer: PARENT });
+    let [at] = stalled.map(|(at, _)| *at).collect::<Vec<_>>()[..] else { panic!("{outputs:?}") };
+    assert!(at >= Duration::from_millis(100) && at < silent_at(&outputs)[0], "{at:?}");
+}
+
+/// What a peer reads from the origin, and when, whose parent stalls and gives it its stripes. The parent had six pieces
+/// and read the seventh; later it may say that it acts by the plan that took the stripes.
+fn takes_over(says_so: bool) -> Vec<(Duration, Run)> {
+    let mut swarm = linked_to(6, plan());
+    let coming = |epoch| Input::Coming { peer: PARENT, epoch, runs: vec![Run::new(6, 7)] };
+    swarm.handle(Duration::ZERO, Input::OriginUp { ranges: true });
+    swarm.handle(Duration::ZERO, coming(1));
+    let (mut now, mut reads, mut told_at) = (Duration::ZERO, Vec::new(), None);
+    while now < Duration::from_secs(5) {
+        while let Some(output) = swarm.poll() {
+            match output {
+                Output::Stalled { .. } => {
+                    told_at = Some(now);
+                    let before = vec![planner::Before { peer: PARENT, epoch: 2 }];
+                    let (source, backups) = (StripeSource::Origin, vec![PARENT]);
+                    let stripes = vec![StripePart { source, backups, before }; 2];
+                    swarm.handle(now, Input::Plan(PeerPlan { epoch: 2, stripes, ..plan() }));
+                    if says_so {
+                        swarm.handle(now, coming(2));
+                    }
+                }
+                Output::Read { read, source: Source::Origin, run, .. } => {
+                    reads.push((now.saturating_sub(told_at.expect("it is no entrant before")), run));
+                    for piece in run.pieces() {
+                        swarm.handle(now, Input::Piece { read, piece, outcome: PieceOutcome::Good });
+                    }
+                    swarm.handle(now, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+                }
+                Output::Complete => return reads,
+                _ => {}
+            }
+        }
+        now = swarm.next_wake().expect("a swarm that runs has something to wait for");
+        swarm.handle(now, Input::Tick);
+    }
+    panic!("it never ends: {reads:?}");
+}
+
+#[test]
+fn whoever_takes_over_from_one_that_stalls_leaves_it_what_it_has_until_it_is_silent() {
+    for says_so in [false, true] {
+        let reads = takes_over(says_so);
+        let is_early = |(after, _): &&(Duration, Run)| *after < Duration::from_millis(400);
+        let early: Vec<Run> = reads.iter().filter(is_early).map(|(_, run)| *run).collect();
+        assert_eq!(early, [Run::new(7, 8)], "it may have paused, or be slow: {reads:?}");
+        assert!(reads.iter().any(|(_, run)| run.start.0 < 7), "it has not: {reads:?}");
+    }
 }
 
 #[test]

@@ -56,6 +56,8 @@ impl Herald for Heard {
         self.0.lock().unwrap().1.push(piece);
     }
 
+    fn stalled(&self, _: PeerId) {}
+
     fn silent(&self, _: PeerId) {}
 }
 

@@ -115,6 +115,7 @@ impl SwarmState {
         let is_first = self.roster.members().all(|member| member.told.is_none());
         let mut counts: BTreeMap<Node, u64> = BTreeMap::new();
         let mut were_slow = BTreeSet::new();
+        let (stalled, mut heirs) = (self.stalls.take_found(), BTreeMap::new());
         for stripe in 0..self.entrants.len() {
             let Some(entrant) = self.entrants[stripe] else { continue };
             if self.is_eligible(entrant, &self.eligible()) {
@@ -125,6 +126,7 @@ impl SwarmState {
                 if self.roster.get(entrant).is_some_and(|member| member.straggles.is_some()) {
                     were_slow.insert(stripe);
                 }
+                heirs.extend(stalled.get(&entrant).map(|by| (stripe, by)));
                 self.move_from(stripe, entrant, self.epoch);
             }
         }
@@ -139,7 +141,10 @@ impl SwarmState {
             let was_slow = were_slow.contains(&stripe);
             let proven = || was_slow.then(|| self.cheapest_of(&counts, MayEnter::Entrants)).flatten();
             let begun = begun.map(|node| (node, count(node)));
-            let chosen = begun.or_else(proven).or_else(|| self.cheapest_of(&counts, MayEnter::Anybody));
+            // Who has found out that one stalls need not wait to hear from it what it has on its way.
+            let heir = heirs.get(&stripe).and_then(|by| self.cheapest_among(by, &counts));
+            let chosen =
+                heir.or(begun).or_else(proven).or_else(|| self.cheapest_of(&counts, MayEnter::Anybody));
             if let Some((node, count)) = chosen {
                 if let Some(furthest) = furthest.filter(|furthest| *furthest != node) {
                     self.move_from(stripe, furthest, self.epoch);
@@ -214,6 +219,16 @@ impl SwarmState {
                 let near = || in_rack(a.0).cmp(&in_rack(b.0));
                 self.by_load(*a, *b).then_with(near).then(a.0.cmp(&b.0))
             })
+    }
+
+    /// The same of these alone.
+    fn cheapest_among(&self, nodes: &BTreeSet<Node>, counts: &BTreeMap<Node, u64>) -> Option<(Node, u64)> {
+        let eligible = self.eligible();
+        let weight = eligible.pool.map_or(0, |(_, kind)| kind.fastest());
+        let able = nodes.iter().filter(|node| self.is_eligible(**node, &eligible));
+        let able = able.filter(|node| self.weight(**node) >= weight);
+        let loads = able.map(|node| (*node, counts.get(node).copied().unwrap_or(0) + 1));
+        loads.min_by(|a, b| self.by_load(*a, *b).then(a.0.cmp(&b.0)))
     }
 
     /// How many stripes come in through a member's rack. All of them together leave it by one uplink.

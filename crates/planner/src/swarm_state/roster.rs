@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use modelpack::layout::Run;
+use modelpack::layout::{PieceIndex, Run};
 use modelpack::piece_map::PieceMap;
 
 use crate::forest::{Node, STRIPES};
@@ -102,12 +102,20 @@ pub(crate) struct MemberState {
 }
 
 impl MemberState {
-    pub(super) fn add(&mut self, (stripe_pieces, stripes): (u32, usize), runs: &[Run]) {
+    /// Takes note of what it has, and says of each new piece which stripe it is of.
+    pub(super) fn add(
+        &mut self,
+        (stripe_pieces, stripes): (u32, usize),
+        runs: &[Run],
+        mut got: impl FnMut(usize, PieceIndex),
+    ) {
         for run in runs {
             let end = run.end.0.min(self.have.piece_count());
             for piece in Run::new(run.start.0.min(end), end).pieces() {
                 if self.have.insert(piece) {
-                    self.held[(piece.0 / stripe_pieces) as usize % stripes] += 1;
+                    let stripe = (piece.0 / stripe_pieces) as usize % stripes;
+                    self.held[stripe] += 1;
+                    got(stripe, piece);
                 }
             }
         }

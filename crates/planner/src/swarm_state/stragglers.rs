@@ -20,7 +20,8 @@ impl SwarmState {
     /// When members are to be compared again, or a straggler is let back.
     pub(crate) fn pace_due(&self) -> Option<Duration> {
         let ends = self.straggling.values().map(|straggles| straggles.until);
-        self.comparison_due().into_iter().chain(self.gains_due()).chain(ends).min()
+        let stalls = self.stalls_due();
+        self.comparison_due().into_iter().chain(self.gains_due()).chain(stalls).chain(ends).min()
     }
 
     /// If enough want anything.
@@ -53,7 +54,7 @@ impl SwarmState {
     /// Compares members if that is due; says whether the plan should change.
     pub(crate) fn compare_pace(&mut self, now: Duration) -> bool {
         let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
-        let mut is_changed = false;
+        let mut is_changed = is_due(self.stalls_due()) && self.judge_stalls(now);
         if is_due(self.comparison_due()) {
             for (node, _) in self.compare(now) {
                 let straggles = Straggles { until: now + STRAGGLES, is_slow_card: false };
@@ -78,7 +79,7 @@ impl SwarmState {
     }
 
     /// Says whether that is new.
-    fn note_straggler(&mut self, node: Node, straggles: Straggles) -> bool {
+    pub(super) fn note_straggler(&mut self, node: Node, straggles: Straggles) -> bool {
         let before = self.straggling.get(&node).copied();
         let until = before.map_or(straggles.until, |before| before.until.max(straggles.until));
         let is_slow_card = straggles.is_slow_card || before.is_some_and(|before| before.is_slow_card);
@@ -106,8 +107,8 @@ impl SwarmState {
             let Some((node, member)) = entrant.and_then(|at| Some((at, self.roster.get(at)?))) else {
                 continue;
             };
-            let none = Stretch { has: 0, lacks: 0, weight: 1, straggles: false };
-            let stretch = entrants.entry((node, member.peer)).or_insert(none);
+            let nothing = Stretch { has: 0, lacks: 0, weight: 1, straggles: false };
+            let stretch = entrants.entry((node, member.peer)).or_insert(nothing);
             stretch.has += member.held[stripe];
             stretch.lacks += self.stripe_size(stripe) - member.held[stripe];
         }

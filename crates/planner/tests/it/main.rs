@@ -5,5 +5,6 @@ mod handover;
 mod racks;
 mod readers;
 mod repair;
+mod stalls;
 mod stragglers;
 mod support;

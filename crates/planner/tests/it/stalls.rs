@@ -74,7 +74,7 @@ fn an_entrant_that_serves_somebody_has_not_stalled() {
     let stripe = u32::try_from(its[0]).unwrap();
     for round in 2..4 {
         let now = ms(80 * u64::from(round) - 60);
-        stalls(&mut fleet, now - ms(1), child, entrant);
+        stalls(&mut fleet, ms(80 * u64::from(round) - 61), child, entrant);
         spreads(&mut fleet, now, stripe + round * STRIPES);
         stalls(&mut fleet, now + ms(50), child, entrant);
         fleet.tell_at(now + ms(79), Input::Tick);

@@ -26,6 +26,7 @@ pub(super) fn aim(output: &Output) -> Option<u32> {
         Output::Connect { peer, .. }
         | Output::Disconnect { peer }
         | Output::Blame { peer, .. }
+        | Output::Stalled { peer }
         | Output::Silent { peer }
         | Output::Read { source: swarm::Source::Peer(peer), .. } => Some(node_of(*peer)),
         _ => None,
@@ -83,6 +84,7 @@ pub(super) fn words(output: &Output) -> String {
         Output::Coming { epoch, runs } => format!("say that by plan {epoch} come {}", runs_shown(runs)),
         Output::Announce { run } => format!("announce {}", runs_shown(&[*run])),
         Output::Blame { peer, piece } => format!("blame {} for piece {}", node_of(*peer), piece.0),
+        Output::Stalled { peer } => format!("say that {} stalls", node_of(*peer)),
         Output::Silent { peer } => format!("call {} silent", node_of(*peer)),
         other => format!("{other:?}"),
     }

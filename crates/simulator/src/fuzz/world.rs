@@ -426,6 +426,10 @@ impl<'a> World<'a> {
                 let (me, about, piece) = (self.id_of(node), peer, piece.0);
                 self.tell(node, planner::Input::Complaint { peer: me, artifact: ARTIFACT, about, piece });
             }
+            Output::Stalled { peer } => {
+                let me = self.id_of(node);
+                self.tell(node, planner::Input::Stall { peer: me, artifact: ARTIFACT, about: peer });
+            }
             Output::Silent { peer } => {
                 let me = self.id_of(node);
                 self.tell(node, planner::Input::Silence { peer: me, artifact: ARTIFACT, about: peer });

@@ -74,6 +74,9 @@ impl World {
                 let (about, piece) = (peer, piece.0);
                 self.tell_planner(planner::Input::Complaint { peer: me, artifact: ARTIFACT, about, piece });
             }
+            Output::Stalled { peer } => {
+                self.tell_planner(planner::Input::Stall { peer: me, artifact: ARTIFACT, about: peer });
+            }
             Output::Silent { peer } => {
                 self.tell_planner(planner::Input::Silence { peer: me, artifact: ARTIFACT, about: peer });
             }

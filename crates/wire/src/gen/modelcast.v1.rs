@@ -192,7 +192,7 @@ pub struct AlarmStatus {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerToScheduler {
-    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "peer_to_scheduler::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<peer_to_scheduler::Kind>,
 }
 /// Nested message and enum types in `PeerToScheduler`.
@@ -215,6 +215,8 @@ pub mod peer_to_scheduler {
         Complaint(super::Complaint),
         #[prost(message, tag = "7")]
         Silence(super::Silence),
+        #[prost(message, tag = "8")]
+        Stall(super::Stall),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -303,6 +305,16 @@ pub struct Complaint {
     pub about: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint32, tag = "3")]
     pub piece: u32,
+}
+/// Nothing comes from a parent for as long as anybody waits: by the stall rule, much sooner than it can be called silent.
+/// It is no charge. A scheduler that sees that nobody gets what only that one has gives its stripes to others.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Stall {
+    #[prost(bytes = "vec", tag = "1")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+    /// the peer's id
+    #[prost(bytes = "vec", tag = "2")]
+    pub about: ::prost::alloc::vec::Vec<u8>,
 }
 /// A source that is linked and announces pieces has given nothing for a while.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
