@@ -8,7 +8,7 @@
 //! This world is another one than that of the measured cases: there links cannot break and schedulers are never two,
 //! which keeps thousands of nodes cheap. Both share the network and the queue.
 //!
-//! Not played: a wrong provisional tree (trees and vouchers are the peer's, and bytes do not exist here), racks.
+//! Not played: a wrong provisional tree (trees and vouchers are the peer's, and bytes do not exist here).
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ mod faults;
 mod links;
 mod news;
 mod oracle;
+mod racks;
 mod reads;
 mod scenario;
 mod schedulers;
@@ -26,6 +27,7 @@ mod words;
 mod world;
 
 pub use oracle::Violation;
+pub use racks::Racks;
 pub use scenario::{Fault, Member, Nature, Return, Scenario};
 
 use trace::Trace;

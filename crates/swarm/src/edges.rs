@@ -133,7 +133,9 @@ impl Swarm {
         if !self.far.contains(&peer) {
             return self.edges.orphans.word(word);
         }
-        let near = self.links.iter().filter(|(peer, link)| link.is_usable() && !self.far.contains(peer));
+        // A seed near by is asked for what nobody has, by whoever is told to.
+        let is_far = |peer| self.far.contains(peer) || self.seeds.contains(peer);
+        let near = self.links.iter().filter(|(peer, link)| link.is_usable() && !is_far(peer));
         match self.edges.away.word(word) {
             0 => 0,
             away => near.fold(away, |left, (_, link)| left & !link.has.word(word)),

@@ -79,7 +79,7 @@ impl World<'_> {
         if is_lie && !source.swarm.as_ref().is_some_and(has_all) {
             return self.end_read(to, read, ReadOutcome::NotHere);
         }
-        let path = [source.card.0, self.nodes[to as usize].card.1];
+        let path = self.path(from, to);
         self.network.send(&mut self.queue, (from, to), &path, (read, run));
     }
 

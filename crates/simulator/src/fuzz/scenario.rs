@@ -7,6 +7,7 @@ use std::time::Duration;
 use modelpack::layout::PIECE_BYTES;
 
 use super::dice::Dice;
+use super::racks::Racks;
 
 /// Nodes that a scenario begins with, at most. Those that come back after a crash are counted apart.
 const NODES_MAX: usize = 24;
@@ -265,6 +266,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Who takes part; at least one of them is never harmed and has, or can read, everything.
     pub members: Vec<Member>,
+    /// Where they stand, if not all in one rack.
+    pub racks: Option<Racks>,
     /// Pieces of the artifact, one blob.
     pub pieces: u32,
     /// In how many parts a piece crosses the network.
@@ -317,6 +320,9 @@ impl fmt::Display for Scenario {
             if let Some(Return { of, lost_percent }) = returns {
                 write!(f, ", was {of} and lost {lost_percent} %")?;
             }
+        }
+        if let Some(racks) = &self.racks {
+            write!(f, "{racks}")?;
         }
         for (at, fault) in faults {
             write!(f, "\n  {:12.6} s  {fault:?}", at.as_secs_f64())?;
@@ -383,11 +389,15 @@ impl Draw {
         let is_double = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Double { .. }));
         let schedulers = if is_double || self.dice.percent(30) { 2 } else { 1 };
         self.faults.sort_by_key(|(at, _)| *at);
+        let racks = Racks::drawn(self.seed, &self.members);
+        if let Some(racks) = &racks {
+            racks.part(self.seed, &mut self.faults);
+        }
         let ends = self.faults.iter().map(|(at, fault)| *at + fault.lasts());
         let begins = self.members.iter().map(|member| member.begins);
         let calm = ends.chain(begins).max().unwrap_or_default();
-        let slowest =
-            self.members.iter().map(|member| member.rate).min().unwrap_or(1).min(origin_rate).max(1);
+        let slowest = self.members.iter().map(|member| member.rate).min().unwrap_or(1).min(origin_rate);
+        let slowest = racks.as_ref().map_or(slowest, |racks| slowest.min(racks.slowest())).max(1);
         let proof = self.members.iter().map(|member| member.proof).max().unwrap_or_default() * pieces;
         let whole = u64::from(pieces) * PIECE_BYTES;
         let whole = Duration::from_micros(whole.saturating_mul(1_000_000) / slowest) + proof;
@@ -395,6 +405,7 @@ impl Draw {
             seed: self.seed,
             until: calm + PATIENCE + whole * PATIENCE_FACTOR,
             members: self.members,
+            racks,
             pieces,
             quanta,
             origin_rate,

@@ -90,7 +90,7 @@ impl World<'_> {
             address: format!("node-{node}:1"),
             name: format!("node-{node}"),
             nic_rate: member.claim,
-            place: planner::Place::default(),
+            place: self.place(node),
             host: host_of(home),
         };
         self.tell(node, input);

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
-use planner::{ArtifactId, HostAddr, PeerId, PeerPlan, StripeSet};
+use planner::{ArtifactId, HostAddr, PeerId, PeerPlan, Place, StripeSet};
 use swarm::{Config, Input, Output, ReadId, ReadOutcome, Swarm};
 
 use super::dice::{Dice, is_struck, mix};
 use super::oracle::Oracle;
+use super::racks::Racks;
 use super::reads::Stuck;
 use super::scenario::{Fault, Member, Nature, Scenario};
 use super::schedulers::{Scheduler, Stream};
@@ -149,6 +150,8 @@ pub(super) struct World<'a> {
     pub(super) network: Network,
     /// The fleet; the last one is the origin.
     pub(super) nodes: Vec<Node>,
+    /// Each rack's stations, to the other racks and from them.
+    uplinks: Vec<(u32, u32)>,
     pub(super) schedulers: Vec<Scheduler>,
     pub(super) streams: Streams,
     pub(super) stuck: Stuck,
@@ -193,6 +196,7 @@ impl<'a> World<'a> {
             queue: Queue::new(LATENCY),
             network: Network::new(scenario.quanta),
             nodes: Vec::new(),
+            uplinks: Vec::new(),
             schedulers: (0..scenario.schedulers).map(|_| Scheduler::new()).collect(),
             streams: Streams::default(),
             stuck: Stuck::default(),
@@ -212,6 +216,9 @@ impl<'a> World<'a> {
         }
         let card = (world.network.add_station(scenario.origin_rate), world.network.add_station(1));
         world.nodes.push(node(card, false));
+        for uplink in scenario.racks.iter().flat_map(Racks::uplinks) {
+            world.uplinks.push((world.network.add_station(*uplink), world.network.add_station(*uplink)));
+        }
         world.expected = world.healthy();
         for (node, member) in (0..).zip(&scenario.members) {
             world.queue.push(member.begins, Event::Begin(node));
@@ -232,6 +239,20 @@ impl<'a> World<'a> {
             None => (self.network.add_station(member.rate), self.network.add_station(member.rate)),
         };
         self.nodes.push(node(card, member.origin_ok));
+    }
+
+    /// Where a node says that it stands.
+    pub(super) fn place(&self, node: u32) -> Place {
+        self.scenario.racks.as_ref().map_or_else(Place::default, |racks| racks.place(node as usize))
+    }
+
+    /// From one member's card to another's, and where they are not in one rack, by way of uplinks.
+    pub(super) fn path(&self, from: u32, to: u32) -> Vec<u32> {
+        let cards = (self.nodes[from as usize].card.0, self.nodes[to as usize].card.1);
+        let homes = self.scenario.racks.as_ref().map(|at| (at.home(from as usize), at.home(to as usize)));
+        let apart = homes.filter(|(from, to)| from != to);
+        let apart = apart.map(|(from, to)| [self.uplinks[from].0, self.uplinks[to].1]);
+        [cards.0].into_iter().chain(apart.into_iter().flatten()).chain([cards.1]).collect()
     }
 
     /// Those who behave and are never lost.
