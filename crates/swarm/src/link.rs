@@ -101,6 +101,8 @@ pub(crate) struct Link {
     /// No piece came for too long; cleared by the next good piece, and by no new link: whoever never gives anything
     /// opens those as well as anybody.
     pub(crate) is_slow: bool,
+    /// When that was last found.
+    pub(crate) slow_since: Duration,
     /// The scheduler was told that it stalls; cleared likewise.
     pub(crate) is_told_stalled: bool,
     /// The scheduler was told that nothing comes; cleared by the next good piece.
@@ -135,6 +137,7 @@ impl Link {
             last_piece: Duration::ZERO,
             last_byte: Duration::ZERO,
             is_slow: false,
+            slow_since: Duration::ZERO,
             is_told_stalled: false,
             is_reported: false,
             pause_until: Duration::ZERO,

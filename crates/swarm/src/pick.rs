@@ -11,6 +11,7 @@ use crate::origin::OriginState;
 use crate::reads::Read;
 use crate::stripes::Stripe;
 use crate::swarm::Swarm;
+use crate::timers::SEED_SPARED;
 
 /// Whoever reads alone from the origin asks for so many pieces at once, at most: a read that fails late costs no more
 /// than what had not come, but its connection is not used by others meanwhile.
@@ -173,9 +174,12 @@ impl Swarm {
     fn is_for_seed(&self, seed: PeerId, piece: PieceIndex) -> bool {
         let stripe = self.stripes.at(piece);
         let is_mine = stripe.source == StripeSource::Parent(seed) && self.is_handed_over(stripe);
-        let others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
+        let is_with = |link: &Link| {
+            link.has_or_will(piece) || self.now < link.slow_since + SEED_SPARED && link.may_give(piece)
+        };
+        let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
         (stripe.is_last_resort || is_mine && !self.is_left_to_former(stripe, piece))
-            && !others.map(|(_, link)| link).any(|link| link.has_or_will(piece))
+            && !others.any(|(_, link)| is_with(link))
     }
 
     fn mean_rate(&self) -> Option<f64> {

@@ -17,6 +17,10 @@ const STALL_FACTOR: u32 = 3;
 /// A seed is called stalled no sooner: nobody else has what is read from it, and to ask it again costs its budget.
 const SEED_STALL_MIN: Duration = Duration::from_secs(1);
 
+/// For so long a seed is not asked for what somebody has who stalls: processes that share a machine all pause at times,
+/// and the piece would count against the seed's budget, too.
+pub(crate) const SEED_SPARED: Duration = SEED_STALL_MIN;
+
 /// A link is silent when no byte came for this long though reads are out: on the slowest card something comes sooner,
 /// and it is as long as schedulers take to call one another dead.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
@@ -79,7 +83,9 @@ impl Swarm {
         for peer in stalled {
             self.abandon_link(peer);
             if let Some(link) = self.links.get_mut(&peer) {
-                link.is_slow = true;
+                if !std::mem::replace(&mut link.is_slow, true) {
+                    link.slow_since = self.now;
+                }
                 self.edges.are_stale = true;
             }
         }
@@ -305,6 +311,8 @@ impl Swarm {
                 turn(0) + patience * u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1)
             },
         );
+        let slow = self.links.values().filter(|link| link.is_slow && !self.seeds.is_empty());
+        let spared = slow.map(|link| link.slow_since + SEED_SPARED);
         let handovers = self.stripes.all().iter().filter_map(|stripe| Some(stripe.handover.as_ref()?.until));
         let origin = handovers.chain([self.origin.pause_until]);
         // A link that is idle now may help somebody's parent out later, also at the very end.
@@ -314,6 +322,7 @@ impl Swarm {
         stalls
             .chain(told)
             .chain(silences)
+            .chain(spared)
             .chain(take_over)
             .chain(retries)
             .chain(quiet)

@@ -333,11 +333,8 @@ fn bytes_come(news: &Input) {
     }
 }
 
-/// How often a link stalls, whose first pieces come at once, when nothing comes for so long.
-fn stalls_in(pause: Duration, is_seed: bool) -> u64 {
-    let mut plan = plan();
-    plan.members[0].is_seed = is_seed;
-    let mut swarm = linked_by(plan);
+/// All that is asked now comes soon; says when.
+fn gives_at_once(swarm: &mut Swarm) -> Duration {
     let now = Duration::from_millis(10);
     let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
     for output in outputs {
@@ -347,6 +344,15 @@ fn stalls_in(pause: Duration, is_seed: bool) -> u64 {
         }
         swarm.handle(now, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
     }
+    now
+}
+
+/// How often a link stalls, whose first pieces come at once, when nothing comes for so long.
+fn stalls_in(pause: Duration, is_seed: bool) -> u64 {
+    let mut plan = plan();
+    plan.members[0].is_seed = is_seed;
+    let mut swarm = linked_by(plan);
+    let now = gives_at_once(&mut swarm);
     assert!(std::iter::from_fn(|| swarm.poll()).any(|output| matches!(output, Output::Read { .. })));
     let until = now + pause;
     while let Some(wake) = swarm.next_wake().filter(|wake| *wake <= until) {
@@ -361,4 +367,35 @@ fn a_seed_is_given_more_time_than_a_parent() {
     assert_eq!(stalls_in(short, false), 1);
     assert_eq!(stalls_in(short, true), 0, "to ask it again would cost its budget");
     assert_eq!(stalls_in(long, true), 1);
+}
+
+/// Asks nobody for a piece that the parent has, as long as it may have paused only; then the seed.
+#[test]
+fn a_seed_is_spared_what_somebody_has_who_pauses() {
+    const SEED: PeerId = PeerId::new([3; 16]);
+    let mut plan = plan();
+    plan.members.push(Member {
+        id: SEED,
+        address: "seed:1".into(),
+        is_seed: true,
+        ..plan.members[0].clone()
+    });
+    for part in &mut plan.stripes {
+        (part.source, part.backups) = (StripeSource::Parent(SEED), vec![PARENT]);
+    }
+    let mut swarm = linked_by(plan);
+    let mut now = gives_at_once(&mut swarm);
+    swarm.handle(now, Input::LinkUp { peer: SEED, in_flight_max: 16 });
+    swarm.handle(now, Input::Have { peer: SEED, runs: vec![Run::new(0, PIECES)] });
+    let mut asked_at = None;
+    while asked_at.is_none() {
+        let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
+        let is_asked = |output: &Output| matches!(output, Output::Read { source: Source::Peer(SEED), .. });
+        asked_at = outputs.iter().any(is_asked).then_some(now);
+        now = swarm.next_wake().expect("it waits for a parent that may only have paused").max(now);
+        swarm.handle(now, Input::Tick);
+    }
+    let asked_at = asked_at.expect("it ends with a read");
+    assert!(asked_at >= Duration::from_secs(1), "a pause costs the seed's budget: {asked_at:?}");
+    assert!(asked_at < Duration::from_secs(3), "{asked_at:?}");
 }
