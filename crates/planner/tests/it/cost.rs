@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use modelpack::layout::Run;
 use planner::{ArtifactId, HostAddr, Input, Output, PeerId, Place, Planner, Progress};
 
 const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
@@ -60,6 +61,20 @@ fn resident() -> u64 {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) << 10
 }
 
+/// All get as many pieces in each tenth of a second; gives what it takes to compare them.
+fn compared(planner: &mut Planner, peers: u32) -> Duration {
+    let mut last = Duration::ZERO;
+    for time in 1..=3 {
+        let now = Duration::from_millis(1000 + 110 * u64::from(time));
+        for number in 0..peers {
+            let runs = vec![Run::new(20 * (time - 1), 20 * time)];
+            timed(planner, now, Input::Have { peer: peer(number), artifact: ARTIFACT, runs });
+        }
+        last = timed(planner, now, Input::Tick).0;
+    }
+    last
+}
+
 fn middle(mut times: Vec<(Duration, usize)>) -> (Duration, Duration, usize) {
     times.sort_unstable();
     let most = times.iter().map(|(_, plans)| *plans).max().unwrap_or(0);
@@ -79,17 +94,19 @@ fn cost_of_a_plan_a_join_and_a_leave() {
         }
         let (plan, plans) = timed(&mut planner, Duration::from_secs(1), Input::Tick);
         let bytes = resident().saturating_sub(before) / u64::from(peers);
+        let compare = compared(&mut planner, peers);
         let (mut joins, mut leaves) = (Vec::new(), Vec::new());
         for at in 0..200 {
-            timed(&mut planner, Duration::from_secs(1), register(peers + at));
-            joins.push(timed(&mut planner, Duration::from_secs(1), join(peers + at, 0)));
+            timed(&mut planner, Duration::from_secs(2), register(peers + at));
+            joins.push(timed(&mut planner, Duration::from_secs(2), join(peers + at, 0)));
         }
         for at in 0..200 {
             let gone = Input::Gone { peer: peer((at * 37) % peers) };
-            leaves.push(timed(&mut planner, Duration::from_secs(1), gone));
+            leaves.push(timed(&mut planner, Duration::from_secs(2), gone));
         }
         println!(
-            "{peers} peers: plan {plan:?} ({plans} told), join {:?}, leave {:?} (median, worst, most told), {bytes} bytes a peer",
+            "{peers} peers: plan {plan:?} ({plans} told), join {:?}, leave {:?} (median, worst, most told), {bytes} bytes a peer, \
+             comparison {compare:?}",
             middle(joins),
             middle(leaves)
         );
