@@ -119,7 +119,9 @@ fn our_own_layouts_come_back_from_skopeo_as_they_were() {
 /// A `ModelKit`, files of ORAS, and a model of Docker Model Runner, each of the same model.
 fn of_other_tools(scratch: &Scratch) -> Vec<String> {
     let read = |path: &str| fs::read(scratch.path("model").join(path)).unwrap();
-    let part = |args: &[&str]| run("tar", &[&["-cf", "-"], args].concat(), &scratch.path("model"));
+    // What is compressed is as long on any machine and day.
+    let head = ["--mtime=@1700000000", "--owner=0", "--group=0", "--numeric-owner", "-cf", "-"];
+    let part = |args: &[&str]| run("tar", &[&head[..], args].concat(), &scratch.path("model"));
     let kit = |part: &str, bytes| (format!("application/vnd.kitops.modelkit.{part}"), bytes, json!({}));
     write(
         scratch,

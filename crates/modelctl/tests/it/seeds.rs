@@ -172,7 +172,7 @@ fn what_cannot_be_announced_is_refused_before_anything_is_opened() {
     let scratch = Scratch::with_model();
     fs::create_dir(scratch.path("empty")).unwrap();
     scratch.write("linked/a.txt", "a");
-    symlink("a.txt", scratch.path("linked/b.txt")).unwrap();
+    symlink("nowhere", scratch.path("linked/b.txt")).unwrap();
     let digest = format!("fleet:sha256:{}", "0".repeat(64));
     let mut said = Vec::new();
     for seed in [
