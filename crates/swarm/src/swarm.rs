@@ -83,7 +83,7 @@ pub struct Swarm {
     pub(crate) links: BTreeMap<PeerId, Link>,
     pub(crate) edges: Edges,
     pub(crate) reads: Reads,
-    pub(crate) blamed: BTreeSet<PeerId>,
+    pub(crate) blamed: BTreeMap<PeerId, PieceIndex>,
     pub(crate) last_news: Duration,
     /// Stalled links since the last [`Self::take_stalls`].
     pub(crate) stalls: u64,
@@ -136,7 +136,7 @@ impl Swarm {
             origin: Origin::new(),
             links: BTreeMap::new(),
             reads: Reads::default(),
-            blamed: BTreeSet::new(),
+            blamed: BTreeMap::new(),
             last_news: now,
             stalls: 0,
             phase: Phase::Running,
@@ -331,8 +331,11 @@ impl Swarm {
             return;
         }
         if self.lost_at.is_some() {
-            // Said again, also under the number that the old scheduler's plan had.
+            // Said again, also under the number that the old scheduler's plan had. So is who sent wrong bytes: to a new
+            // one everybody is in good standing.
             self.said_coming = (0, Vec::new());
+            self.outputs
+                .extend(self.blamed.iter().map(|(peer, piece)| Output::Blame { peer: *peer, piece: *piece }));
         }
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
@@ -456,7 +459,8 @@ impl Swarm {
     fn bad(&mut self, id: ReadId, piece: PieceIndex) {
         let Some(read) = self.reads.get(id).filter(|read| read.run.contains(piece)) else { return };
         match read.source {
-            Source::Peer(peer) if self.blamed.insert(peer) => {
+            Source::Peer(peer) if !self.blamed.contains_key(&peer) => {
+                self.blamed.insert(peer, piece);
                 self.outputs.push_back(Output::Blame { peer, piece });
                 self.part_with(peer);
             }

@@ -201,7 +201,7 @@ impl Swarm {
     /// peer that serves wrong bytes, or none, is alive to it.
     fn is_schedulers_business(&self, stripe: &Stripe) -> bool {
         let is_useless =
-            |peer| self.blamed.contains(peer) || self.links.get(peer).is_some_and(Link::is_failing);
+            |peer| self.blamed.contains_key(peer) || self.links.get(peer).is_some_and(Link::is_failing);
         self.has_scheduler() && !matches!(&stripe.source, StripeSource::Parent(parent) if is_useless(parent))
     }
 
@@ -238,7 +238,7 @@ impl Swarm {
     fn rendezvous_order(&self, stripe: usize) -> Vec<PeerId> {
         let is_live = |peer: &PeerId| {
             let is_gone = |link: &Link| matches!(link.state, LinkState::Leaving | LinkState::Down { .. });
-            !self.links.get(peer).is_some_and(is_gone) && !self.blamed.contains(peer)
+            !self.links.get(peer).is_some_and(is_gone) && !self.blamed.contains_key(peer)
         };
         let known = self.plan.iter().flat_map(|plan| &plan.members).filter(|member| !member.is_seed);
         let mut order: Vec<PeerId> = known.map(|member| member.id).filter(is_live).collect();
@@ -267,7 +267,7 @@ impl Swarm {
     }
 
     fn connect(&mut self, peer: PeerId) {
-        if peer == self.config.me || self.blamed.contains(&peer) {
+        if peer == self.config.me || self.blamed.contains_key(&peer) {
             return;
         }
         match self.links.get(&peer).map(|link| link.state) {

@@ -7,7 +7,7 @@ use modelpack::{
     piece_map::PieceMap,
 };
 use planner::{Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
-use swarm::{Config, Input, Output, Source, Swarm};
+use swarm::{Config, Input, Output, PieceOutcome, Source, Swarm};
 
 const PIECES: u32 = 8;
 const ME: PeerId = PeerId::new([1; 16]);
@@ -98,4 +98,29 @@ fn a_stripe_of_somebody_else_is_left_alone_while_another_scheduler_may_take_over
     let read_at = read_at.expect("it is read at last");
     assert!(read_at >= Duration::from_secs(2), "another scheduler had no time: {read_at:?}");
     assert!(read_at < Duration::from_secs(6), "nobody came: {read_at:?}");
+}
+
+#[test]
+fn a_new_scheduler_is_told_again_who_sent_wrong_bytes() {
+    let mut swarm = swarm();
+    let by_plan = || Input::Plan(plan(1, StripeSource::Parent(OTHER), Vec::new()));
+    let outputs = tell(
+        &mut swarm,
+        [
+            Input::OriginUp { ranges: true },
+            by_plan(),
+            Input::LinkUp { peer: OTHER, in_flight_max: 1 },
+            Input::Have { peer: OTHER, runs: vec![Run::new(0, PIECES)] },
+        ],
+    );
+    let read = outputs.iter().find_map(|output| match output {
+        Output::Read { read, source: Source::Peer(OTHER), run, .. } => Some((*read, run.start)),
+        _ => None,
+    });
+    let (read, piece) = read.expect("the parent is read");
+    let blame = Output::Blame { peer: OTHER, piece };
+    let outputs = tell(&mut swarm, [Input::Piece { read, piece, outcome: PieceOutcome::Bad }]);
+    assert!(outputs.contains(&blame), "{outputs:?}");
+    assert!(!tell(&mut swarm, [by_plan()]).contains(&blame), "the scheduler knows");
+    assert!(tell(&mut swarm, [Input::NoScheduler, by_plan()]).contains(&blame), "the next one does not");
 }
