@@ -310,6 +310,10 @@ impl Trees {
                 continue;
             }
             group.is_first |= before.is_none();
+            if let Some(root) = root.filter(|root| !group.forest.contains(*root)) {
+                // A rack in which nobody may serve, but which the stripe comes into first.
+                group.forest.insert(root, false, (1, 0));
+            }
             group.forest.set_root(stripe, root);
             roots = group.roots();
             self.are_sources_stale = true;
