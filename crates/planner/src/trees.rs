@@ -8,11 +8,14 @@
 //! more of its machines than a copy each. Whoever is the root of a stripe in its rack takes the rack's place in the forest
 //! above: it reads from the root of another rack, and serves those of others, for which it serves fewer in its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod group;
 
-use crate::forest::{Forest, Node, STRIPES};
+use std::collections::BTreeSet;
+
+use crate::forest::{Node, STRIPES};
 use crate::place::Place;
 use crate::swarm_state::{Rated, Shares, Work};
+use group::Group;
 
 /// The number of the fleet among the groups.
 const FLEET: usize = 0;
@@ -22,110 +25,6 @@ const LEVELS: usize = 3;
 
 /// Members that are looked at as sources, at each level.
 const LOOKED_AT_MAX: usize = 64;
-
-/// A rack with the peers in it, a zone with its racks, or the fleet with its zones.
-#[derive(Debug)]
-struct Group {
-    /// 0: the fleet; 1: a zone; 2: a rack.
-    level: usize,
-    /// The group around it, and its number in the forest there.
-    above: Option<(usize, Node)>,
-    name: String,
-    /// The groups in it that somebody is in, and those that may be used again.
-    by_name: BTreeMap<String, usize>,
-    vacant: Vec<usize>,
-    forest: Forest,
-    shares: Shares,
-    /// Who has which number in the forest: a peer, or a group.
-    members: Vec<Option<u32>>,
-    free: Vec<Node>,
-    /// What each may send; 0 where it serves nobody, as who is about to go.
-    given: Vec<u64>,
-    leaving: Vec<Node>,
-    new: Vec<Node>,
-    /// What is sent out of it, for each stripe.
-    outside: [u64; STRIPES],
-    /// Whom each stripe comes from, as of the last plan.
-    sources: [Option<Node>; STRIPES],
-    /// Stripes that had no root have one.
-    is_first: bool,
-    /// What is sent out of it has changed.
-    is_moved: bool,
-}
-
-impl Group {
-    fn new(level: usize, above: Option<(usize, Node)>, stripes: usize) -> Self {
-        Self {
-            level,
-            above,
-            name: String::new(),
-            by_name: BTreeMap::new(),
-            vacant: Vec::new(),
-            forest: Forest::new(stripes),
-            shares: Shares::default(),
-            members: Vec::new(),
-            free: Vec::new(),
-            given: Vec::new(),
-            leaving: Vec::new(),
-            new: Vec::new(),
-            outside: [0; STRIPES],
-            sources: [None; STRIPES],
-            is_first: false,
-            is_moved: false,
-        }
-    }
-
-    fn is_rack(&self) -> bool {
-        self.level + 1 == LEVELS
-    }
-
-    fn enter(&mut self, member: u32) -> Node {
-        let local = self.free.pop().unwrap_or_else(|| {
-            self.members.push(None);
-            self.given.push(0);
-            Node::try_from(self.members.len() - 1).expect("fewer members than a number holds")
-        });
-        self.members[local as usize] = Some(member);
-        local
-    }
-
-    fn is_empty(&self) -> bool {
-        self.members.len() == self.free.len()
-    }
-
-    /// Gives a member its share, less what it sends out of the group.
-    fn give(&mut self, local: Node, share: u64) {
-        self.given[local as usize] = share;
-        let is_root = |stripe: &usize| self.forest.root(*stripe) == Some(local);
-        let outside: u64 =
-            (0..STRIPES.min(self.forest.stripe_count())).filter(is_root).map(|at| self.outside[at]).sum();
-        self.forest.set_budget(local, share.saturating_sub(outside));
-    }
-
-    fn serving(&self) -> impl Iterator<Item = Node> + '_ {
-        (0..).zip(&self.given).filter(|(_, share)| **share > 0).map(|(local, _)| local)
-    }
-
-    /// What the fastest of those does who serve.
-    fn fastest(&self) -> Option<u64> {
-        self.serving().map(|local| self.forest.weight(local)).max()
-    }
-
-    /// Of how many stripes each is the root.
-    fn roots(&self) -> Vec<u32> {
-        let mut counts = vec![0; self.members.len()];
-        for root in (0..self.forest.stripe_count()).filter_map(|stripe| self.forest.root(stripe)) {
-            counts[root as usize] += 1;
-        }
-        counts
-    }
-
-    /// Through whom one more stripe comes in best: one of the fastest, who has it already or is the root of few others.
-    fn cheapest(&self, (fastest, roots): (u64, &[u32])) -> Option<Node> {
-        let able = self.serving().filter(|local| self.forest.weight(*local) == fastest);
-        able.min_by_key(|local| (self.forest.is_child(*local), roots[*local as usize], *local))
-    }
-}
 
 /// The trees.
 #[derive(Debug)]
