@@ -6,7 +6,6 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read},
-    os::unix::fs::FileExt as _,
     sync::Arc,
 };
 
@@ -105,22 +104,6 @@ impl Artifact {
                 Box::new(Blocking { stream, runtime: runtime.clone(), chunk: Bytes::new() })
             }
         })
-    }
-
-    /// The first `count` bytes of a blob, or all if it has fewer. They cannot be checked against a digest.
-    pub(crate) async fn start_of(&self, blob: &Blob, count: u64) -> anyhow::Result<Vec<u8>> {
-        let count = count.min(blob.size);
-        match &self.source {
-            Source::Layout(layout) => {
-                let mut start = vec![0; usize::try_from(count)?];
-                let file = layout.blob(&blob.digest, blob.size)?;
-                file.read_exact_at(&mut start, 0).context("cannot read a blob of the layout")?;
-                Ok(start)
-            }
-            Source::Registry(repository) => {
-                take(repository.read(&blob.digest, blob.size, 0..count).await?, count).await
-            }
-        }
     }
 
     /// The piece trees that belong to it and prove themselves against its roots, by blob: none where it has none.

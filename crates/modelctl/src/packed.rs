@@ -14,12 +14,9 @@ use modelpack::{
     manifest::{Archive, Blob, Manifest},
     path,
 };
-use store::{ArchiveError, Budget, Packed, StoreError, Taker, read_archive};
+use store::{ArchiveError, Budget, Packed, StoreError, Taker, followed, read_archive};
 
 use crate::{progress::Progress, report::Refusal};
-
-/// Links that are followed one after another, as when they are unpacked.
-const LINKS_MAX: usize = 16;
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -100,9 +97,7 @@ impl Files {
     fn resolved(mut self) -> anyhow::Result<Vec<(String, Content)>> {
         let by_path: BTreeMap<_, _> = self.files.iter().cloned().collect();
         for (path, first) in &self.links {
-            let mut chain =
-                std::iter::successors(Some(first), |target| self.links.get(*target)).take(LINKS_MAX);
-            let content = chain.find_map(|target| by_path.get(target));
+            let content = followed(&self.links, first).find_map(|target| by_path.get(target));
             let content = content.with_context(|| format!("`{path}` is a link to no file of the archive"))?;
             self.files.push((path.clone(), *content));
         }

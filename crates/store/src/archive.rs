@@ -6,7 +6,11 @@
 mod budget;
 mod entries;
 
-use std::io::{self, BufReader, Read};
+use std::{
+    collections::BTreeMap,
+    io::{self, BufReader, Read},
+    iter,
+};
 
 use modelpack::{
     manifest::{Modified, Packing},
@@ -22,6 +26,9 @@ use crate::error::StoreError;
 
 /// Bytes read at a time: large enough that system calls cost nothing beside decoding.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Links that are followed one after another.
+const LINKS_MAX: usize = 16;
 
 /// Why an archive is not unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +105,14 @@ pub trait Taker {
 
     /// A second path of a file of the same archive, which may come later. Both are checked.
     fn link(&mut self, path: &str, target: &str) -> Result<(), ArchiveError>;
+}
+
+/// Where a link to `first` may lead, step by step: a link may lead to a link, and two may lead to each other.
+pub fn followed<'a>(
+    links: &'a BTreeMap<String, String>,
+    first: &'a String,
+) -> impl Iterator<Item = &'a String> {
+    iter::successors(Some(first), |target| links.get(*target)).take(LINKS_MAX)
 }
 
 /// Shows every file of an archive to `taker`, in order. Reads it to its end, so that what is cut off is noticed.

@@ -20,7 +20,7 @@ mod publish;
 mod store;
 mod unpack;
 
-pub use archive::{ArchiveError, Budget, Packed, Taker, read_archive};
+pub use archive::{ArchiveError, Budget, Packed, Taker, followed, read_archive};
 pub use contents::{BlobIdentity, ContentFile, Contents};
 pub use error::{ErrorClass, Occupied, StoreError};
 pub use files::{Fingerprint, FsKind, filesystem_of, free_bytes, open_file};

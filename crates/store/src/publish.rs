@@ -3,10 +3,10 @@
 //! Owns: the order of syncs and renames, the marker that makes them undoable, and the removal of staging. Does not
 //! own: proving blobs, or deciding where they go.
 //!
-//! Order: every file is prepared in staging (archives unpacked, copies made, modes and times set, bytes synced) · the marker names each file and
-//! its inode · renames, small files first, then weights, then indexes · the record · directories are synced · an
-//! absent directory appears by one rename · staging is removed. A run that finds the marker moves the files that
-//! still have the marked inode back and starts over from the journal.
+//! Order: every file is prepared in staging (archives unpacked, copies made, modes and times set, bytes synced) · the
+//! marker names each file and its inode · renames, small files first, then weights, then indexes · the record ·
+//! directories are synced · an absent directory appears by one rename · staging is removed. A run that finds the marker
+//! moves the files that still have the marked inode back and starts over from the journal.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read, Write as _},
-    iter,
     num::NonZero,
     os::unix::fs::FileExt as _,
     sync::{
@@ -26,7 +25,7 @@ use modelpack::{
 use rustix::fs::{Mode, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::{
-    archive::{ArchiveError, Budget, Packed, Taker, read_archive},
+    archive::{ArchiveError, Budget, Packed, Taker, followed, read_archive},
     error::{Context as _, StoreError},
     files::{Dir, free_bytes},
     link::{self, LinkMode},
@@ -41,9 +40,6 @@ const AT_ONCE_MAX: usize = 4;
 
 /// Bytes written at a time.
 const BUFFER_BYTES: usize = 1 << 20;
-
-/// Links that are followed one after another.
-const LINKS_MAX: usize = 16;
 
 /// One file of an archive, unpacked.
 #[derive(Clone, Debug)]
@@ -200,9 +196,7 @@ impl Files<'_> {
             self.unpacked.iter().enumerate().map(|(number, file)| (file.path.clone(), number)).collect();
         let links = std::mem::take(&mut self.links);
         for (path, first) in &links {
-            // A link may lead to a link, and two may lead to each other.
-            let mut chain = iter::successors(Some(first), |target| links.get(*target)).take(LINKS_MAX);
-            let Some(number) = chain.find_map(|target| by_path.get(target)) else {
+            let Some(number) = followed(&links, first).find_map(|target| by_path.get(target)) else {
                 let problem =
                     format!("is a link to `{first}`, which is no file that is unpacked of the archive");
                 return Err(ArchiveError::Entry { path: path.clone(), problem });

@@ -241,7 +241,7 @@ impl Link {
 
     /// Whether the other end has this piece, or will without our doing.
     pub(crate) fn has_or_will(&self, piece: PieceIndex) -> bool {
-        self.is_usable() && !self.is_failing() && (self.has.contains(piece) || self.coming.1.contains(piece))
+        !self.is_slow && self.may_give(piece)
     }
 
     /// Whether it has or reads this piece by what it last said, though it has stalled: it may have paused, or be slow.

@@ -7,7 +7,7 @@ use crate::support::{Registry, Scratch, assert_said, contents, skip};
 const PULL: [&str; 3] = ["--plain-http", "--peer", "none"];
 
 /// A registry that has the model as `small:v1`, and the reference.
-fn published() -> (Scratch, Registry, String) {
+pub(crate) fn published() -> (Scratch, Registry, String) {
     let (scratch, registry) = (Scratch::with_model(), Registry::start());
     let reference = registry.reference("small:v1");
     scratch.stdout(&["build", "model", "-t", &reference, "--plain-http"]);

@@ -5,16 +5,10 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::{
+    pull::published,
     reading::write,
     support::{Registry, Scratch, assert_said, contents, safetensors},
 };
-
-fn published() -> (Scratch, Registry, String) {
-    let (scratch, registry) = (Scratch::with_model(), Registry::start());
-    let reference = registry.reference("small:v1");
-    scratch.stdout(&["build", "model", "-t", &reference, "--plain-http"]);
-    (scratch, registry, reference)
-}
 
 fn pull<'a>(reference: &'a str, dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["pull", reference, "-o", dir, "--plain-http", "--peer", "none"], more].concat()

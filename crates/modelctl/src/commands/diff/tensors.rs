@@ -9,15 +9,12 @@ use modelpack::{
     layout::PIECE_BYTES,
     manifest::Blob,
     piece_tree::{Anchored, PieceTree},
-    safetensors::{self, Tensor},
+    safetensors::{HEADER_BYTES_MAX, Tensor},
 };
 use serde::Serialize;
 
 use super::VALUE_BYTES;
-use crate::{artifact::Artifact, tensors::LENGTH_BYTES, text};
-
-/// Bytes of a file in the first request for its header: more than most headers have.
-const GUESS_BYTES: u64 = 256 << 10;
+use crate::{artifact::Artifact, text};
 
 /// Characters of a tensor's name that a line has room for.
 const NAME_CHARS_MAX: usize = 60;
@@ -54,23 +51,10 @@ pub(super) async fn compare(
     old: (&Artifact, &Blob, Option<&PieceTree<Anchored>>),
     new: (&Artifact, &Blob, Option<&PieceTree<Anchored>>),
 ) -> anyhow::Result<TensorDifference> {
-    let before = read(old.0, old.1).await.context("the old one")?;
-    let after = read(new.0, new.1).await.context("the new one")?;
+    let before = old.0.tensors(old.1, HEADER_BYTES_MAX).await.context("the old one")?;
+    let after = new.0.tensors(new.1, HEADER_BYTES_MAX).await.context("the new one")?;
     let trees = old.2.zip(new.2).map(|(old, new)| (old.serialise(), new.serialise()));
     Ok(judge(before, after, trees.as_ref()))
-}
-
-/// The header, in at most two reads.
-async fn read(artifact: &Artifact, blob: &Blob) -> anyhow::Result<Vec<Tensor>> {
-    let mut start = artifact.start_of(blob, GUESS_BYTES).await?;
-    let (length, _) = start.split_first_chunk().context("the file is too short")?;
-    let end = LENGTH_BYTES as u64 + safetensors::header_bytes(*length)?;
-    anyhow::ensure!(end <= blob.size, "its header is longer than the file");
-    if end > start.len() as u64 {
-        start = artifact.start_of(blob, end).await?;
-    }
-    let header = start.get(LENGTH_BYTES..usize::try_from(end)?).context("too little came")?;
-    Ok(safetensors::tensors(header, blob.size)?)
 }
 
 fn judge(old: Vec<Tensor>, new: Vec<Tensor>, trees: Option<&(Vec<u8>, Vec<u8>)>) -> TensorDifference {
