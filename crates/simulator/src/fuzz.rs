@@ -30,6 +30,7 @@ pub use oracle::Violation;
 pub use racks::Racks;
 pub use scenario::{Fault, Member, Nature, Return, Scenario};
 
+pub(crate) use dice::mix;
 use trace::Trace;
 use world::World;
 

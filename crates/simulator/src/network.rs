@@ -71,6 +71,9 @@ struct Flow {
     hops: u8,
     queued: [u32; HOPS_MAX],
     is_waiting: [bool; HOPS_MAX],
+    /// Quanta that it is served in a row at its first station, and of those what it has left.
+    share: u32,
+    credit: u32,
     /// Grows when everything on the way is dropped.
     generation: u32,
     jobs: VecDeque<Job>,
@@ -109,12 +112,26 @@ pub(crate) struct Network {
     stations: Vec<Station>,
     flows: Vec<Flow>,
     by_pair: BTreeMap<(u32, u32), u32>,
+    /// Of which station who gets how many times what others get.
+    favours: BTreeMap<(u32, u32), u32>,
 }
 
 impl Network {
     /// A network in which each piece crosses as so many quanta.
     pub(crate) fn new(quanta: u32) -> Self {
-        Self { quanta, stations: Vec::new(), flows: Vec::new(), by_pair: BTreeMap::new() }
+        Self {
+            quanta,
+            stations: Vec::new(),
+            flows: Vec::new(),
+            by_pair: BTreeMap::new(),
+            favours: BTreeMap::new(),
+        }
+    }
+
+    /// Lets a node get `share` times what others get of a station at which ways to it begin, as connections share a card
+    /// that are not all equally lucky.
+    pub(crate) fn favour(&mut self, station: u32, to: u32, share: u32) {
+        self.favours.insert((station, to), share.max(1));
     }
 
     /// Adds a resource of so many bytes per second; gives its number.
@@ -169,6 +186,7 @@ impl Network {
         let number = u32::try_from(self.flows.len()).expect("few flows");
         let mut hops = [0; HOPS_MAX];
         hops[..path.len()].copy_from_slice(path);
+        let share = self.favours.get(&(path[0], to)).copied().unwrap_or(1);
         self.flows.push(Flow {
             from,
             to,
@@ -176,6 +194,8 @@ impl Network {
             hops: u8::try_from(path.len()).expect("few hops"),
             queued: [0; HOPS_MAX],
             is_waiting: [false; HOPS_MAX],
+            share,
+            credit: share - 1,
             generation: 0,
             jobs: VecDeque::new(),
             arrived: 0,
@@ -253,9 +273,28 @@ impl Network {
                 self.wake(queue, flow, hop - 1);
             }
         }
-        self.wake(queue, flow, hop);
+        self.wait_again(queue, flow, hop);
         self.start(queue, station);
         arrival
+    }
+
+    /// Lets a flow that was served wait behind the others, or before them while it has credit.
+    fn wait_again<T>(&mut self, queue: &mut Queue<T>, flow: u32, hop: u8)
+    where
+        Served: Into<T>,
+    {
+        let may_go = hop == 0 && self.may_go(flow, 0);
+        let state = &mut self.flows[flow as usize];
+        if !may_go || state.credit == 0 || state.is_waiting[0] {
+            if hop == 0 {
+                state.credit = state.share - 1;
+            }
+            return self.wake(queue, flow, hop);
+        }
+        state.credit -= 1;
+        state.is_waiting[0] = true;
+        let station = state.path[0];
+        self.stations[station as usize].waiting.push_front((flow, 0));
     }
 
     fn may_go(&self, flow: u32, hop: u8) -> bool {

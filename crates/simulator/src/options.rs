@@ -60,6 +60,13 @@ pub enum Fault {
         /// How many times.
         factor: u32,
     },
+    /// Node `node` gets `share` times what others get of the origin, while several read there.
+    Favoured {
+        /// Its number.
+        node: usize,
+        /// How many times.
+        share: u32,
+    },
     /// Node `node` has a card of its own, and says so.
     Card {
         /// Its number.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use modelpack::layout::PIECE_BYTES;
 use planner::bound::{Bound, Broadcast, Rates, discrete_optimum};
 
+use crate::fuzz::mix;
 use crate::options::{Fault, Options, Racks, Report};
 
 /// What is measured.
@@ -32,11 +33,13 @@ pub enum Case {
     Racks,
     /// Every other peer gets a sixteenth of a card from the origin: the way is long, or others' connections get more.
     Far,
+    /// Peers get one, two or four times as much of the origin as each other, as connections that share a card do.
+    Unequal,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Clean,
         Self::Slow,
         Self::Kill,
@@ -47,6 +50,7 @@ impl Case {
         Self::Heterogeneous,
         Self::Racks,
         Self::Far,
+        Self::Unequal,
     ];
 
     /// Its name on the command line.
@@ -62,6 +66,7 @@ impl Case {
             Self::Heterogeneous => "heterogeneous",
             Self::Racks => "racks",
             Self::Far => "far",
+            Self::Unequal => "unequal",
         }
     }
 }
@@ -221,6 +226,9 @@ impl Sweep {
                     options.faults.push(Fault::Kill { node, at: bound / 2 });
                 }
                 Case::Far if peer % 2 == 1 => options.faults.push(Fault::Far { node, factor: 16 }),
+                Case::Unequal => {
+                    options.faults.push(Fault::Favoured { node, share: 1 << (drawn(seed, peer) % 3) })
+                }
                 _ if factor > 1 => options.faults.push(Fault::Slow { node, factor }),
                 _ => {}
             }
@@ -272,6 +280,11 @@ impl Sweep {
             last: healthy.iter().filter_map(|peer| report.done[*peer as usize]).max().unwrap_or_default(),
         }
     }
+}
+
+/// What is drawn for a peer.
+fn drawn(seed: u64, peer: u32) -> u64 {
+    mix((seed << u32::BITS | u64::from(peer)).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes and rates are far below 2^53")]

@@ -231,6 +231,10 @@ impl World {
                 let thin = self.network.add_station(self.options.rate / u64::from(factor));
                 self.nodes[node].from_origin = Some(thin);
             }
+            Fault::Favoured { node, share } => {
+                let origin = self.nodes[self.origin() as usize].card.0;
+                self.network.favour(origin, number(node), share);
+            }
             Fault::Lame { node, factor } => self.set_rate(node, self.options.rate / u64::from(factor)),
             Fault::Card { node, rate } => {
                 self.set_rate(node, rate);

@@ -3,6 +3,7 @@
 //! Owns: one artifact's wants, its reads in flight, its links' measured rates, rerouting, blame. Does not own: bytes,
 //! sockets, files, proofs; the driver performs each [`Output`] and reports what came of it as [`Input`].
 
+mod abreast;
 mod bits;
 mod edges;
 mod io;

@@ -29,6 +29,8 @@ pub(crate) struct Origin {
     pub(crate) state: OriginState,
     pub(crate) reads: BTreeSet<ReadId>,
     pub(crate) pause_until: Duration,
+    /// It is left to others until then.
+    pub(crate) yields_until: Duration,
     failures: u32,
     /// Wrong deliveries of a piece.
     bad: BTreeMap<PieceIndex, u32>,
@@ -40,6 +42,7 @@ impl Origin {
             state: OriginState::Unknown,
             reads: BTreeSet::new(),
             pause_until: Duration::ZERO,
+            yields_until: Duration::ZERO,
             failures: 0,
             bad: BTreeMap::new(),
         }

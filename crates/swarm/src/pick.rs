@@ -212,7 +212,8 @@ impl Swarm {
     fn post_to_origin(&mut self) -> bool {
         let OriginState::Up { ranges } = self.origin.state else { return false };
         let reads = u32::try_from(self.origin.reads.len()).unwrap_or(u32::MAX);
-        if reads >= self.origin_reads_max() || self.now < self.origin.pause_until {
+        let waits_until = self.origin.pause_until.max(self.origin.yields_until);
+        if reads >= self.origin_reads_max() || self.now < waits_until {
             return false;
         }
         let mut first: Option<PieceIndex> = None;

@@ -480,7 +480,7 @@ impl Swarm {
                 self.is_coming_stale = true;
                 self.origin.reads.remove(&id);
                 match outcome {
-                    ReadOutcome::Ok => {}
+                    ReadOutcome::Ok => self.keep_abreast(self.now.saturating_sub(read.issued)),
                     ReadOutcome::Retry | ReadOutcome::NotHere => self.origin.failed(self.now),
                     ReadOutcome::SourceGone => self.origin.state = OriginState::Down,
                 }

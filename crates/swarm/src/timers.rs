@@ -314,7 +314,7 @@ impl Swarm {
         let slow = self.links.values().filter(|link| link.is_slow && !self.seeds.is_empty());
         let spared = slow.map(|link| link.slow_since + SEED_SPARED);
         let handovers = self.stripes.all().iter().filter_map(|stripe| Some(stripe.handover.as_ref()?.until));
-        let origin = handovers.chain([self.origin.pause_until]);
+        let origin = handovers.chain([self.origin.pause_until, self.origin.yields_until]);
         // A link that is idle now may help somebody's parent out later, also at the very end.
         let end = (!self.links.is_empty()).then_some(self.now + self.config.stall_min);
         let hopeless = (self.origin.state == OriginState::Down).then_some(self.last_news + NO_SOURCE_AFTER);

@@ -58,8 +58,9 @@ impl Args {
                 _ => return Err(format!("`{flag}` is no option")),
             }
         }
-        let is_of_hybrid =
-            |case: &&Case| matches!(case, Case::Late | Case::SchedulerDown | Case::Racks | Case::Far);
+        let is_of_hybrid = |case: &&Case| {
+            matches!(case, Case::Late | Case::SchedulerDown | Case::Racks | Case::Far | Case::Unequal)
+        };
         match args.cases.iter().find(is_of_hybrid) {
             Some(case) => Err(format!("`{}` is a case of the hybrid alone", case.name())),
             None => Ok(args),

@@ -158,6 +158,7 @@ fn title(case: Case) -> &'static str {
         Case::SchedulerDown => "No scheduler from 20 % to 80 %",
         Case::Racks => "Racks whose uplinks do a third of what their cards do",
         Case::Far => "Every other far from the origin",
+        Case::Unequal => "The origin gives some up to four times what others get",
     }
 }
 

@@ -1,0 +1,74 @@
+//! Stripes that different peers read from the origin come abreast. Does not own which pieces are read (`pick`).
+//!
+//! An origin does not give all that read from it the same: its connections share its card by chance, and one may get
+//! four times as much as another for as long as both last. Whoever gets more than its part cannot pass it on as fast,
+//! whoever gets less leaves its own card idle, and the trees are done when the last of them is. So a peer whose stripes
+//! are ahead of those that others read waits a while after each read, and what it leaves of the origin goes to them.
+
+use std::time::Duration;
+
+use planner::StripeSource;
+
+use crate::bits::Bits;
+use crate::link::Link;
+use crate::stripes::Stripe;
+use crate::swarm::Swarm;
+
+/// Stripes of others to compare with, at least.
+const OTHERS_MIN: u32 = 3;
+
+/// Pieces of each stripe that a peer is ahead without waiting: others' last ones are on their way.
+const LEAD_FREE: f64 = 1.0;
+
+/// What it waits for each piece beyond, as a part of the time that its last read took. More makes all of them wait for one
+/// another where trees are deep, and what others have is heard of late.
+const WAIT_PER_PIECE: f64 = 0.5;
+
+/// As often as not it reads: where others do not get more, however long it waits, the origin would idle.
+const WAIT_MAX: f64 = 1.0;
+
+impl Swarm {
+    /// Lets others read at the origin for a while, where this peer is ahead of them; its own last read took so long.
+    pub(crate) fn keep_abreast(&mut self, took: Duration) {
+        if let Some(lead) = self.lead().filter(|_| self.plan.is_some()) {
+            let wait = ((lead - LEAD_FREE) * WAIT_PER_PIECE).clamp(0.0, WAIT_MAX);
+            self.origin.yields_until = self.now + took.mul_f64(wait);
+        }
+    }
+
+    /// How many pieces there are of each stripe that is read here, beyond those of the usual other one.
+    fn lead(&self) -> Option<f64> {
+        let got = |stripe: &Stripe, mask: &Bits| mask.len() - stripe.wanted;
+        let (mut mine, mut others) = (Mean::default(), Mean::default());
+        for (stripe, mask) in self.stripes.all().iter().zip(self.stripes.masks()) {
+            match stripe.source {
+                StripeSource::Origin => mine.add(got(stripe, mask)),
+                StripeSource::Parent(_) => {
+                    // Parents have a piece before it is here.
+                    let there = |link: &Link| link.has.count_common(mask, mask);
+                    let known = self.links.values().filter(|link| link.is_usable()).map(there).max();
+                    others.add(got(stripe, mask).max(known.unwrap_or(0)));
+                }
+                StripeSource::None => {}
+            }
+        }
+        (mine.count > 0 && others.count >= OTHERS_MIN).then(|| mine.value() - others.value())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Mean {
+    sum: u32,
+    count: u32,
+}
+
+impl Mean {
+    fn add(&mut self, value: u32) {
+        self.sum += value;
+        self.count += 1;
+    }
+
+    fn value(&self) -> f64 {
+        f64::from(self.sum) / f64::from(self.count)
+    }
+}

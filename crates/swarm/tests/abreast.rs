@@ -1,0 +1,116 @@
+//! Whether a peer that reads a stripe from the origin waits for the others' stripes.
+
+use std::time::Duration;
+
+use modelpack::layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run};
+use modelpack::piece_map::PieceMap;
+use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
+
+const STRIPES: u32 = 4;
+const PIECES: u32 = 240;
+const ME: PeerId = PeerId::new([1; 16]);
+const PARENT: PeerId = PeerId::new([2; 16]);
+
+/// How long each read at the origin takes.
+const TOOK: Duration = Duration::from_millis(400);
+
+/// So many stripes, of which the first is read from the origin and the others from one parent.
+fn plan(stripes: u32) -> PeerPlan {
+    let part = |source| StripePart { source, backups: Vec::new(), before: Vec::new() };
+    let member =
+        Member { id: PARENT, address: "peer:1".into(), name: "".into(), is_seed: false, is_far: false };
+    let source = |stripe| if stripe == 0 { StripeSource::Origin } else { StripeSource::Parent(PARENT) };
+    PeerPlan {
+        epoch: 1,
+        stripe_pieces: 1,
+        stripes: (0..stripes).map(source).map(part).collect(),
+        members: vec![member],
+        quarantined: Vec::new(),
+        finish: None,
+        bound: None,
+    }
+}
+
+struct Play {
+    swarm: Swarm,
+    now: Duration,
+    /// What is out at the origin.
+    read: Option<(ReadId, Run)>,
+}
+
+impl Play {
+    fn new(stripes: u32) -> Self {
+        let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
+        let swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+        let mut play = Self { swarm, now: Duration::ZERO, read: None };
+        play.tell(Input::OriginUp { ranges: true });
+        play.tell(Input::Plan(plan(stripes)));
+        play.tell(Input::LinkUp { peer: PARENT, in_flight_max: 16 });
+        play
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.swarm.handle(self.now, input);
+        while let Some(output) = self.swarm.poll() {
+            if let Output::Read { read, source: Source::Origin, run, .. } = output {
+                assert_eq!(self.read.replace((read, run)), None, "one at a time");
+            }
+        }
+    }
+
+    /// The origin gives what it is asked for; says how long nothing was asked before.
+    fn read(&mut self) -> Duration {
+        let before = self.now;
+        while self.read.is_none() {
+            self.now = self.swarm.next_wake().expect("somebody is to read").max(self.now);
+            self.tell(Input::Tick);
+        }
+        let waited = self.now - before;
+        self.now += TOOK;
+        let (read, run) = self.read.take().expect("asked for");
+        for piece in run.pieces() {
+            self.tell(Input::Piece { read, piece, outcome: PieceOutcome::Good });
+        }
+        self.tell(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+        waited
+    }
+
+    /// The parent has the first so many pieces of each stripe but the first.
+    fn others_have(&mut self, count: u32) {
+        let pieces = (0..PIECES).filter(|piece| piece % STRIPES > 0 && piece / STRIPES < count);
+        let runs = pieces.map(|piece| Run::one(PieceIndex(piece))).collect();
+        self.tell(Input::Have { peer: PARENT, runs });
+    }
+}
+
+#[test]
+fn whoever_is_ahead_reads_half_the_time_and_not_less() {
+    let mut play = Play::new(STRIPES);
+    let waits: Vec<Duration> = (0..8).map(|_| play.read()).collect();
+    let (none, half) = (Duration::ZERO, TOOK / 2);
+    assert_eq!(waits[..5], [none, none, half, TOOK, TOOK], "one piece is free, each further one costs");
+    assert_eq!(waits[5..], [TOOK; 3], "what others cannot read would be lost");
+}
+
+#[test]
+fn whoever_was_ahead_goes_on_when_the_others_have_come() {
+    let mut play = Play::new(STRIPES);
+    for _ in 0..5 {
+        play.read();
+    }
+    play.others_have(20);
+    assert_eq!(play.read(), TOOK, "as it was told");
+    assert!((0..12).all(|_| play.read() == Duration::ZERO));
+}
+
+#[test]
+fn whoever_is_abreast_or_has_nobody_to_compare_with_never_waits() {
+    let mut play = Play::new(STRIPES);
+    for count in 1..20 {
+        play.others_have(count);
+        assert_eq!(play.read(), Duration::ZERO, "piece {count}");
+    }
+    let mut play = Play::new(3);
+    assert!((0..20).all(|_| play.read() == Duration::ZERO), "two others are too few");
+}
