@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
-use modelpack::reference::RegistryReference;
+use modelpack::reference::{Reference, RegistryReference};
 use peer::LocalPeer;
 use registry::{Access, Certificates, CredentialFiles, Repository};
 use tokio::runtime::{Builder, Runtime};
@@ -51,6 +51,14 @@ pub(crate) fn access(args: &RegistryArgs, reference: &RegistryReference) -> anyh
     }
     let credentials = credential_files(args).find(&reference.registry, &reference.repository)?;
     Ok(Access { credentials, ..anonymous(args, &reference.registry)? })
+}
+
+/// How to reach the origin of a reference: what lies in no registry needs nothing.
+pub(crate) fn for_reference(args: &RegistryArgs, reference: &Reference) -> anyhow::Result<Access> {
+    match reference {
+        Reference::Registry(at) => access(args, at),
+        Reference::Layout(_) | Reference::Directory(_) | Reference::Fleet(_) => Ok(Access::default()),
+    }
 }
 
 /// Where credentials are kept.

@@ -7,6 +7,8 @@ mod fleet;
 mod login;
 mod plan;
 mod publish;
+mod run;
+mod sidecar;
 mod status;
 mod store;
 mod transport;
@@ -25,6 +27,8 @@ pub(crate) use self::fleet::{
 pub(crate) use self::login::{LoginArgs, LogoutArgs};
 pub(crate) use self::plan::PlanArgs;
 pub(crate) use self::publish::{AboutArgs, ModelfileArgs, Placing};
+pub(crate) use self::run::RunArgs;
+pub(crate) use self::sidecar::SidecarArgs;
 pub(crate) use self::status::{FleetArgs, StatusArgs};
 pub(crate) use self::store::{DiffArgs, LsArgs, PruneArgs, RmArgs, StoreArgs, TagArgs};
 pub(crate) use self::transport::{DeviceArgs, Transport, TransportArgs};
@@ -65,6 +69,7 @@ pub(crate) enum Command {
     Modelfile(ModelfileArgs),
     Push(PushArgs),
     Pull(PullArgs),
+    Run(RunArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
     Diff(DiffArgs),
@@ -76,6 +81,7 @@ pub(crate) enum Command {
     Logout(LogoutArgs),
     Peer(PeerArgs),
     Scheduler(SchedulerArgs),
+    Sidecar(Box<SidecarArgs>),
     Status(StatusArgs),
     Plan(PlanArgs),
     FleetKey(FleetKeyArgs),

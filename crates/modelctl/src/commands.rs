@@ -9,7 +9,9 @@ mod modelfile;
 mod plan;
 mod pull;
 mod push;
+mod run;
 mod serve;
+mod sidecar;
 mod status;
 mod stored;
 mod transports;
@@ -33,6 +35,7 @@ pub(crate) fn run(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Modelfile(args) => modelfile::run(args, printer),
         Command::Push(args) => push::run(args, printer),
         Command::Pull(args) => pull::run(args, printer),
+        Command::Run(args) => run::run(args, printer),
         Command::Inspect(args) => inspect::run(args, printer),
         Command::Verify(args) => verify::run(args, printer),
         Command::Diff(args) => diff::run(args, printer),
@@ -44,6 +47,7 @@ pub(crate) fn run(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Logout(args) => login::logout(args, printer),
         Command::Peer(args) => serve::peer(args, printer),
         Command::Scheduler(args) => serve::scheduler(args, printer),
+        Command::Sidecar(args) => sidecar::run(args, printer),
         Command::Status(args) => status::run(args, printer),
         Command::Plan(args) => plan::run(args, printer),
         Command::FleetKey(args) => serve::fleet_key(args, printer),

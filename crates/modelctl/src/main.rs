@@ -58,7 +58,7 @@ fn end(printer: &Printer, result: anyhow::Result<()>) -> ExitCode {
 fn log_to_stderr() {
     // What it says comes after the default, so that a word that is no level silences nothing.
     let said = std::env::var("MODELCTL_LOG").unwrap_or_default();
-    let filter = tracing_subscriber::EnvFilter::try_new(format!("warn,{said}"))
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("warn,sidecar=info,{said}"))
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

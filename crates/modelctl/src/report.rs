@@ -12,6 +12,7 @@ use peer::PeerError;
 use registry::RegistryError;
 use scheduler::InquiryError;
 use serde::Serialize;
+use sidecar::SidecarError;
 use store::{ErrorClass, StoreError};
 
 /// What the process ends with if it did not do what it was asked.
@@ -92,6 +93,10 @@ fn judge(error: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<Stri
             _ => Exit::Failed,
         };
         return Some((exit, error.hint()));
+    }
+    if let Some(error) = error.downcast_ref::<SidecarError>() {
+        let is_usage = matches!(error, SidecarError::Config { .. } | SidecarError::Occupied { .. });
+        return Some((if is_usage { Exit::Usage } else { Exit::Failed }, error.hint()));
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         let exit = if error.class() == ErrorClass::Integrity { Exit::Integrity } else { Exit::Failed };

@@ -1,4 +1,4 @@
-//! The HTTP face: two pages, for anybody who can reach the port.
+//! The HTTP face: two pages and what a role adds, for anybody who can reach the port.
 //!
 //! Owns: what is answered to whom, and how much one side may cost. Does not own: the pages' numbers.
 
@@ -50,6 +50,25 @@ pub trait Watched: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Whether it serves.
     fn health(&self) -> Health;
+    /// A page that only this role has.
+    fn page(&self, _path: &str) -> Option<Reply> {
+        None
+    }
+    /// What there is, for whoever asks for something else.
+    fn pages(&self) -> &'static str {
+        "/metrics and /healthz"
+    }
+}
+
+/// A page that a role has beside its numbers and its health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// All is well; in one line.
+    Well(String),
+    /// Something is not, yet or any more; and what, in one line.
+    NotYet(String),
+    /// A JSON document.
+    Json(String),
 }
 
 /// Answers on `listener` until the future is dropped, which ends every connection.
@@ -104,7 +123,16 @@ fn answer(request: &Request<Incoming>, watched: &dyn Watched) -> Response<Full<B
             Health::Serving(how) => page(StatusCode::OK, format!("{how}\n")),
             Health::Unready(why) => page(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
-        _ => page(StatusCode::NOT_FOUND, "there are /metrics and /healthz\n".to_owned()),
+        path => match watched.page(path) {
+            Some(Reply::Well(how)) => page(StatusCode::OK, format!("{how}\n")),
+            Some(Reply::NotYet(why)) => page(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            Some(Reply::Json(text)) => {
+                let mut json = page(StatusCode::OK, format!("{text}\n"));
+                json.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                json
+            }
+            None => page(StatusCode::NOT_FOUND, format!("there are {}\n", watched.pages())),
+        },
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! Owns: how a pull and what comes of it are told. Does not own: who brings the bytes (`way`), or the pull.
 
-mod way;
+pub(super) mod way;
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use modelpack::reference::Reference;
-use peer::{Blamed, PullPlan, PullReport, PullRequest, PullWatch};
+use peer::{Blamed, Lingering, PullPlan, PullReport, PullRequest, PullWatch};
 use registry::Access;
 use serde::Serialize;
+use store::LinkMode;
 
-use self::way::{Found, Way};
+use self::way::{Asked, Found, Way};
 use super::{serve::end_signal, transports};
 use crate::{
     access,
@@ -103,10 +104,7 @@ struct Plan {
 pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
     transports::check(&args.transport)?;
     access::runtime()?.block_on(async {
-        let access = match &args.reference {
-            Reference::Registry(at) => access::access(&args.registry, at)?,
-            Reference::Layout(_) | Reference::Directory(_) | Reference::Fleet(_) => Access::default(),
-        };
+        let access = access::for_reference(&args.registry, &args.reference)?;
         let reference = args.reference.clone();
         let Some(output) = args.output.clone() else { return store(args, access, printer).await };
         let selection = Arc::new(args.selection.selection()?);
@@ -125,7 +123,8 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
         let message = format!("`{}` lies on this machine, and a peer opens no path", args.reference);
         return Err(Refusal::usage(message).hint("name a directory with `-o DIR`").into());
     }
-    let local = match way::local_peer(args).await? {
+    let asked = Asked::from(args);
+    let local = match way::local_peer(&asked).await? {
         Found::Answers(local) => local,
         Found::Unusable(error) => return Err(error.into()),
         Found::Absent => {
@@ -134,8 +133,8 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
             return Err(Refusal::usage(message).hint(hint).into());
         }
     };
-    way::check_limit(args)?;
-    way::warn_of_transport(args, printer);
+    way::check_limit(&asked)?;
+    way::warn_of_transport(&asked, printer);
     let watch = PullWatch::new();
     let report = tokio::select! {
         result = local.store(&args.reference, access, &watch) => result?,
@@ -145,7 +144,7 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
     printer.result(&Report::new(&args.reference, report))
 }
 
-fn warn_of(report: &PullReport, printer: &Printer) {
+pub(super) fn warn_of(report: &PullReport, printer: &Printer) {
     if report.copied > 0 {
         let blobs = text::plural(report.copied as usize, "file");
         printer.warn(format_args!(
@@ -159,28 +158,9 @@ fn warn_of(report: &PullReport, printer: &Printer) {
 
 async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyhow::Result<()> {
     let watch = PullWatch::new();
-    let pulling = async {
-        let (report, lingering) = match way::choose(args, printer).await? {
-            Way::Local(local) => {
-                if !request.selection.is_everything() {
-                    printer.warn("the local peer brings the whole artifact into its store; `--peer none` reads the selection alone");
-                }
-                (local.pull(request, args.link.into(), &watch).await?, None)
-            }
-            Way::Alone { reason } => {
-                let report = peer::pull(request, transports::alone(&args.transport)?, &watch).await?;
-                (PullReport { fallback_reason: reason, ..report }, None)
-            }
-            Way::Fleet(_) if !request.selection.is_everything() => return Err(no_selection().into()),
-            Way::Fleet(fleet) => {
-                let (report, lingering) = peer::pull_in_fleet(request, fleet, &watch).await?;
-                (report, Some(lingering))
-            }
-        };
-        anyhow::Ok((report, lingering))
-    };
+    let asked = Asked::from(args);
     let (report, lingering) = tokio::select! {
-        result = pulling => result?,
+        result = bring(&asked, request, args.link.into(), (&watch, printer)) => result?,
         result = show(&watch, printer) => return result.map(|never| match never {}),
     };
     // From here on the directory is there: whatever ends this process, it has done what it was asked.
@@ -193,6 +173,32 @@ async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyho
     told
 }
 
+/// Pulls into a directory in the way that is asked for. What is left lingering serves others until it is dropped.
+pub(super) async fn bring(
+    asked: &Asked<'_>,
+    request: PullRequest,
+    link: LinkMode,
+    (watch, printer): (&PullWatch, &Printer),
+) -> anyhow::Result<(PullReport, Option<Lingering>)> {
+    match way::choose(asked, printer).await? {
+        Way::Local(local) => {
+            if !request.selection.is_everything() {
+                printer.warn("the local peer brings the whole artifact into its store; `--peer none` reads the selection alone");
+            }
+            Ok((local.pull(request, link, watch).await?, None))
+        }
+        Way::Alone { reason } => {
+            let report = peer::pull(request, transports::alone(asked.transport)?, watch).await?;
+            Ok((PullReport { fallback_reason: reason, ..report }, None))
+        }
+        Way::Fleet(_) if !request.selection.is_everything() => Err(no_selection().into()),
+        Way::Fleet(fleet) => {
+            let (report, lingering) = peer::pull_in_fleet(request, fleet, watch).await?;
+            Ok((report, Some(lingering)))
+        }
+    }
+}
+
 /// Whoever has only a part could not serve others what they want.
 fn no_selection() -> Refusal {
     let message =
@@ -200,6 +206,18 @@ fn no_selection() -> Refusal {
     let hint =
         "pull it through a local peer, or from the registry alone: without `--scheduler` and `--direct`";
     Refusal::usage(message).hint(hint)
+}
+
+/// Shows progress to people until it is dropped.
+pub(super) async fn show_bar(watch: &PullWatch, printer: &Printer) -> std::convert::Infallible {
+    let mut bar = None;
+    loop {
+        tokio::time::sleep(PROGRESS_INTERVAL).await;
+        let progress = watch.progress();
+        if progress.total > 0 {
+            bar.get_or_insert_with(|| printer.progress("pulling", progress.total)).at(progress.done);
+        }
+    }
 }
 
 /// Shows progress until it is dropped: as a bar to people, as lines with `--json`.

@@ -226,14 +226,14 @@ fn may_listen(listen: SocketAddr, trust: &TrustArgs) -> anyhow::Result<()> {
 }
 
 /// A socket for `/metrics` and `/healthz`. Whoever connects before something answers there waits.
-struct Face {
+pub(super) struct Face {
     listener: std::net::TcpListener,
     address: String,
 }
 
 impl Face {
     /// Opens it, if one is wanted. Without a key it is for this machine only, like all else.
-    fn bind(listen: Option<SocketAddr>, trust: &TrustArgs) -> anyhow::Result<Option<Self>> {
+    pub(super) fn bind(listen: Option<SocketAddr>, trust: &TrustArgs) -> anyhow::Result<Option<Self>> {
         let Some(listen) = listen else { return Ok(None) };
         may_listen(listen, trust)?;
         let listener = std::net::TcpListener::bind(listen);
@@ -242,8 +242,13 @@ impl Face {
         Ok(Some(Self { listener, address }))
     }
 
+    /// HOST:PORT.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The socket for the runtime that this is called in.
-    fn listen(self) -> anyhow::Result<TcpListener> {
+    pub(super) fn listen(self) -> anyhow::Result<TcpListener> {
         self.listener.set_nonblocking(true)?;
         Ok(TcpListener::from_std(self.listener)?)
     }

@@ -9,7 +9,7 @@ use crate::tree::{assert_none, root};
 /// Who stands on whom, highest first: a crate may use the crates of lower rows, and none of its own.
 const LAYERS: &[&[&str]] = &[
     &["modelctl", "drill", "bench", "rxe"], // the binary, and those that try and measure it from outside
-    &["peer", "scheduler"],                 // one event loop each
+    &["peer", "scheduler", "sidecar"],      // one event loop each
     &["registry", "store", "wire"],         // the edges: network, disk, messages
     &["transport-rdma"],                    // the data plane through network cards
     &["transport"],                         // the data plane and its seam

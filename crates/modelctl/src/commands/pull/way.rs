@@ -14,7 +14,7 @@ use planner::Place;
 
 use crate::{
     access,
-    cli::{EmbeddedArgs, Landing, PeerChoice, PullArgs, Transport, TransportArgs},
+    cli::{EmbeddedArgs, Landing, PeerChoice, PullArgs, Transport, TransportArgs, TrustArgs},
     commands::{
         serve::{host_name, security},
         transports,
@@ -23,8 +23,27 @@ use crate::{
     report::Refusal,
 };
 
+/// What is asked for, as far as it bears on the choice.
+pub(in crate::commands) struct Asked<'a> {
+    pub(in crate::commands) reference: &'a Reference,
+    pub(in crate::commands) peer: Option<&'a PeerChoice>,
+    pub(in crate::commands) direct: bool,
+    pub(in crate::commands) landing: Landing,
+    pub(in crate::commands) embedded: &'a EmbeddedArgs,
+    pub(in crate::commands) trust: &'a TrustArgs,
+    pub(in crate::commands) transport: &'a TransportArgs,
+}
+
+impl<'a> From<&'a PullArgs> for Asked<'a> {
+    fn from(args: &'a PullArgs) -> Self {
+        let PullArgs { reference, direct, landing, embedded, trust, transport, .. } = args;
+        let (direct, landing) = (*direct, *landing);
+        Self { reference, peer: args.peer.as_ref(), direct, landing, embedded, trust, transport }
+    }
+}
+
 /// How a pull is done.
-pub(super) enum Way {
+pub(in crate::commands) enum Way {
     /// Through the local peer.
     Local(LocalPeer),
     /// As a member of a fleet.
@@ -34,7 +53,7 @@ pub(super) enum Way {
 }
 
 /// Chooses as the user says, and where nothing is said, the local peer before the fleet before the origin.
-pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
+pub(in crate::commands) async fn choose(args: &Asked<'_>, printer: &Printer) -> anyhow::Result<Way> {
     if args.direct {
         return direct(args, printer).await;
     }
@@ -54,14 +73,14 @@ pub(super) async fn choose(args: &PullArgs, printer: &Printer) -> anyhow::Result
 }
 
 /// It is the local peer that reads from others.
-pub(super) fn warn_of_transport(args: &PullArgs, printer: &Printer) {
+pub(in crate::commands) fn warn_of_transport(args: &Asked<'_>, printer: &Printer) {
     if args.transport.transport != Transport::Auto {
         printer.warn("the local peer reads from others by its own `--transport`, not by this one");
     }
 }
 
 /// It has a limit of its own, for all that it does.
-pub(super) fn check_limit(args: &PullArgs) -> anyhow::Result<()> {
+pub(in crate::commands) fn check_limit(args: &Asked<'_>) -> anyhow::Result<()> {
     let flag = match &args.transport {
         TransportArgs { limit: Some(_), .. } => "--limit",
         TransportArgs { background: true, .. } => "--background",
@@ -73,7 +92,7 @@ pub(super) fn check_limit(args: &PullArgs) -> anyhow::Result<()> {
 }
 
 /// The local peer lands the bytes, in its own way.
-fn through(local: LocalPeer, args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
+fn through(local: LocalPeer, args: &Asked<'_>, printer: &Printer) -> anyhow::Result<Way> {
     check_limit(args)?;
     if args.landing == Landing::Auto {
         warn_of_transport(args, printer);
@@ -85,7 +104,7 @@ fn through(local: LocalPeer, args: &PullArgs, printer: &Printer) -> anyhow::Resu
 }
 
 /// What is found of a local peer.
-pub(super) enum Found {
+pub(in crate::commands) enum Found {
     /// It is there for this pull.
     Answers(LocalPeer),
     /// Its socket is there, and is of no use: others own it, or its process was killed.
@@ -95,7 +114,7 @@ pub(super) enum Found {
 }
 
 /// The local peer that the pull goes through. One that was named has to answer.
-pub(super) async fn local_peer(args: &PullArgs) -> anyhow::Result<Found> {
+pub(in crate::commands) async fn local_peer(args: &Asked<'_>) -> anyhow::Result<Found> {
     let is_remote = matches!(args.reference, Reference::Registry(_) | Reference::Fleet(_));
     let is_fleet_only = matches!(args.reference, Reference::Fleet(_));
     match &args.peer {
@@ -116,7 +135,7 @@ pub(super) async fn local_peer(args: &PullArgs) -> anyhow::Result<Found> {
 }
 
 /// This process lands the bytes. The local peer may say where the scheduler is, and is a source like any other.
-async fn direct(args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
+async fn direct(args: &Asked<'_>, printer: &Printer) -> anyhow::Result<Way> {
     if !args.embedded.scheduler.is_empty() {
         return in_fleet(args, args.embedded.scheduler.clone()).await;
     }
@@ -141,13 +160,13 @@ async fn direct(args: &PullArgs, printer: &Printer) -> anyhow::Result<Way> {
     Ok(Way::Alone { reason: Some(reason.to_owned()) })
 }
 
-async fn schedulers_of(args: &PullArgs, socket: &Path) -> anyhow::Result<Option<Vec<String>>> {
+async fn schedulers_of(args: &Asked<'_>, socket: &Path) -> anyhow::Result<Option<Vec<String>>> {
     let local = LocalPeer::connect(socket).await?;
     let schedulers = access::schedulers_of(&local, args.trust.fleet_key.as_deref())?;
     Ok(Some(schedulers).filter(|schedulers| !schedulers.is_empty()))
 }
 
-async fn in_fleet(args: &PullArgs, schedulers: Vec<String>) -> anyhow::Result<Way> {
+async fn in_fleet(args: &Asked<'_>, schedulers: Vec<String>) -> anyhow::Result<Way> {
     let EmbeddedArgs { listen, advertise, place, data_plain, .. } = &args.embedded;
     // Where no way leads to the scheduler nobody reaches this process either, and the pull goes on without.
     let here = first_way(&schedulers).await.unwrap_or(Ipv4Addr::LOCALHOST.into());

@@ -1,0 +1,157 @@
+//! `modelctl run`: pulls, then becomes the command.
+//!
+//! Owns: where the directory lies if nobody says it, the command line that is executed, and the order. Does not own:
+//! the pull.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::PermissionsExt as _,
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use modelpack::{digest::Sha256Digest, reference::Reference};
+use peer::{PullReport, PullRequest, PullWatch};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::{
+    pull::{self, way::Asked},
+    transports,
+};
+use crate::{access, cli::RunArgs, printer::Printer, report::Refusal, text};
+
+/// What stands for the directory in the command's arguments.
+const PLACE: &[u8] = b"{}";
+
+/// Pulls and becomes the command; comes back only where that fails.
+pub(crate) fn run(args: &RunArgs, printer: &Printer) -> anyhow::Result<()> {
+    if !args.command.iter().any(|word| find(word.as_bytes()).is_some()) {
+        let message = "no argument of the command has `{}`, so that it would not know the directory";
+        let hint = "write `{}` where the directory belongs, as in `modelctl run REF -- vllm serve {}`";
+        return Err(Refusal::usage(message).hint(hint).into());
+    }
+    // Before anything moves: it would be a pity to learn of a mistyped name an hour later.
+    check_program(&args.command[0])?;
+    transports::check(&args.transport)?;
+    let files = getrlimit(Resource::Nofile);
+    let dir = access::runtime()?.block_on(bring(args, printer))?;
+    // The pull may have raised it, and some programs rely on a low one (select(2)).
+    setrlimit(Resource::Nofile, files).context("cannot restore the limit of open files")?;
+    let words: Vec<_> = args.command.iter().map(|word| with_dir(word, &dir)).collect();
+    let error = Command::new(&words[0]).args(&words[1..]).exec();
+    Err(anyhow::Error::new(error).context(format!("cannot execute `{}`", words[0].display())))
+}
+
+/// Brings the artifact; gives its directory's absolute path.
+async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<PathBuf> {
+    let access = access::for_reference(&args.registry, &args.reference)?;
+    let (reference, output) = match &args.output {
+        Some(dir) => (args.reference.clone(), dir.clone()),
+        None => {
+            let digest = peer::resolve(&args.reference, access.clone()).await?;
+            (peer::pinned(&args.reference, digest), default_dir(&digest)?)
+        }
+    };
+    let selection = Arc::new(args.selection.selection()?);
+    let landing = args.landing.into();
+    let request = PullRequest { reference, access, output: output.clone(), landing, selection };
+    let asked = Asked {
+        reference: &args.reference,
+        peer: args.peer.as_ref(),
+        direct: args.direct,
+        landing: args.landing,
+        embedded: &args.embedded,
+        trust: &args.trust,
+        transport: &args.transport,
+    };
+    let watch = PullWatch::new();
+    let (report, lingering) = tokio::select! {
+        result = pull::bring(&asked, request, args.link.into(), (&watch, printer)) => result?,
+        never = pull::show_bar(&watch, printer) => match never {},
+    };
+    pull::warn_of(&report, printer);
+    printer.note(told(&args.reference, &report, &output));
+    if let Some(lingering) = lingering {
+        // Told to end meanwhile, this process just ends: there is no command yet whose business that would be.
+        lingering.linger(args.embedded.linger.0, std::future::pending()).await;
+    }
+    std::path::absolute(&output).with_context(|| format!("cannot tell where `{}` is", output.display()))
+}
+
+fn told(reference: &Reference, report: &PullReport, dir: &Path) -> String {
+    let moved = report.origin_bytes + report.peer_bytes;
+    let moved = if moved == 0 { "it was here".to_owned() } else { format!("{} moved", text::bytes(moved)) };
+    let (bytes, time) = (text::bytes(report.bytes), text::seconds(report.elapsed));
+    format!("{reference} is in {}: {bytes}, all proved; {moved}, {time}", dir.display())
+}
+
+/// Where an artifact lies if nobody says it.
+fn default_dir(digest: &Sha256Digest) -> anyhow::Result<PathBuf> {
+    // As the XDG base directory specification has it, a relative path counts as none.
+    let dir_of = |name| env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let cache = dir_of("XDG_CACHE_HOME").or_else(|| dir_of("HOME").map(|home| home.join(".cache")));
+    let Some(cache) = cache else {
+        let message = "neither `XDG_CACHE_HOME` nor `HOME` says where the directory could lie";
+        return Err(Refusal::usage(message).hint("name it with `-o DIR`").into());
+    };
+    let models = cache.join("modelctl/models");
+    std::fs::create_dir_all(&models).with_context(|| format!("cannot make `{}`", models.display()))?;
+    Ok(models.join(format!("sha256-{}", digest.hex())))
+}
+
+/// That the program is there, unless it is to come with the model.
+fn check_program(name: &OsStr) -> anyhow::Result<()> {
+    if find(name.as_bytes()).is_some() {
+        return Ok(());
+    }
+    let is_program = |path: &Path| {
+        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    let is_found = if name.as_bytes().contains(&b'/') {
+        is_program(Path::new(name))
+    } else {
+        env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| is_program(&dir.join(name)))
+    };
+    if is_found {
+        return Ok(());
+    }
+    let message = format!("there is no program `{}`", name.display());
+    Err(Refusal::usage(message).hint("what follows `--` is the command; nothing was pulled").into())
+}
+
+/// Where `{}` stands in a word first.
+fn find(word: &[u8]) -> Option<usize> {
+    word.windows(PLACE.len()).position(|part| part == PLACE)
+}
+
+fn with_dir(word: &OsStr, dir: &Path) -> OsString {
+    let (mut rest, mut whole) = (word.as_bytes(), Vec::new());
+    while let Some(at) = find(rest) {
+        whole.extend_from_slice(&rest[..at]);
+        whole.extend_from_slice(dir.as_os_str().as_bytes());
+        rest = &rest[at + PLACE.len()..];
+    }
+    whole.extend_from_slice(rest);
+    OsString::from_vec(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_becomes_the_directory() {
+        for (word, expected) in
+            [("{}", "/m"), ("--model={}/a:{}", "--model=/m/a:/m"), ("{ }", "{ }"), ("{{}}", "{/m}"), ("", "")]
+        {
+            assert_eq!(with_dir(OsStr::new(word), Path::new("/m")), expected, "{word}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a reference names now, without pulling it.
+//!
+//! Owns: asking its origin for the digest, and the reference that names just that. Does not own: what is there.
+
+use modelpack::{
+    digest::Sha256Digest,
+    reference::{LayoutReference, Reference, RegistryReference},
+};
+use registry::{Access, Repository};
+use store::LayoutReader;
+
+use crate::{error::PeerError, fill::blocking};
+
+/// The digest of the manifest, or the index, that `reference` names now. Of a registry that says it without sending the
+/// manifest only that is asked; a reference with a digest asks nobody.
+pub async fn resolve(reference: &Reference, access: Access) -> Result<Sha256Digest, PeerError> {
+    match reference {
+        Reference::Registry(RegistryReference { digest: Some(digest), .. })
+        | Reference::Layout(LayoutReference { digest: Some(digest), .. })
+        | Reference::Fleet(digest) => Ok(*digest),
+        Reference::Registry(at) => {
+            let failed = |source| PeerError::registry(&reference.to_string(), source);
+            let repository = Repository::open(at, access).map_err(failed)?;
+            match repository.stated_digest(at.tag.as_deref(), None).await {
+                Ok(Some(digest)) => Ok(digest),
+                // Some registries say nothing then, and this is asked once only.
+                Ok(None) | Err(_) => {
+                    let raw = repository.resolve(at.tag.as_deref(), None).await.map_err(failed)?;
+                    Ok(Sha256Digest::of(&raw))
+                }
+            }
+        }
+        Reference::Layout(at) => {
+            let at = at.clone();
+            blocking(move || {
+                let raw = LayoutReader::open(&at.dir)?.find(at.tag.as_deref(), None)?;
+                Ok(Sha256Digest::of(&raw))
+            })
+            .await
+        }
+        Reference::Directory(_) => {
+            let reason = "a plain directory is no artifact: build one from it with `modelctl build`";
+            Err(PeerError::Reference { reference: reference.to_string(), reason })
+        }
+    }
+}
+
+/// The same artifact by its digest alone, whatever becomes of the tag.
+#[must_use]
+pub fn pinned(reference: &Reference, digest: Sha256Digest) -> Reference {
+    match reference {
+        Reference::Registry(at) => {
+            Reference::Registry(RegistryReference { digest: Some(digest), ..at.clone() })
+        }
+        Reference::Layout(at) => {
+            Reference::Layout(LayoutReference { tag: None, digest: Some(digest), ..at.clone() })
+        }
+        Reference::Fleet(_) | Reference::Directory(_) => reference.clone(),
+    }
+}
