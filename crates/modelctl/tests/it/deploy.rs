@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::{Scratch, said};
+use serde_json::Value;
+
+use crate::support::{Scratch, said, skip};
 
 /// What the program takes from its environment besides the settings of its commands.
 const OTHER_SETTINGS: [&str; 1] = ["MODELCTL_LOG"];
@@ -71,6 +73,61 @@ fn the_container_starts_a_command_that_exists() {
     let env = line(&file, "ENV ").split(' ').collect::<Vec<_>>().join("\n");
     assert_eq!(settings(&env).len(), 2, "{env}");
     assert_understood(&args, &settings(&env));
+}
+
+const EXAMPLES: [&str; 2] = ["examples/vllm-init.yaml", "examples/triton-sidecar.yaml"];
+
+/// The Python that has the types of Kubernetes' API; `None`, and says why, where there is none.
+fn kubernetes() -> Option<std::path::PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(std::path::PathBuf::from);
+    let cache = cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?;
+    let python = cache.join("modelcast/kubernetes/bin/python");
+    if !python.exists() {
+        skip("the schemas of Kubernetes' API are not here: scripts/setup installs them");
+        return None;
+    }
+    Some(python)
+}
+
+fn path_of(rel: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(rel).display().to_string()
+}
+
+#[test]
+fn kubernetes_takes_the_examples() {
+    let Some(python) = kubernetes() else { return };
+    // Since the first of these containers of this kind are known by default.
+    for version in ["1.29.0", "1.37.0"] {
+        let paths = EXAMPLES.map(path_of);
+        let args = ["-m", "kubernetes_validate", "-k", version, "--strict"];
+        let output = Command::new(&python).args(args).args(paths).output().unwrap();
+        let said = said(&output);
+        assert!(output.status.success() && said.matches(" passed for resource pod/chat").count() == 2, "{said}");
+    }
+}
+
+#[test]
+fn the_examples_start_commands_that_exist_and_say_what_a_sidecar_understands() {
+    let Some(python) = kubernetes() else { return };
+    let script = "import json, sys, yaml\nprint(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    for example in EXAMPLES {
+        let output = Command::new(&python).args(["-c", script, &path_of(example)]).output().unwrap();
+        let documents: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let scratch = Scratch::new();
+        if let Some(config) = documents[0]["data"]["sidecar.toml"].as_str() {
+            scratch.write("sidecar.toml", config);
+        }
+        let pod = documents.last().unwrap();
+        let container = &pod["spec"]["initContainers"][0];
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
+        let args = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
+        let args: Vec<_> = args.map(|arg| arg.replace("/etc/modelctl/", "")).collect();
+        // The last thing that is looked at before anything is done.
+        let args: Vec<_> = args.iter().map(String::as_str).chain(["--poll", "0"]).collect();
+        let said = scratch.run(&args);
+        assert!(said.contains("error: `--poll 0` would ask the registry without a pause"), "{example}: {said}");
+    }
 }
 
 #[test]

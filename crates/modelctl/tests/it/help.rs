@@ -65,6 +65,16 @@ fn help_pull() {
 }
 
 #[test]
+fn help_run() {
+    assert_said!(Scratch::new().run(&["run", "--help"]));
+}
+
+#[test]
+fn help_sidecar() {
+    assert_said!(Scratch::new().run(&["sidecar", "--help"]));
+}
+
+#[test]
 fn help_peer() {
     assert_said!(Scratch::new().run(&["peer", "--help"]));
 }

@@ -6,6 +6,7 @@
     reason = "clippy lets tests unwrap and print, but not the helpers that they share"
 )]
 
+mod becoming;
 mod build;
 mod deploy;
 mod doctor;
@@ -13,6 +14,7 @@ mod door;
 mod embedded;
 mod fleet;
 mod fleet_key;
+mod guides;
 mod help;
 mod inspect;
 mod interrupted;
@@ -25,8 +27,10 @@ mod running;
 mod schedulers;
 mod seeds;
 mod selection;
+mod sidecar;
 mod stored;
 mod support;
 mod transports;
+mod triton;
 mod verify;
 mod watching;
