@@ -19,13 +19,15 @@ use crate::{
     descriptors,
     error::PeerError,
     fetch::Ground,
+    fill::blocking,
     lookup::{self, lookup},
     node::Node,
-    origin::Origin,
+    origin::{self, Origin},
     presence::{Address, Membership, Presence, Present},
     progress::Counters,
     pull::{self, Done, PullReport, PullRequest, PullWatch},
     security::PeerSecurity,
+    seed,
     sinks::LandingRule,
     transfer,
     transports::{Means, Transports},
@@ -107,6 +109,19 @@ pub async fn pull_in_fleet(
         report.fallback_reason = Some("the scheduler is not reachable".to_owned());
     }
     Ok((report, Lingering(Some(present))))
+}
+
+/// Announces an artifact whose files lie in a directory, as a pull that is done has left them: nothing is moved, and its
+/// bytes count as the origin's. Each file is served only as long as nobody writes it.
+pub async fn serve_directory(request: PullRequest, fleet: FleetOptions) -> Result<Lingering, PeerError> {
+    descriptors::allow_many();
+    let FleetOptions { schedulers, listen, advertise, name, nic_rate, place, security, transports } = fleet;
+    let (_, artifact) = origin::open(&request.reference, request.access).await?;
+    let (reference, dir) = (request.reference, request.output);
+    let seed = blocking(move || seed::from_directory(&reference, artifact, &dir)).await?;
+    let presence = Presence::open(Address { listen, advertise }, Means { security, transports }).await?;
+    presence.node().seed(seed);
+    Ok(Lingering(Some(presence.begin(Some(Membership { schedulers, name, nic_rate, place })))))
 }
 
 async fn open(request: &PullRequest, node: &Node) -> Result<(Option<Origin>, Artifact), PeerError> {

@@ -63,7 +63,7 @@ pub use blame::Blamed;
 pub use client::LocalPeer;
 pub use clients::default_socket;
 pub use daemon::{Peer, PeerOptions};
-pub use embedded::{FleetOptions, Lingering, pull_in_fleet};
+pub use embedded::{FleetOptions, Lingering, pull_in_fleet, serve_directory};
 pub use error::{ErrorClass, PeerError, RemoteCause};
 pub use leaving::{Leaving, Left, LeftBecause};
 pub use limit::Cards;

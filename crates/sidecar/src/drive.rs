@@ -39,6 +39,10 @@ pub trait Source {
         told: &dyn Fn(u64, u64),
     ) -> impl Future<Output = Result<(), Self::Error>>;
 
+    /// Serves others from a version that was there before this process was. One that cannot be served costs nobody
+    /// anything but that.
+    fn serve(&self, version: &Sha256Digest, dir: &Path) -> impl Future<Output = Result<(), Self::Error>>;
+
     /// Stops serving others, when those who read have what they asked for.
     fn leave(&self) -> impl Future<Output = ()>;
 }
@@ -108,6 +112,8 @@ struct Keeper<S: Source> {
     ending: watch::Receiver<()>,
     /// What went wrong last.
     trouble: Option<Trouble<S::Error>>,
+    /// The version that others are served, or were found not to be.
+    served: Option<Sha256Digest>,
 }
 
 impl<S: Source> Keeper<S> {
@@ -123,7 +129,17 @@ impl<S: Source> Keeper<S> {
         let server = Server::of(&config, &versions);
         let name = versions.dir().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let number = board.add(name, config.reference.to_string(), versions.dir().to_path_buf());
-        Ok(Self { machine, versions, server, source, board: board.clone(), number, ending, trouble: None })
+        Ok(Self {
+            machine,
+            versions,
+            server,
+            source,
+            board: board.clone(),
+            number,
+            ending,
+            trouble: None,
+            served: None,
+        })
     }
 
     async fn run(&mut self) -> Result<Ended, Trouble<S::Error>> {
@@ -133,7 +149,8 @@ impl<S: Source> Keeper<S> {
         loop {
             let output = self.machine.poll().expect("there is always something to do until the end");
             self.board.follow(self.number, &self.machine);
-            let can_be_left = matches!(output, Output::Resolve | Output::Pull(_) | Output::Wait(_));
+            // A switch is brought to its end: a server that sleeps is not left alone.
+            let can_be_left = !matches!(output, Output::Switch(_) | Output::Sweep(_) | Output::End(_));
             if can_be_left && ending.has_changed().is_err() {
                 return Ok(self.ended());
             }
@@ -185,6 +202,7 @@ impl<S: Source> Keeper<S> {
             }
             Output::Switch(version) => Some(Input::Switched(self.switch(version).await)),
             Output::Ensure(version) => {
+                self.serve(version).await;
                 let ensured = self.server.ensure(&self.versions, &version).await;
                 let is_told = matches!(self.server, Server::Triton(_));
                 self.board.change(self.number, |model| model.loaded = is_told.then_some(ensured.is_ok()));
@@ -224,6 +242,7 @@ impl<S: Source> Keeper<S> {
         if is_whole.await? {
             return Ok(());
         }
+        self.served = None;
         // Those who still want the former version find others that have it.
         self.source.leave().await;
         let total = self.source.size(&version).await.map_err(Trouble::Source)?;
@@ -244,8 +263,20 @@ impl<S: Source> Keeper<S> {
         let path = self.versions.path(&version);
         self.source.pull(&version, &path, &told).await.map_err(Trouble::Source)?;
         told(total, total);
+        self.served = Some(version);
         tracing::info!(version = %version, "pulled");
         Ok(())
+    }
+
+    /// Once for each version that this process has not brought itself.
+    async fn serve(&mut self, version: Sha256Digest) {
+        if self.served == Some(version) || self.machine.stale().is_some() {
+            return;
+        }
+        self.served = Some(version);
+        if let Err(error) = self.source.serve(&version, &self.versions.path(&version)).await {
+            tracing::warn!(version = %version, "not served to peers: {error:#}");
+        }
     }
 
     async fn switch(&mut self, version: Sha256Digest) -> Result<(), Refused> {

@@ -18,5 +18,5 @@ pub use board::Board;
 pub use config::{Config, EngineConfig, ModelConfig, TritonConfig, VllmConfig};
 pub use drive::{Ended, Settings, Source, keep};
 pub use error::{SidecarError, Trouble};
-pub use space::{Memory, Space};
+pub use space::{Lack, Memory, Space};
 pub use versions::Versions;

@@ -18,7 +18,10 @@ use sidecar::{Board, Config, Ended, ModelConfig, Settings, Source, Trouble, mach
 use tokio::sync::Mutex;
 
 use super::{
-    pull::{self, way::Asked},
+    pull::{
+        self,
+        way::{self, Asked, Way},
+    },
     serve::{Face, end_signal},
     transports,
 };
@@ -92,8 +95,8 @@ pub(crate) fn run(args: &SidecarArgs, printer: &Printer) -> anyhow::Result<()> {
     let face = Face::bind(listen, &args.trust)?;
     let until = if args.once { Until::Present } else { Until::Told };
     // Differs between processes that start at the same time, also on different machines.
-    let seed = u64::from(std::process::id())
-        ^ std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() as u64);
+    let nanos = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.subsec_nanos());
+    let seed = (u64::from(std::process::id()) << 32) | u64::from(nanos);
     access::runtime()?.block_on(async {
         let told_to_end = end_signal()?;
         let board = Board::new();
@@ -157,6 +160,19 @@ impl<'a> Brought<'a> {
         Self { reference, args, printer, serving: Mutex::new(None) }
     }
 
+    fn asked(&self) -> Asked<'_> {
+        let args = self.args;
+        Asked {
+            reference: &self.reference,
+            peer: args.peer.as_ref(),
+            direct: args.direct,
+            landing: args.landing,
+            embedded: &args.embedded,
+            trust: &args.trust,
+            transport: &args.transport,
+        }
+    }
+
     fn request(&self, version: &Sha256Digest, dir: &Path) -> anyhow::Result<PullRequest> {
         Ok(PullRequest {
             reference: peer::pinned(&self.reference, *version),
@@ -187,16 +203,7 @@ impl Source for Brought<'_> {
 
     async fn pull(&self, version: &Sha256Digest, dir: &Path, told: &dyn Fn(u64, u64)) -> anyhow::Result<()> {
         let request = self.request(version, dir)?;
-        let args = self.args;
-        let asked = Asked {
-            reference: &self.reference,
-            peer: args.peer.as_ref(),
-            direct: args.direct,
-            landing: args.landing,
-            embedded: &args.embedded,
-            trust: &args.trust,
-            transport: &args.transport,
-        };
+        let (asked, args) = (self.asked(), self.args);
         let watch = PullWatch::new();
         let progress = async {
             loop {
@@ -213,6 +220,18 @@ impl Source for Brought<'_> {
         };
         pull::warn_of(&report, self.printer);
         *self.serving.lock().await = lingering;
+        Ok(())
+    }
+
+    async fn serve(&self, version: &Sha256Digest, dir: &Path) -> anyhow::Result<()> {
+        // Whoever has neither serves nobody.
+        if self.args.embedded.scheduler.is_empty() && !self.args.direct {
+            return Ok(());
+        }
+        if let Way::Fleet(fleet) = way::choose(&self.asked(), self.printer).await? {
+            let serving = peer::serve_directory(self.request(version, dir)?, fleet).await?;
+            *self.serving.lock().await = Some(serving);
+        }
         Ok(())
     }
 

@@ -102,7 +102,10 @@ fn kubernetes_takes_the_examples() {
         let args = ["-m", "kubernetes_validate", "-k", version, "--strict"];
         let output = Command::new(&python).args(args).args(paths).output().unwrap();
         let said = said(&output);
-        assert!(output.status.success() && said.matches(" passed for resource pod/chat").count() == 2, "{said}");
+        assert!(
+            output.status.success() && said.matches(" passed for resource pod/chat").count() == 2,
+            "{said}"
+        );
     }
 }
 
@@ -126,7 +129,10 @@ fn the_examples_start_commands_that_exist_and_say_what_a_sidecar_understands() {
         // The last thing that is looked at before anything is done.
         let args: Vec<_> = args.iter().map(String::as_str).chain(["--poll", "0"]).collect();
         let said = scratch.run(&args);
-        assert!(said.contains("error: `--poll 0` would ask the registry without a pause"), "{example}: {said}");
+        assert!(
+            said.contains("error: `--poll 0` would ask the registry without a pause"),
+            "{example}: {said}"
+        );
     }
 }
 

@@ -217,6 +217,36 @@ fn any_user_without_a_home_on_a_read_only_root_is_enough() {
 }
 
 #[test]
+fn one_that_was_started_again_serves_the_fleet_what_it_has() {
+    let site = Site::new();
+    let args = ["scheduler", "--listen", "127.0.0.1:0", "--json"];
+    let mut scheduler = Running::start(site.scratch.modelctl(&args));
+    let scheduler = format!("http://{}", scheduler.line()["listening"].as_str().unwrap());
+    let start = |dir: &str| {
+        let fleet = ["--peer", "none", "--scheduler", &scheduler, "--linger", "0"];
+        Sidecar::start(&site.scratch, &[&[&site.reference(), "-o", dir][..], &fleet].concat())
+    };
+    let first = start("a/chat");
+    until("it is ready", || first.get("/readyz").0 == 200);
+    first.process.signal(Signal::TERM);
+    assert_eq!(first.process.end().status.code(), Some(0));
+    let first = start("a/chat");
+    let seeds = || site.scratch.json(&["status", "--scheduler", &scheduler])["swarms"][0]["seeds"].clone();
+    until("it is announced", || seeds() == 1);
+    let sent = site.registry.sent();
+    let second = start("b/chat");
+    until("it is ready", || second.get("/readyz").0 == 200);
+    site.scratch.assert_pulled("model", "b/chat");
+    assert_eq!(first.model()["bytes_total"], 0, "nothing was brought again");
+    // But configs and piece trees, which everybody reads for himself.
+    assert!(
+        site.registry.sent() - sent < 100_000,
+        "{} bytes came from the registry",
+        site.registry.sent() - sent
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_told_with_the_place() {
     let scratch = Scratch::new();
     scratch.write("sidecar.toml", "[[model]]\nreference = \"a.b/c:d\"\ndirectory = \"chat\"\nkept = 1\n");

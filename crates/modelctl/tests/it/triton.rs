@@ -102,13 +102,14 @@ fn infer(port: u16) -> Result<f64, String> {
 /// Infers without a pause until it is stopped.
 struct Client {
     is_over: Arc<AtomicBool>,
-    seen: Arc<Mutex<(u64, BTreeSet<u64>)>>,
+    seen: Arc<Mutex<(u64, BTreeSet<String>)>>,
     thread: JoinHandle<Vec<String>>,
 }
 
 impl Client {
     fn start(port: u16) -> Self {
-        let (is_over, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<(u64, BTreeSet<u64>)>>::default());
+        let (is_over, seen) =
+            (Arc::<AtomicBool>::default(), Arc::<Mutex<(u64, BTreeSet<String>)>>::default());
         let (ends, notes) = (Arc::clone(&is_over), Arc::clone(&seen));
         let thread = thread::spawn(move || {
             let mut errors = Vec::new();
@@ -117,7 +118,7 @@ impl Client {
                     Ok(answer) => {
                         let mut seen = notes.lock().unwrap();
                         seen.0 += 1;
-                        seen.1.insert(answer as u64);
+                        seen.1.insert(answer.to_string());
                     }
                     Err(error) => errors.push(error),
                 }
@@ -127,8 +128,8 @@ impl Client {
         Self { is_over, seen, thread }
     }
 
-    fn has_seen(&self, answer: u64) -> bool {
-        self.seen.lock().unwrap().1.contains(&answer)
+    fn has_seen(&self, answer: &str) -> bool {
+        self.seen.lock().unwrap().1.contains(answer)
     }
 
     /// How often it got an answer, and what else it got.
@@ -196,14 +197,14 @@ fn a_client_sees_new_versions_and_no_error_and_a_bad_one_is_taken_back() {
     assert_eq!(infer(port), Ok(20.0));
     let client = Client::start(port);
     let second = publish(&weights(3.0));
-    until("the client sees the second", || client.has_seen(30));
+    until("the client sees the second", || client.has_seen("30"));
     until("it is in place", || sidecar.model()["digest"] == second);
     // A header without its data: `pull` delivers what was published, and Triton cannot open it.
     let third = publish(&weights(4.0)[..50]);
     until("the third is refused", || sidecar.model()["refused"] == third);
     assert_eq!((infer(port), &sidecar.model()["digest"]), (Ok(30.0), &second.clone().into()));
     let fourth = publish(&weights(5.0));
-    until("the client sees the fourth", || client.has_seen(50));
+    until("the client sees the fourth", || client.has_seen("50"));
     until("it is in place", || is_loaded(&fourth));
     let (answers, errors) = client.stop();
     assert_eq!(errors, Vec::<String>::new(), "beside {answers} answers");

@@ -84,12 +84,14 @@ pub(super) fn place(
     path: &Path,
 ) -> Result<(), SidecarError> {
     fs::create_dir_all(repository).map_err(SidecarError::io("make", repository))?;
-    let repository = std::path::absolute(repository).map_err(SidecarError::io("find", repository))?;
+    // As they are on disk: `..` in a link leads up from where the link really is.
+    let repository = fs::canonicalize(repository).map_err(SidecarError::io("find", repository))?;
+    let path = fs::canonicalize(path).map_err(SidecarError::io("find", path))?;
     let link = repository.join(name);
     if link.symlink_metadata().is_ok_and(|meta| !meta.is_symlink()) {
         return Err(SidecarError::Occupied { dir: link, what: "not a link" });
     }
-    let target = relative(&repository, path);
+    let target = relative(&repository, &path);
     if fs::read_link(&link).is_ok_and(|found| found == target) {
         return Ok(());
     }

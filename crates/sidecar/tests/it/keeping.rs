@@ -44,6 +44,7 @@ async fn without_a_registry_what_is_there_is_served_and_called_stale() {
         assert_eq!(site.in_place().as_deref(), Some("1"));
         site.registry.change(|state| state.tag = Some(1));
         until("it is fresh again", || site.shown()["stale"].is_null()).await;
+        until("others are served from it", || site.registry.served() == [1]).await;
     })
     .await;
     site.registry.change(|state| state.tag = None);

@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) size: u64,
     /// Versions that were brought.
     pub(crate) pulled: Vec<u8>,
+    /// Versions that others are served without having been brought.
+    pub(crate) served: Vec<u8>,
     /// The tag moves there while a version is brought.
     pub(crate) moves_to: Option<u8>,
     /// So many pulls fail, after they have left something behind.
@@ -39,12 +41,23 @@ pub(crate) struct State {
 
 impl Registry {
     pub(crate) fn with(tag: u8) -> Self {
-        let state = State { tag: Some(tag), size: 1, pulled: Vec::new(), moves_to: None, fails: 0 };
+        let state = State {
+            tag: Some(tag),
+            size: 1,
+            pulled: Vec::new(),
+            served: Vec::new(),
+            moves_to: None,
+            fails: 0,
+        };
         Self(Rc::new(RefCell::new(state)))
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.0.borrow_mut());
+    }
+
+    pub(crate) fn served(&self) -> Vec<u8> {
+        self.0.borrow().served.clone()
     }
 
     pub(crate) fn pulled(&self) -> Vec<u8> {
@@ -79,6 +92,11 @@ impl Source for Registry {
         if let Some(tag) = state.moves_to.take() {
             state.tag = Some(tag);
         }
+        Ok(())
+    }
+
+    async fn serve(&self, version: &Sha256Digest, _: &Path) -> Result<(), String> {
+        self.0.borrow_mut().served.push(version.bytes()[0]);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ impl Loaded {
     fn of(repository: &Path) -> Arc<Self> {
         Arc::new(Self {
             repository: repository.to_owned(),
-            number: Default::default(),
+            number: std::sync::Mutex::default(),
             is_slow: false.into(),
         })
     }
