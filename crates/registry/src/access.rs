@@ -36,6 +36,12 @@ pub enum Credentials {
         /// The secret.
         token: String,
     },
+    /// Somebody else, on whose behalf this process asks: that one's proof is passed on as it is, and challenges are not
+    /// met here but handed back ([`crate::Refusal::challenges`]).
+    Forwarded {
+        /// The value of the `Authorization` header, if that one proved anything.
+        authorization: Option<String>,
+    },
 }
 
 /// In place of a user name: what follows is an identity token. As Docker's credential helpers have it.
@@ -51,10 +57,10 @@ impl Credentials {
         }
     }
 
-    /// The same as a user name and a secret.
+    /// The same as a user name and a secret. What is passed on for somebody else has no such form and stays here.
     pub fn into_pair(self) -> (String, String) {
         match self {
-            Self::Anonymous => Default::default(),
+            Self::Anonymous | Self::Forwarded { .. } => Default::default(),
             Self::Basic { username, password } => (username, password),
             Self::Identity { token } => (TOKEN_USER.to_owned(), token),
         }
@@ -66,6 +72,7 @@ impl fmt::Debug for Credentials {
         match self {
             Self::Anonymous => f.write_str("Anonymous"),
             Self::Identity { .. } => f.write_str("Identity"),
+            Self::Forwarded { .. } => f.write_str("Forwarded"),
             Self::Basic { username, .. } => {
                 f.debug_struct("Basic").field("username", username).finish_non_exhaustive()
             }

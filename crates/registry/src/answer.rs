@@ -7,7 +7,7 @@ use std::{fmt, time::SystemTime};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Response, StatusCode, Url,
-    header::{AsHeaderName, CONTENT_ENCODING, HeaderMap, LOCATION, RETRY_AFTER},
+    header::{AsHeaderName, CONTENT_ENCODING, HeaderMap, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -20,6 +20,8 @@ use crate::{
 
 /// Bodies of refusals and redirects that are read: an OCI error list is some hundred bytes.
 const REFUSAL_BYTES_MAX: u64 = 64 << 10;
+/// Challenges of one answer that are passed on: registries have one, or one for each of two schemes.
+const CHALLENGES_MAX: usize = 4;
 /// What of an error message is passed on.
 const DETAIL_CHARS_MAX: usize = 300;
 
@@ -123,9 +125,12 @@ impl Answer {
         }
         let retry_after =
             self.header(RETRY_AFTER).and_then(|value| parse_retry_after(value, SystemTime::now()));
+        let challenges = self.headers().get_all(WWW_AUTHENTICATE).iter().take(CHALLENGES_MAX);
+        let challenges = challenges.filter_map(|value| value.to_str().ok().map(ToOwned::to_owned));
         let mut refusal = Refusal {
             status: self.status().as_u16(),
             detail: String::new(),
+            challenges: if self.is_redirected { Vec::new() } else { challenges.collect() },
             retry_after,
             is_redirected: self.is_redirected,
         };

@@ -92,6 +92,9 @@ impl Auth {
         channel: &Channel,
         action: Action,
     ) -> Result<Option<HeaderValue>, RegistryError> {
+        if let Credentials::Forwarded { authorization } = &self.credentials {
+            return Ok(authorization.clone().and_then(sensitive));
+        }
         let mut proof = self.proof(action).lock().await;
         if let Some(header) = proof.header.as_ref().filter(|header| header.is_fresh()) {
             return Ok(Some(header.value.clone()));
@@ -107,6 +110,9 @@ impl Auth {
         headers: &HeaderMap,
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
+        if matches!(self.credentials, Credentials::Forwarded { .. }) {
+            return Ok(None);
+        }
         let mut proof = self.proof(action).lock().await;
         if let Some(header) = proof.header.as_ref().filter(|header| header.is_fresh()) {
             // Another request was faster.

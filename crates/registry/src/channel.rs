@@ -21,7 +21,7 @@ use reqwest::{
 use tokio::time::timeout;
 
 use crate::{
-    access::Access,
+    access::{Access, Credentials},
     address::{base_url, host_of, is_loopback},
     answer::Answer,
     auth::{Action, Auth},
@@ -91,6 +91,12 @@ impl Channel {
     pub(crate) fn also_reading(&self, repository: &str) -> Self {
         let auth = Auth::new(self.auth.credentials().clone()).also_reading(repository);
         self.with(auth, self.patience)
+    }
+
+    /// Another repository of the same registry, over the same connections, for somebody else.
+    pub(crate) fn sibling(&self, repository: &str, credentials: Credentials) -> Result<Self, RegistryError> {
+        let base = base_url(&host_of(&self.base), repository, self.base.scheme() == "http")?;
+        Ok(Self { base, ..self.with(Auth::new(credentials), self.patience) })
     }
 
     fn with(&self, auth: Auth, patience: Patience) -> Self {

@@ -31,6 +31,8 @@ pub struct Refusal {
     pub detail: String,
     /// How long the host asked to be left alone.
     pub retry_after: Option<Duration>,
+    /// What the registry wants to be proved, as its `WWW-Authenticate` headers say it; empty of another host.
+    pub challenges: Vec<String>,
     /// Whether a redirect led here. Its URL may have expired, and then the registry gives out another.
     pub is_redirected: bool,
 }

@@ -33,6 +33,7 @@ mod referrers;
 mod repository;
 mod trust;
 mod upload;
+mod upstream;
 
 pub use access::{Access, Credentials};
 pub use blob::BlobStream;
@@ -44,3 +45,4 @@ pub use push::Copied;
 pub use referrers::Referrer;
 pub use repository::Repository;
 pub use trust::{Certificates, certificates_of};
+pub use upstream::{Listing, Page};

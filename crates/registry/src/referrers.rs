@@ -22,7 +22,7 @@ use crate::{
     repository::Repository,
 };
 
-const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 /// A model has a signature or two, an SBOM and its piece trees; registries put a hundred or so on a page.
 const PAGES_MAX: usize = 16;
 /// Each round that finds another writer's index in place of ours means somebody else got on; they end some time.
@@ -236,7 +236,7 @@ async fn page(answer: Answer) -> Result<(Option<Url>, Option<Index>), RegistryEr
 }
 
 /// The target of `<URL>; rel="next"`, as registries write it.
-fn next_link(header: &str) -> Option<&str> {
+pub(crate) fn next_link(header: &str) -> Option<&str> {
     let (target, parameters) = header.trim().strip_prefix('<')?.split_once('>')?;
     let is_next = |parameter: &str| {
         parameter.split_once('=').is_some_and(|(name, value)| {

@@ -36,7 +36,7 @@ pub fn store_credentials(
             json!({})
         }
         None => match credentials {
-            Credentials::Anonymous => json!({}),
+            Credentials::Anonymous | Credentials::Forwarded { .. } => json!({}),
             Credentials::Identity { token } => json!({ "identitytoken": token }),
             Credentials::Basic { username, password } => {
                 json!({ "auth": STANDARD.encode(format!("{username}:{password}")) })
