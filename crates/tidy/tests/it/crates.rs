@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["transport"],                         // the data plane and its seam
     &["verbs"],                             // a wall around libibverbs
     &["testbed"],                           // namespaces and processes, for those that try
-    &["telemetry"],                         // metrics and health over HTTP
+    &["telemetry", "face"],                 // HTTP: metrics and health; a registry that can only be read
     &["identity", "memory", "simulator"], // the fleet key; a wall around buffers; the pure crates under a virtual clock
     &["swarm"],                           // pure, like all below
     &["planner", "record"],
