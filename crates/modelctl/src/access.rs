@@ -8,12 +8,12 @@ use std::{fs, path::Path};
 use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::reference::{Reference, RegistryReference};
-use peer::LocalPeer;
-use registry::{Access, Certificates, CredentialFiles, Repository};
+use peer::{LocalPeer, Upstream};
+use registry::{Access, Certificates, CredentialFiles, Credentials, Repository};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    cli::{FleetArgs, PeerChoice, RegistryArgs},
+    cli::{FleetArgs, MirrorArgs, PeerChoice, RegistryArgs, UpstreamUrl},
     report::Refusal,
 };
 
@@ -44,13 +44,37 @@ pub(crate) fn anonymous(args: &RegistryArgs, registry: &str) -> anyhow::Result<A
 
 /// How to reach the registry of a reference.
 pub(crate) fn access(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Access> {
+    let credentials = credentials(args, &reference.registry, &reference.repository)?;
+    Ok(Access { credentials, ..anonymous(args, &reference.registry)? })
+}
+
+fn credentials(args: &RegistryArgs, registry: &str, repository: &str) -> anyhow::Result<Credentials> {
     if let Some(path) = args.authfile.as_ref().filter(|path| !path.exists()) {
         // Where nobody named a file, that there is none means that nobody has logged in.
         let message = format!("the file of `--authfile` does not exist: `{}`", path.display());
         return Err(Refusal::usage(message).into());
     }
-    let credentials = credential_files(args).find(&reference.registry, &reference.repository)?;
-    Ok(Access { credentials, ..anonymous(args, &reference.registry)? })
+    Ok(credential_files(args).find(registry, repository)?)
+}
+
+/// The registries that a peer stands in for, and how it reads them.
+pub(crate) fn upstreams(args: &MirrorArgs) -> anyhow::Result<Vec<Upstream>> {
+    let upstream = |url: &UpstreamUrl| {
+        let UpstreamUrl { registry, is_plain } = url.clone();
+        let reached = RegistryArgs {
+            plain_http: is_plain,
+            ca_cert: args.ca_cert.clone(),
+            client_cert: None,
+            client_key: None,
+            authfile: args.authfile.clone(),
+        };
+        let mut access = anonymous(&reached, &registry)?;
+        if args.authfile.is_some() {
+            access.credentials = credentials(&reached, &registry, "")?;
+        }
+        Ok(Upstream { registry, access })
+    };
+    args.oci_upstream.iter().map(upstream).collect()
 }
 
 /// How to reach the origin of a reference: what lies in no registry needs nothing.

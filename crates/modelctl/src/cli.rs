@@ -5,6 +5,7 @@
 
 mod fleet;
 mod login;
+mod mirror;
 mod plan;
 mod publish;
 mod run;
@@ -25,6 +26,7 @@ pub(crate) use self::fleet::{
     TrustArgs, label,
 };
 pub(crate) use self::login::{LoginArgs, LogoutArgs};
+pub(crate) use self::mirror::{MirrorArgs, UpstreamUrl};
 pub(crate) use self::plan::PlanArgs;
 pub(crate) use self::publish::{AboutArgs, ModelfileArgs, Placing};
 pub(crate) use self::run::RunArgs;

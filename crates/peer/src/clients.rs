@@ -5,8 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -76,12 +75,12 @@ pub(crate) struct Clients {
 }
 
 /// An artifact that a client may have: it has opened it with its own credentials.
-struct Wanted {
-    artifact: Arc<Artifact>,
+pub(crate) struct Wanted {
+    pub(crate) artifact: Arc<Artifact>,
     /// None if the artifact is with other peers only.
-    origin: Option<Origin>,
+    pub(crate) origin: Option<Origin>,
     /// Under which it is to be found in the store, if it was named by more than its digest.
-    name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// Why a conversation ended early.
@@ -113,6 +112,14 @@ impl Clients {
     ) -> Arc<Self> {
         let is_stopping = watch::Sender::new(false);
         Arc::new(Self { node, store, schedulers, landing, transfers: Mutex::default(), is_stopping })
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     /// Serves clients until `stopped`; those who still wait for something are told then.
@@ -241,7 +248,7 @@ impl Clients {
     }
 
     /// A name that is not kept only means that whoever looks for it in the store has to say the digest.
-    async fn keep_name(&self, digest: Sha256Digest, name: String) {
+    pub(crate) async fn keep_name(&self, digest: Sha256Digest, name: String) {
         let store = Arc::clone(&self.store);
         if let Err(error) = blocking(move || store.name(&digest, &name)).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "a name is not kept");
@@ -249,7 +256,7 @@ impl Clients {
     }
 
     /// The transfer of what a client wants: the one that is under way, or a new one. Says whether it was under way.
-    fn join(&self, wanted: &Wanted) -> (Arc<Transfer>, bool) {
+    pub(crate) fn join(&self, wanted: &Wanted) -> (Arc<Transfer>, bool) {
         let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
         transfers.retain(|_, transfer| transfer.strong_count() > 0);
         let id = wanted.artifact.id();
@@ -294,7 +301,7 @@ async fn receive(stream: &mut LocalStream) -> Result<Said, WireError> {
 }
 
 /// Gives the client read-only descriptors of all blobs, in batches that one message can carry.
-async fn hand_over(stream: &mut LocalStream, blobs: &[File]) -> Result<(), WireError> {
+async fn hand_over(stream: &mut LocalStream, blobs: &[impl AsFd]) -> Result<(), WireError> {
     let numbers: Vec<u32> = (0..).take(blobs.len()).collect();
     for (numbers, files) in numbers.chunks(FDS_MAX).zip(blobs.chunks(FDS_MAX)) {
         let descriptors: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
@@ -367,6 +374,8 @@ pub fn default_socket() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use tokio::{
         net::UnixStream,
         time::{Instant, timeout},

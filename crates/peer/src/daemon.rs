@@ -27,6 +27,7 @@ use crate::{
     fill::blocking,
     kept,
     leaving::Leaving,
+    mirror::MirrorOptions,
     presence::{Address, Membership, Presence},
     security::PeerSecurity,
     seed::{self, Seed},
@@ -79,6 +80,8 @@ pub struct Peer {
     clients: UnixListener,
     /// Where it shows its numbers, if anywhere.
     face: Option<TcpListener>,
+    /// Where it stands in for which registries, if anywhere.
+    mirror: Option<MirrorOptions>,
     announced: Vec<(String, Sha256Digest)>,
 }
 
@@ -110,13 +113,19 @@ impl Peer {
             announced.push((seed.artifact.reference.clone(), seed.artifact.manifest.digest()));
             node.seed(seed);
         }
-        Ok(Self { options, store, presence, clients, face: None, announced })
+        Ok(Self { options, store, presence, clients, face: None, mirror: None, announced })
     }
 
     /// Shows `/metrics` and `/healthz` there while it runs, to anybody who can reach it.
     #[must_use]
     pub fn show_on(self, face: TcpListener) -> Self {
         Self { face: Some(face), ..self }
+    }
+
+    /// Stands in for registries while it runs.
+    #[must_use]
+    pub fn mirror(self, options: MirrorOptions) -> Self {
+        Self { mirror: Some(options), ..self }
     }
 
     /// Where its control service listens.
@@ -132,7 +141,9 @@ impl Peer {
     /// Serves until `shutdown` is ready; then the socket is removed, running pulls are told so, and children are told to
     /// go elsewhere.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Leaving, PeerError> {
-        let Self { options, store, presence, clients, face, announced: _ } = self;
+        let Self { options, store, presence, clients, face, mirror, announced: _ } = self;
+        // Before anybody is served: what is wrong with a registry's name or certificates is said at once.
+        let mirror = mirror.map(MirrorOptions::open).transpose()?;
         let PeerOptions { schedulers, name, nic_rate, place, .. } = options.clone();
         let membership = Membership { schedulers: schedulers.clone(), name, nic_rate, place };
         let mut present = presence.begin((!schedulers.is_empty()).then_some(membership));
@@ -140,6 +151,9 @@ impl Peer {
             present.show_on(face);
         }
         let conversations = Clients::new(Arc::clone(present.node()), store, schedulers, options.landing);
+        if let Some(mirror) = mirror {
+            mirror.begin(&conversations, &mut present);
+        }
         let leaves = present.children().told();
         present.spawn(conversations.serve(clients, leaves));
         shutdown.await;

@@ -139,7 +139,7 @@ pub(crate) async fn open(
         }
     };
     let name = reference.to_string();
-    if let Some(artifact) = node.description(&digest).and_then(|reply| prove(&name, &digest, reply).ok()) {
+    if let Some(artifact) = shared_here(node, &name, &digest) {
         return Ok((Origin::Registry(repository), artifact));
     }
     let found = ask_holders(&scheduler, &digest, (Claim::Offer, node.me())).await.unwrap_or_else(|error| {
@@ -162,6 +162,11 @@ pub(crate) async fn open(
             origin::open_digest(reference, repository, &digest).await
         }
     }
+}
+
+/// What this peer itself shares under this digest.
+pub(crate) fn shared_here(node: &Node, name: &str, digest: &Sha256Digest) -> Option<Artifact> {
+    node.description(digest).and_then(|reply| prove(name, digest, reply).ok())
 }
 
 /// The claim of this peer while it reads the origin for all. Joining the swarm ends a good one; the scheduler hears of

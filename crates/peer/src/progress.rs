@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::{Notify, futures::Notified};
 use transport::Level;
 
 use crate::{
@@ -58,6 +59,8 @@ pub(crate) struct Counters {
     first_piece: AtomicU64,
     /// Who gave wrong bytes.
     pub(crate) blames: Blames,
+    /// Told whenever more is done.
+    moved: Notify,
 }
 
 impl Counters {
@@ -127,6 +130,12 @@ impl Counters {
 
     pub(crate) fn done(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
+        self.moved.notify_waiters();
+    }
+
+    /// Told whenever more is done. Whoever waits enables it before it looks.
+    pub(crate) fn moved(&self) -> Notified<'_> {
+        self.moved.notified()
     }
 
     /// Bytes that were counted as done are wanted again.

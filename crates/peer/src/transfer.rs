@@ -6,11 +6,12 @@
 use std::{
     fs::File,
     path::PathBuf,
-    sync::Arc,
+    pin::pin,
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
-use modelpack::layout::BlobIndex;
+use modelpack::layout::{BlobIndex, PieceIndex, Run};
 use store::{BlobIdentity, Landing, Pin, Store, StoreError};
 use tokio::{sync::watch, task::AbortHandle};
 
@@ -36,7 +37,7 @@ const LANDING_RETRY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Brought {
     /// Read-only descriptors of the blobs, by number.
-    pub(crate) blobs: Vec<File>,
+    pub(crate) blobs: Vec<Arc<File>>,
     /// Keeps them in the store until the last client has them.
     _pin: Option<Pin>,
     pub(crate) elapsed: Duration,
@@ -53,6 +54,8 @@ pub(crate) struct Transfer {
     pub(crate) artifact: Arc<Artifact>,
     pub(crate) counters: Arc<Counters>,
     ended: watch::Receiver<Ended>,
+    /// Where it lands, once that is open. Not held: whoever begins anew after it has to find the landing free.
+    landing: Arc<OnceLock<Weak<Landing>>>,
     task: AbortHandle,
 }
 
@@ -77,7 +80,9 @@ impl Transfer {
         let total = artifact.layout().total_bytes();
         let counters = Counters::new(total, Arc::clone(node.metrics()));
         let (sender, ended) = watch::channel(None);
+        let landing = Arc::default();
         let bring = Bring {
+            landing: Arc::clone(&landing),
             node: Arc::clone(node),
             store: Arc::clone(store),
             artifact: Arc::clone(&artifact),
@@ -91,7 +96,7 @@ impl Transfer {
             running.end(&result);
             sender.send_replace(Some(result.map(Arc::new).map_err(Arc::new)));
         });
-        Arc::new(Self { artifact, counters, ended, task: task.abort_handle() })
+        Arc::new(Self { artifact, counters, ended, landing, task: task.abort_handle() })
     }
 
     /// Whether it has failed, so that a new one has to be started.
@@ -113,8 +118,44 @@ impl Transfer {
     }
 }
 
+impl Transfer {
+    /// Whether it has ended well.
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(*self.ended.borrow(), Some(Ok(_)))
+    }
+
+    /// The file that has a piece of a blob, as soon as that piece is proved: before the end where it can be proved by
+    /// itself, else at the end.
+    pub(crate) async fn proved(
+        &self,
+        blob: BlobIndex,
+        piece: PieceIndex,
+    ) -> Result<Arc<File>, Arc<PeerError>> {
+        loop {
+            let mut moved = pin!(self.counters.moved());
+            // Before looking, so that nothing is missed in between.
+            moved.as_mut().enable();
+            match &*self.ended.borrow() {
+                Some(Ok(brought)) => return Ok(Arc::clone(&brought.blobs[blob.0 as usize])),
+                Some(Err(error)) => return Err(Arc::clone(error)),
+                None => {}
+            }
+            let landing = self.landing.get().and_then(Weak::upgrade);
+            if let Some(landing) = landing.filter(|landing| landing.holds(Run::one(piece))) {
+                return Ok(landing.file(blob));
+            }
+            tokio::select! {
+                () = moved => {}
+                ended = self.ended() => drop(ended?),
+            }
+        }
+    }
+}
+
 /// What the task of a transfer needs.
 struct Bring {
+    /// For whoever reads while it lands.
+    landing: Arc<OnceLock<Weak<Landing>>>,
     node: Arc<Node>,
     store: Arc<Store>,
     artifact: Arc<Artifact>,
@@ -130,7 +171,7 @@ impl Bring {
         if let Some(blobs) = self.node.seeded(&self.artifact.id())? {
             self.counters.was_here(self.artifact.layout().total_bytes());
             return Ok(Brought {
-                blobs,
+                blobs: blobs.into_iter().map(Arc::new).collect(),
                 _pin: None,
                 elapsed: start.elapsed(),
                 bound: None,
@@ -138,6 +179,8 @@ impl Bring {
             });
         }
         let landing = self.open_landing().await?;
+        // Nobody else sets it.
+        let _ = self.landing.set(Arc::downgrade(&landing));
         let vouching = self.node.is_in_fleet().then(|| self.node.vouching(&self.artifact)).flatten();
         let registrar = self.node.means().transports.registrar();
         let ground = Ground::new(
@@ -164,6 +207,7 @@ impl Bring {
         })
         .await?;
         self.hash_in_background();
+        let blobs = blobs.into_iter().map(Arc::new).collect();
         let elapsed = start.elapsed();
         self.node.metrics().took(elapsed, bound);
         Ok(Brought { blobs, _pin: Some(pin), elapsed, bound, bounded_by })

@@ -16,7 +16,7 @@ use std::{
 use memory::Region;
 use modelpack::{
     digest::Sha256Digest,
-    layout::{BlobIndex, PieceIndex, PieceLayout},
+    layout::{BlobIndex, PieceIndex, PieceLayout, Run},
     piece_map::PieceMap,
 };
 use rustix::{fs::FallocateFlags, io::Errno};
@@ -324,6 +324,11 @@ impl Landing {
     /// The pieces that were verified since this landing was opened, those of finished blobs of the store included.
     pub fn verified(&self) -> PieceMap {
         self.state().verified.clone()
+    }
+
+    /// Whether these pieces were verified since this landing was opened, as [`Self::verified`] has it.
+    pub fn holds(&self, run: Run) -> bool {
+        self.state().verified.contains_run(run)
     }
 
     /// Reads a piece as it is on disk.

@@ -15,7 +15,7 @@ use modelpack::{
 use planner::Place;
 use wire::{convert, schedulers::scheduler_address};
 
-use super::{RegistryArgs, TransportArgs, reference};
+use super::{MirrorArgs, RegistryArgs, TransportArgs, reference};
 
 /// Pull an artifact into a directory
 #[derive(Debug, Args)]
@@ -378,6 +378,9 @@ pub(crate) struct PeerArgs {
     /// How long its end may take while others still read from it
     #[arg(long, value_name = "TIME", default_value = "30s", env = "MODELCTL_DRAIN", hide_env_values = true)]
     pub(crate) drain: Wait,
+
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
 
     #[command(flatten)]
     pub(crate) trust: TrustArgs,

@@ -5,9 +5,12 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
+use face::Rule;
 use identity::{FleetKey, Identity, Security};
 use modelpack::{manifest::Blob, reference::Reference};
-use peer::{Left, LeftBecause, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles};
+use peer::{
+    Left, LeftBecause, MirrorOptions, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles, Upstream,
+};
 use planner::Place;
 use scheduler::RecordFile;
 use serde::Serialize;
@@ -38,6 +41,12 @@ struct Ready {
     /// Where it shows `/metrics` and `/healthz`.
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<String>,
+    /// Where it is a registry that can only be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oci: Option<String>,
+    /// Where it is a hub that can only be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hub: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     seeds: Vec<Announced>,
 }
@@ -58,6 +67,12 @@ impl fmt::Display for Ready {
         if let Some(http) = &self.http {
             write!(f, ", for metrics on http://{http}/metrics")?;
         }
+        if let Some(oci) = &self.oci {
+            write!(f, ", as a registry mirror on http://{oci}")?;
+        }
+        if let Some(hub) = &self.hub {
+            write!(f, ", as a hub mirror on http://{hub}")?;
+        }
         for Announced { seed, reference } in &self.seeds {
             write!(f, "\nannounces {seed}: modelctl pull {reference}")?;
         }
@@ -76,6 +91,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
     let socket_group = args.socket_group.as_deref().map(group_number).transpose()?;
     // Before anything is hashed, which may take an hour.
     let face = Face::bind(args.http_listen, &args.trust)?;
+    let mirror = Mirror::bind(args)?;
     let seeds = seeds(args, printer)?;
     let data = if args.data_plain { Security::Plain } else { control.clone() };
     let options = PeerOptions {
@@ -111,7 +127,11 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         if let Some(face) = face {
             peer = peer.show_on(face.listen()?);
         }
-        printer.result(&Ready { listening: peer.listening().to_string(), socket, http, seeds })?;
+        let (oci, hub) = mirror.addresses();
+        if let Some(options) = mirror.listen()? {
+            peer = peer.mirror(options);
+        }
+        printer.result(&Ready { listening: peer.listening().to_string(), socket, http, oci, hub, seeds })?;
         let leaving = peer.run(signals.next()).await?;
         printer.note(format_args!("leaving: {}, at most {}", children(leaving.children()), args.drain));
         printer.note(how(&leaving.drain(args.drain.0, signals.next()).await));
@@ -199,7 +219,7 @@ pub(crate) fn scheduler(args: &SchedulerArgs, printer: &Printer) -> anyhow::Resu
                 None => std::future::pending().await,
             }
         };
-        printer.result(&Ready { listening, socket: None, http, seeds: Vec::new() })?;
+        printer.result(&Ready { listening, socket: None, http, oci: None, hub: None, seeds: Vec::new() })?;
         tokio::select! {
             served = scheduler::serve(listener, options, end) => Ok(served?),
             never = showing => match never {},
@@ -251,6 +271,48 @@ impl Face {
     pub(super) fn listen(self) -> anyhow::Result<TcpListener> {
         self.listener.set_nonblocking(true)?;
         Ok(TcpListener::from_std(self.listener)?)
+    }
+}
+
+/// What a peer stands in for.
+struct Mirror {
+    upstreams: Vec<Upstream>,
+    oci: Option<Face>,
+    hub: Option<(Face, Rule)>,
+}
+
+impl Mirror {
+    /// Opens the sockets that are wanted.
+    fn bind(args: &PeerArgs) -> anyhow::Result<Self> {
+        let upstreams = access::upstreams(&args.mirror)?;
+        let oci = Face::bind(args.mirror.oci_listen, &args.trust)?;
+        let rule = args.mirror.hub_models.clone();
+        if let Some(rule) =
+            rule.as_ref().filter(|rule| upstreams.iter().all(|at| at.registry != rule.registry()))
+        {
+            let message = format!("`--hub-models` names `{}`, which is not mirrored", rule.registry());
+            let hint = "give that registry with `--oci-upstream URL`, too";
+            return Err(Refusal::usage(message).hint(hint).into());
+        }
+        let hub = Face::bind(args.mirror.hub_listen, &args.trust)?.zip(rule);
+        Ok(Self { upstreams, oci, hub })
+    }
+
+    /// Where each can be reached.
+    fn addresses(&self) -> (Option<String>, Option<String>) {
+        let address = |face: &Face| face.address.clone();
+        (self.oci.as_ref().map(address), self.hub.as_ref().map(|(face, _)| address(face)))
+    }
+
+    /// The sockets for the runtime that this is called in; `None` if there are none.
+    fn listen(self) -> anyhow::Result<Option<MirrorOptions>> {
+        let Self { upstreams, oci, hub } = self;
+        if oci.is_none() && hub.is_none() {
+            return Ok(None);
+        }
+        let oci = oci.map(Face::listen).transpose()?;
+        let hub = hub.map(|(face, rule)| Ok::<_, anyhow::Error>((face.listen()?, rule))).transpose()?;
+        Ok(Some(MirrorOptions { upstreams, oci, hub }))
     }
 }
 

@@ -19,6 +19,7 @@ mod help;
 mod inspect;
 mod interrupted;
 mod leaving;
+mod mirror;
 mod plan;
 mod pull;
 mod reading;
