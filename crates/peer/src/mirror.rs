@@ -17,7 +17,7 @@ use modelpack::{
     digest::Sha256Digest,
     reference::{Reference, RegistryReference},
 };
-use registry::{Access, Class, Credentials, Listing, RegistryError, Repository};
+use registry::{Access, Class, Credentials, RegistryError, Repository};
 use tokio::{
     net::TcpListener,
     time::{MissedTickBehavior, interval},
@@ -32,6 +32,7 @@ use crate::{
     presence::Present,
 };
 
+mod lists;
 mod reading;
 mod rights;
 mod slots;
@@ -194,6 +195,15 @@ impl Mirror {
         if let Some(digest) = known.filter(|_| standing == Standing::Fresh) {
             return Ok((digest, false));
         }
+        let stale = match named {
+            Named::Digest(_) => known,
+            Named::Tag(tag) => self.rights.last_resolved(&at.key, tag),
+        };
+        let stale = stale.filter(|_| standing != Standing::Unknown);
+        // Nobody waits again for one that did not answer just now.
+        if let Some(digest) = stale.filter(|_| self.rights.is_gone(at.key.0)) {
+            return Ok((digest, true));
+        }
         let (tag, digest) = match named {
             Named::Tag(tag) => (Some(tag.as_str()), None),
             Named::Digest(digest) => (None, Some(digest)),
@@ -215,15 +225,11 @@ impl Mirror {
             Err(error) => {
                 let refused = refused(&error, Why::NoManifest);
                 self.withdraw(at, &refused);
-                let is_gone = refused.why == Why::Unavailable && standing != Standing::Unknown;
-                let stale = match named {
-                    Named::Digest(_) => known,
-                    Named::Tag(tag) => self.rights.last_resolved(&at.key, tag),
-                };
-                match stale.filter(|_| is_gone) {
-                    Some(digest) => Ok((digest, true)),
-                    None => Err(refused),
+                if refused.why != Why::Unavailable {
+                    return Err(refused);
                 }
+                self.rights.gone(at.key.0);
+                stale.map(|digest| (digest, true)).ok_or(refused)
             }
         }
     }
@@ -299,11 +305,6 @@ impl Mirror {
         }
     }
 
-    /// Whether the caller may read what `manifest` lists.
-    async fn may_read(&self, at: &At<'_>, manifest: &Sha256Digest) -> Result<(), Refused> {
-        self.resolve(at, &Named::Digest(*manifest)).await.map(drop)
-    }
-
     async fn content(
         &self,
         caller: &Caller,
@@ -311,23 +312,31 @@ impl Mirror {
         digest: &Sha256Digest,
     ) -> Result<Box<dyn Content>, Refused> {
         let at = self.at(caller, repository)?;
-        let Some((manifest, slot)) = self.slots.listing(&at.key, digest) else {
-            return self.unlisted(&at, digest).await;
-        };
-        self.may_read(&at, &manifest).await?;
-        let Some(Learned::Model(model)) = slot.learned.get() else {
-            return self.unlisted(&at, digest).await;
-        };
-        if model.artifact.manifest.config().digest == *digest {
-            return Ok(Box::new(Memory(Bytes::from(model.artifact.config.clone()))));
+        let mut refusal = None;
+        for (manifest, slot) in self.slots.listing(&at.key, digest) {
+            match self.resolve(&at, &Named::Digest(manifest)).await {
+                Ok(_) => return Ok(self.listed(&at, &slot, digest)),
+                // It may have been deleted, and another that lists the same blob may be there.
+                Err(refused) => refusal = Some(refused),
+            }
         }
+        match refusal {
+            Some(refused) => Err(refused),
+            None => self.unlisted(&at, digest).await,
+        }
+    }
+
+    /// A blob that a model lists.
+    fn listed(&self, at: &At<'_>, slot: &Arc<Slot>, digest: &Sha256Digest) -> Box<dyn Content> {
+        let Some(Learned::Model(model)) = slot.learned.get() else {
+            unreachable!("only a model lists blobs")
+        };
         let Some(blob) = model.blobs.get(digest).copied() else {
-            return self.unlisted(&at, digest).await;
+            return Box::new(Memory(Bytes::from(model.artifact.config.clone())));
         };
         let origin = model.origin.clone().unwrap_or_else(|| Origin::Registry(at.repository.clone()));
-        let clients = Arc::clone(&self.clients);
-        let artifact = Arc::clone(&model.artifact);
-        Ok(Box::new(Part::new(clients, Arc::clone(&slot), (artifact, origin), blob)))
+        let (clients, artifact) = (Arc::clone(&self.clients), Arc::clone(&model.artifact));
+        Box::new(Part::new(clients, Arc::clone(slot), (artifact, origin), blob))
     }
 
     /// A blob of which no manifest that lists it was asked for here. The registry says whether the caller may have it.
@@ -353,22 +362,6 @@ impl Mirror {
         }
         let raw = at.repository.small_blob(digest, size).await.map_err(failed)?;
         Ok(Box::new(Memory(Bytes::from(raw))))
-    }
-
-    async fn page(
-        &self,
-        caller: &Caller,
-        repository: &str,
-        (list, query): (&List, Vec<(String, String)>),
-    ) -> Result<Listed, Refused> {
-        let at = self.at(caller, repository)?;
-        let listing = match list {
-            List::Tags => Listing::Tags,
-            List::Referrers(subject) => Listing::Referrers(*subject),
-        };
-        let page = at.repository.page(&listing, &query).await;
-        let page = page.map_err(|error| refused(&error, Why::NoName))?;
-        Ok(Listed { raw: Bytes::from(page.raw), next: page.next, is_filtered: page.is_filtered })
     }
 }
 
@@ -409,7 +402,18 @@ impl Upstreams for Mirror {
         list: &'a List,
         query: Vec<(String, String)>,
     ) -> BoxFuture<'a, Result<Listed, Refused>> {
-        Box::pin(self.page(caller, repository, (list, query)))
+        Box::pin(async move {
+            let at = self.at(caller, repository)?;
+            let listed = match list {
+                List::Tags => lists::tags(&at.repository, &query).await,
+                List::Referrers(subject) => lists::referrers(&at.repository, subject, &query).await,
+            };
+            listed.map_err(|error| {
+                let refused = refused(&error, Why::NoName);
+                self.withdraw(&at, &refused);
+                refused
+            })
+        })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use modelpack::{digest::Sha256Digest, manifest::MANIFEST_BYTES_MAX};
 use reqwest::{
-    Method, Url,
+    Method,
     header::{ACCEPT, CONTENT_LENGTH, HeaderValue, LINK},
 };
 
@@ -30,10 +30,8 @@ pub enum Listing {
 pub struct Page {
     /// JSON.
     pub raw: Vec<u8>,
-    /// The query string that gives the next page, if there is one.
-    pub next: Option<String>,
-    /// Whether only referrers of the asked type are listed.
-    pub is_filtered: bool,
+    /// The query that gives the next page, if there is one.
+    pub next: Option<Vec<(String, String)>>,
 }
 
 impl Repository {
@@ -66,11 +64,10 @@ impl Repository {
         }
         let answer = self.channel.send(&ask).await?;
         let next = match answer.header(LINK).and_then(next_link) {
-            Some(link) => Url::query(&answer.join(link)?).map(ToOwned::to_owned),
+            Some(link) => Some(answer.join(link)?.query_pairs().into_owned().collect()),
             None => None,
         };
-        let is_filtered = answer.header("oci-filters-applied").is_some();
-        Ok(Page { raw: answer.bytes(MANIFEST_BYTES_MAX).await?, next, is_filtered })
+        Ok(Page { raw: answer.bytes(MANIFEST_BYTES_MAX).await?, next })
     }
 
     /// How long the registry says that a blob is. Asked once.

@@ -25,20 +25,21 @@ const NAME: &str = "models/drill:v1";
 const REPOSITORY: &str = "models/drill";
 
 /// A model in a registry behind a door, and peers that stand in for it, all of one fleet.
-struct Fleet {
+pub(crate) struct Fleet {
     _scheduler: Mutex<Running>,
     /// Of no use to two threads at once, but this whole value is.
     peers: Vec<Mutex<Running>>,
-    /// Where each is a mirror.
+    /// Where each is a mirror of the registry, and a hub.
     mirrors: Vec<String>,
-    registry: Registry,
-    door: Door,
-    scratch: Scratch,
+    pub(crate) hubs: Vec<String>,
+    pub(crate) registry: Registry,
+    pub(crate) door: Door,
+    pub(crate) scratch: Scratch,
 }
 
 impl Fleet {
     /// The door lets `bytes` through until it is opened.
-    fn start(count: usize, bytes: u64) -> Self {
+    pub(crate) fn start(count: usize, bytes: u64) -> Self {
         let scratch = Scratch::new();
         scratch.write_large_model("model", LARGE);
         Self::around(scratch, Registry::start(), count, bytes)
@@ -53,7 +54,8 @@ impl Fleet {
         let mut scheduler = Running::start(scratch.modelctl(&listen));
         let url = format!("http://{}", scheduler.line()["listening"].as_str().unwrap());
         let upstream = format!("http://{}", door.reference("").trim_end_matches('/'));
-        let (mut peers, mut mirrors) = (Vec::new(), Vec::new());
+        let rule = door.reference("models/{id}:{rev}");
+        let (mut peers, mut mirrors, mut hubs) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..count {
             let (store, socket) = (format!("store-{number}"), format!("{number}.sock"));
             let mut peer = Running::start(scratch.modelctl(&[
@@ -69,11 +71,18 @@ impl Fleet {
                 "127.0.0.1:0",
                 "--oci-upstream",
                 &upstream,
+                "--hub-listen",
+                "127.0.0.1:0",
+                "--hub-models",
+                &rule,
             ]));
-            mirrors.push(peer.line()["oci"].as_str().unwrap().to_owned());
+            let ready = peer.line();
+            let at = |face: &str| ready[face].as_str().unwrap().to_owned();
+            mirrors.push(at("oci"));
+            hubs.push(at("hub"));
             peers.push(Mutex::new(peer));
         }
-        Self { _scheduler: Mutex::new(scheduler), peers, mirrors, registry, door, scratch }
+        Self { _scheduler: Mutex::new(scheduler), peers, mirrors, hubs, registry, door, scratch }
     }
 
     /// The manifest as the registry has it.
@@ -105,15 +114,15 @@ impl Fleet {
 }
 
 /// An answer as it came.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: BTreeMap<String, String>,
     /// All of it that came, which is less than was said if the connection broke.
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
@@ -129,7 +138,7 @@ impl Answer {
 }
 
 /// One request on a connection of its own, without the help of a library that would mend anything.
-fn ask(address: &str, method: &str, path: &str, headers: &[&str]) -> Answer {
+pub(crate) fn ask(address: &str, method: &str, path: &str, headers: &[&str]) -> Answer {
     let mut reader = BufReader::new(begin(address, method, path, headers));
     let (status, headers) = head(&mut reader);
     let mut body = Vec::new();
@@ -256,10 +265,24 @@ fn ranges_and_questions_are_answered_as_a_registry_does() {
         (fleet.get(0, &nobody, &[]).status, fleet.get(0, &nobody, &[]).code()),
         (404, "BLOB_UNKNOWN".into())
     );
-    let tags = fleet.get(0, &format!("/v2/{REPOSITORY}/tags/list"), &[]);
-    assert_eq!(tags.status, 200);
-    let tags: Value = serde_json::from_slice(&tags.body).unwrap();
-    assert!(tags["tags"].as_array().unwrap().contains(&"v1".into()), "{tags}");
+    // docker-registry knows neither pages nor referrers; the list of the latter is under a tag.
+    let list = digest.replace(':', "-");
+    let page = fleet.get(0, &format!("/v2/{REPOSITORY}/tags/list?n=1"), &[]);
+    let tags: Value = serde_json::from_slice(&page.body).unwrap();
+    assert_eq!(tags, serde_json::json!({ "name": REPOSITORY, "tags": [list] }));
+    let next = page.header("link").trim_start_matches('<').split_once(">; rel=\"next\"").unwrap().0;
+    let page = fleet.get(0, next, &[]);
+    let tags: Value = serde_json::from_slice(&page.body).unwrap();
+    assert_eq!((&tags["tags"], page.header("link")), (&serde_json::json!(["v1"]), ""));
+    let referrers = |query: &str| {
+        let answer = fleet.get(0, &format!("/v2/{REPOSITORY}/referrers/{digest}{query}"), &[]);
+        let index: Value = serde_json::from_slice(&answer.body).unwrap();
+        (index["manifests"].as_array().unwrap().len(), answer.header("oci-filters-applied").to_owned())
+    };
+    assert_eq!(referrers(""), (1, String::new()));
+    let trees = "?artifactType=application/vnd.modelcast.pieces.v1";
+    assert_eq!(referrers(trees), (1, "artifactType".to_owned()));
+    assert_eq!(referrers("?artifactType=something/else"), (0, "artifactType".to_owned()));
     let elsewhere = fleet.get(0, &format!("/v2/{REPOSITORY}/manifests/v1?ns=elsewhere.example.org"), &[]);
     assert_eq!((elsewhere.status, elsewhere.code().as_str()), (404, "NAME_UNKNOWN"));
     let upstream = fleet.door.reference("").trim_end_matches('/').replace(':', "%3A");

@@ -56,8 +56,13 @@ impl Running {
 
     /// The next line of stdout, which is JSON.
     pub(crate) fn line(&mut self) -> Value {
+        serde_json::from_str(&self.text()).unwrap()
+    }
+
+    /// The next line of stdout.
+    pub(crate) fn text(&mut self) -> String {
         match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => serde_json::from_str(&line).unwrap(),
+            Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => panic!("it said nothing for {PATIENCE:?}"),
             Err(RecvTimeoutError::Disconnected) => {
                 let stderr = self.stderr.take().unwrap().join().unwrap();

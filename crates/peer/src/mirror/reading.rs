@@ -93,7 +93,10 @@ impl Part {
     /// The transfer that brings it, which begins now if none is under way.
     fn join(&self) -> Arc<Transfer> {
         let (artifact, origin) = (Arc::clone(&self.artifact), Some(self.origin.clone()));
-        self.slot.transfer(|| self.clients.join(&Wanted { artifact, origin, name: None }).0)
+        self.slot.transfer(|| {
+            tracing::info!(reference = %artifact.reference, "a client of the mirror pulls");
+            self.clients.join(&Wanted { artifact, origin, name: None }).0
+        })
     }
 
     /// What was asked for by a name is found in the store by it, once it is there.

@@ -21,6 +21,9 @@ pub(super) const TAG_FRESH: Duration = Duration::from_secs(2);
 /// How long it is believed while the registry cannot be asked.
 pub(super) const KNOWN: Duration = Duration::from_hours(24);
 
+/// How long a registry that did not answer is not asked again where there is an older answer.
+pub(super) const GONE: Duration = Duration::from_secs(5);
+
 /// Rights and tags that are remembered, each: those of some hundred repositories and some dozen callers.
 const ENTRIES_MAX: usize = 4096;
 
@@ -56,6 +59,8 @@ pub(super) struct Rights(Mutex<Said>);
 struct Said {
     rights: BTreeMap<(Key, Who), Instant>,
     tags: BTreeMap<(Key, String), (Sha256Digest, Instant)>,
+    /// Registries by their numbers.
+    gone: BTreeMap<usize, Instant>,
 }
 
 impl Rights {
@@ -76,6 +81,7 @@ impl Rights {
     /// The registry lets somebody read it.
     pub(super) fn accept(&self, key: &Key, who: Who) {
         let mut said = self.said();
+        said.gone.remove(&key.0);
         make_room(&mut said.rights, |at| *at);
         said.rights.insert((key.clone(), who), Instant::now());
     }
@@ -105,6 +111,16 @@ impl Rights {
     pub(super) fn last_resolved(&self, key: &Key, tag: &str) -> Option<Sha256Digest> {
         let (digest, at) = *self.said().tags.get(&(key.clone(), tag.to_owned()))?;
         (at.elapsed() < KNOWN).then_some(digest)
+    }
+
+    /// A registry did not answer.
+    pub(super) fn gone(&self, upstream: usize) {
+        self.said().gone.insert(upstream, Instant::now());
+    }
+
+    /// Whether that was just now.
+    pub(super) fn is_gone(&self, upstream: usize) -> bool {
+        self.said().gone.get(&upstream).is_some_and(|at| at.elapsed() < GONE)
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {

@@ -126,17 +126,18 @@ impl Slots {
         slot.filter(|slot| slot.learned.initialized())
     }
 
-    /// The manifest of that repository that lists a blob, and its slot.
-    pub(super) fn listing(&self, key: &Key, blob: &Sha256Digest) -> Option<(Sha256Digest, Arc<Slot>)> {
+    /// The manifests of that repository that list a blob, and their slots.
+    pub(super) fn listing(&self, key: &Key, blob: &Sha256Digest) -> Vec<(Sha256Digest, Arc<Slot>)> {
         let slots = self.slots();
-        let mut of_repository = slots.iter().filter(|((at, _), _)| at == key);
+        let of_repository = slots.iter().filter(|((at, _), _)| at == key);
         let lists = |slot: &Slot| match slot.learned.get() {
             Some(Learned::Model(model)) => {
                 model.blobs.contains_key(blob) || model.artifact.manifest.config().digest == *blob
             }
             _ => false,
         };
-        of_repository.find(|(_, slot)| lists(slot)).map(|((_, digest), slot)| (*digest, Arc::clone(slot)))
+        let listing = of_repository.filter(|(_, slot)| lists(slot));
+        listing.map(|((_, digest), slot)| (*digest, Arc::clone(slot))).collect()
     }
 
     /// What an index lists is known with it.
