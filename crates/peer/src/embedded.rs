@@ -27,7 +27,6 @@ use crate::{
     progress::Counters,
     pull::{self, Done, PullReport, PullRequest, PullWatch},
     security::PeerSecurity,
-    seed,
     sinks::LandingRule,
     transfer,
     transports::{Means, Transports},
@@ -111,16 +110,27 @@ pub async fn pull_in_fleet(
     Ok((report, Lingering(Some(present))))
 }
 
-/// Announces an artifact whose files lie in a directory, as a pull that is done has left them: nothing is moved, and its
-/// bytes count as the origin's. Each file is served only as long as nobody writes it.
+/// Serves an artifact whose files lie in a directory, as a pull that is done has left them and whoever calls this has just
+/// compared with its record. Nothing is moved or hashed; readers check what they read, as always.
 pub async fn serve_directory(request: PullRequest, fleet: FleetOptions) -> Result<Lingering, PeerError> {
     descriptors::allow_many();
     let FleetOptions { schedulers, listen, advertise, name, nic_rate, place, security, transports } = fleet;
     let (_, artifact) = origin::open(&request.reference, request.access).await?;
-    let (reference, dir) = (request.reference, request.output);
-    let seed = blocking(move || seed::from_directory(&reference, artifact, &dir)).await?;
+    let not_served = |reason| PeerError::Reference { reference: request.reference.to_string(), reason };
+    if !artifact.is_anchored() {
+        return Err(not_served("it has no piece trees, by which others could prove what they read here"));
+    }
+    let path_of =
+        |blob| artifact.manifest.files().iter().find(|file| file.blob == blob).map(|file| &file.path);
+    let paths = artifact.layout().blobs().map(|blob| path_of(blob).map(|path| request.output.join(path)));
+    let paths: Option<Vec<_>> = paths.collect();
+    let paths = paths.ok_or_else(|| not_served("its archives were unpacked"))?;
+    let files = blocking(move || {
+        paths.iter().map(|path| store::open_file(path).map(Arc::new)).collect::<Result<Vec<_>, _>>()
+    });
+    let files = files.await?;
     let presence = Presence::open(Address { listen, advertise }, Means { security, transports }).await?;
-    presence.node().seed(seed);
+    presence.node().hold(&artifact, files);
     Ok(Lingering(Some(presence.begin(Some(Membership { schedulers, name, nic_rate, place })))))
 }
 

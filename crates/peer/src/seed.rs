@@ -164,27 +164,6 @@ fn from_files(files: SeedFiles) -> Result<Prepared, PeerError> {
     Ok(Prepared { artifact, blobs, pin: None })
 }
 
-/// An artifact whose files a pull has put into a directory. Whoever calls this has seen that they are what was proved
-/// then.
-pub(crate) fn from_directory(
-    reference: &Reference,
-    artifact: Artifact,
-    dir: &Path,
-) -> Result<Prepared, PeerError> {
-    if !artifact.is_anchored() {
-        return Err(refused(reference, NO_TREES, BUILD));
-    }
-    let mut blobs = Vec::new();
-    for blob in artifact.layout().blobs() {
-        let file = artifact.manifest.files().iter().find(|file| file.blob == blob);
-        let unpacked =
-            || refused(reference, "its archives were unpacked here", "serve it from a peer's store");
-        let path = dir.join(&file.ok_or_else(unpacked)?.path);
-        blobs.push(Arc::new(SeedBlob::new(Arc::new(store::open_file(&path)?), path)?));
-    }
-    Ok(Prepared { artifact, blobs, pin: None })
-}
-
 fn from_store(reference: &Reference, store: &Store) -> Result<Prepared, PeerError> {
     let named: Option<Sha256Digest> = match reference {
         Reference::Fleet(digest) => Some(*digest),

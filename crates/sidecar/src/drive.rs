@@ -112,6 +112,8 @@ struct Keeper<S: Source> {
     ending: watch::Receiver<()>,
     /// What went wrong last.
     trouble: Option<Trouble<S::Error>>,
+    /// What was said last of what goes wrong: it is tried again and again.
+    said: Option<String>,
     /// The version that others are served, or were found not to be.
     served: Option<Sha256Digest>,
 }
@@ -138,6 +140,7 @@ impl<S: Source> Keeper<S> {
             number,
             ending,
             trouble: None,
+            said: None,
             served: None,
         })
     }
@@ -207,6 +210,9 @@ impl<S: Source> Keeper<S> {
                 let is_told = matches!(self.server, Server::Triton(_));
                 self.board.change(self.number, |model| model.loaded = is_told.then_some(ensured.is_ok()));
                 let ensured = ensured.map_err(Trouble::Sidecar);
+                if ensured.is_ok() && self.machine.stale().is_none() {
+                    self.said = None;
+                }
                 Some(Input::Ensured(match ensured {
                     // What went wrong before is not mended by that.
                     Ok(()) if self.machine.stale().is_some() => Ok(()),
@@ -287,6 +293,7 @@ impl<S: Source> Keeper<S> {
                 tracing::info!(version = %version, dir = %self.versions.dir().display(), "in place");
                 self.board.count_switch();
                 self.board.change(self.number, |model| model.problem = None);
+                self.said = None;
             }
             Err(Refused::ForGood(why) | Refused::ForNow(why)) => {
                 if matches!(switched, Err(Refused::ForGood(_))) {
@@ -315,16 +322,13 @@ impl<S: Source> Keeper<S> {
         }
     }
 
-    /// Once for each new problem: the same is tried again and again.
-    fn say(&self, why: &str) {
+    /// Shows a problem, and logs it once until all goes well.
+    fn say(&mut self, why: &str) {
         self.board.count_failure();
-        let mut is_new = false;
-        self.board.change(self.number, |model| {
-            is_new = model.problem.as_deref() != Some(why);
-            model.problem = Some(why.to_owned());
-        });
-        if is_new {
+        self.board.change(self.number, |model| model.problem = Some(why.to_owned()));
+        if self.said.as_deref() != Some(why) {
             tracing::warn!(dir = %self.versions.dir().display(), "{why}");
+            self.said = Some(why.to_owned());
         }
     }
 }

@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use modelpack::{digest::Sha256Digest, reference::Reference};
 use peer::{PullReport, PullRequest, PullWatch};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use store::CompleteRecord;
 
 use super::{
     pull::{self, way::Asked},
@@ -56,7 +57,12 @@ async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<PathBuf> {
         Some(dir) => (args.reference.clone(), dir.clone()),
         None => {
             let digest = peer::resolve(&args.reference, access.clone()).await?;
-            (peer::pinned(&args.reference, digest), default_dir(&digest)?)
+            let dir = default_dir(&digest)?;
+            if is_complete(&dir) {
+                printer.note(format_args!("{} is in {}, all proved before", args.reference, dir.display()));
+                return Ok(dir);
+            }
+            (peer::pinned(&args.reference, digest), dir)
         }
     };
     let selection = Arc::new(args.selection.selection()?);
@@ -104,6 +110,12 @@ fn default_dir(digest: &Sha256Digest) -> anyhow::Result<PathBuf> {
     let models = cache.join("modelctl/models");
     std::fs::create_dir_all(&models).with_context(|| format!("cannot make `{}`", models.display()))?;
     Ok(models.join(format!("sha256-{}", digest.hex())))
+}
+
+/// Whether a directory that is named by a digest has all that its record says, unchanged: then nobody has to be asked.
+fn is_complete(dir: &Path) -> bool {
+    let record = CompleteRecord::load(dir).ok().flatten();
+    record.is_some_and(|record| record.selection.is_none() && store::verify_record(dir, &record).is_ok())
 }
 
 /// That the program is there, unless it is to come with the model.

@@ -47,7 +47,7 @@ fn the_command_gets_the_directory_and_its_exit_code_is_the_commands() {
     let sent = registry.sent();
     let second = scratch.modelctl(&args).output().unwrap();
     assert_eq!(second.status.code(), Some(7));
-    assert!(said(&second).contains("it was here"), "{}", said(&second));
+    assert!(said(&second).contains("all proved before"), "{}", said(&second));
     assert_eq!(registry.sent(), sent, "a second run reads no blob");
     // A named directory is one like any other.
     let args =

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     env, fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -76,18 +76,31 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Reads as much as the answer says it has: a model's Python process that was started meanwhile keeps the connection
+/// open, whatever Triton does.
 fn request(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
-    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
     let length = body.len();
-    write!(
-        socket,
+    let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-    )?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Ok((status, body.to_owned()))
+    );
+    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+    // In one piece: where the path arrives in two, Triton's library looks for half of it.
+    socket.write_all(request.as_bytes())?;
+    let mut reader = BufReader::new(socket);
+    let (mut line, mut status, mut length) = (String::new(), 0, 0);
+    while reader.read_line(&mut line)? > 2 {
+        if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
+            status = rest.split(' ').next().and_then(|status| status.parse().ok()).unwrap_or(0);
+        } else if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// 10 times the weight that is loaded.
@@ -103,7 +116,7 @@ fn infer(port: u16) -> Result<f64, String> {
 struct Client {
     is_over: Arc<AtomicBool>,
     seen: Arc<Mutex<(u64, BTreeSet<String>)>>,
-    thread: JoinHandle<Vec<String>>,
+    thread: JoinHandle<BTreeSet<String>>,
 }
 
 impl Client {
@@ -112,7 +125,7 @@ impl Client {
             (Arc::<AtomicBool>::default(), Arc::<Mutex<(u64, BTreeSet<String>)>>::default());
         let (ends, notes) = (Arc::clone(&is_over), Arc::clone(&seen));
         let thread = thread::spawn(move || {
-            let mut errors = Vec::new();
+            let mut errors = BTreeSet::new();
             while !ends.load(Ordering::Relaxed) {
                 match infer(port) {
                     Ok(answer) => {
@@ -120,7 +133,7 @@ impl Client {
                         seen.0 += 1;
                         seen.1.insert(answer.to_string());
                     }
-                    Err(error) => errors.push(error),
+                    Err(error) => drop(errors.insert(error)),
                 }
             }
             errors
@@ -133,7 +146,7 @@ impl Client {
     }
 
     /// How often it got an answer, and what else it got.
-    fn stop(self) -> (u64, Vec<String>) {
+    fn stop(self) -> (u64, BTreeSet<String>) {
         self.is_over.store(true, Ordering::Relaxed);
         let errors = self.thread.join().unwrap();
         (self.seen.lock().unwrap().0, errors)
@@ -207,7 +220,7 @@ fn a_client_sees_new_versions_and_no_error_and_a_bad_one_is_taken_back() {
     until("the client sees the fourth", || client.has_seen("50"));
     until("it is in place", || is_loaded(&fourth));
     let (answers, errors) = client.stop();
-    assert_eq!(errors, Vec::<String>::new(), "beside {answers} answers");
+    assert_eq!(errors, BTreeSet::new(), "beside {answers} answers");
     assert!(answers > 10, "{answers}");
     assert!(!sidecar.model()["stale"].is_string());
     // A Triton that was started anew has nothing loaded, and gets what is in place.

@@ -47,7 +47,7 @@ impl Vllm {
             Err(error) => Err((error, true)),
         };
         let Err((error, is_for_now)) = taken else { return Ok(()) };
-        tracing::warn!(error = %line(&error), "the former version is put back");
+        tracing::info!("the former version is put back");
         let restored = match versions.flip(from) {
             Ok(()) => self.reload().await.map_err(|(error, _)| error),
             Err(error) => Err(error),
@@ -102,7 +102,7 @@ impl Sglang {
         versions.flip(to).map_err(|error| for_now(&error))?;
         let Err(fault) = self.update().await else { return Ok(()) };
         let error = self.http.error("update its weights", &fault);
-        tracing::warn!(error = %line(&error), "the former version is put back");
+        tracing::info!("the former version is put back");
         versions.flip(from).map_err(|error| for_now(&error))?;
         // Nobody who never answered has taken anything.
         if let (Fault::Said(..), Err(fault)) = (&fault, self.update().await) {

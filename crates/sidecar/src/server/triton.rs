@@ -92,8 +92,8 @@ impl Triton {
                 self.released(&placed).await;
                 Ok(())
             }
-            Err((error, refused)) => {
-                tracing::warn!(error = %line(&error), "the former version is put back");
+            Err((_, refused)) => {
+                tracing::info!("the former version is put back");
                 if let Err(error) = self.restore(versions, former.as_deref()).await {
                     tracing::error!(error = %line(&error), "the former version is not served");
                 }
