@@ -77,7 +77,7 @@ pub(super) fn tree(manifest: &Manifest, dir: Option<&str>, is_recursive: bool) -
             }));
         }
     }
-    (dir.is_none() || !entries.is_empty()).then(|| Value::Array(entries))
+    (dir.is_none() || !entries.is_empty()).then_some(Value::Array(entries))
 }
 
 fn lfs(blob: &Blob) -> Value {

@@ -33,7 +33,7 @@ fn python() -> Option<&'static str> {
     }
 }
 
-/// `huggingface_hub.snapshot_download` of the model, as somebody who has set HF_ENDPOINT and nothing else.
+/// `huggingface_hub.snapshot_download` of the model, as somebody who has set `HF_ENDPOINT` and nothing else.
 fn snapshot(fleet: &Fleet, hub: usize, dir: &str) {
     let code =
         "import sys, huggingface_hub as hub; hub.snapshot_download(sys.argv[1], local_dir=sys.argv[2])";

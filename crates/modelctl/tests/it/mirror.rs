@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     door::Door,
     running::Running,
-    support::{PATIENCE, Registry, Scratch, contents, said, until},
+    support::{PATIENCE, Registry, Scratch, contents, said, skip, until},
 };
 
 const LARGE: usize = (24 << 20) + 12_345;
@@ -153,8 +153,9 @@ pub(crate) fn ask(address: &str, method: &str, path: &str, headers: &[&str]) -> 
 fn begin(address: &str, method: &str, path: &str, headers: &[&str]) -> TcpStream {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{lines}\r\n");
+    let (first, host) = (format!("{method} {path} HTTP/1.1"), format!("Host: {address}"));
+    let lines = [&[first.as_str(), &host, "Connection: close"], headers, &["", ""]];
+    let request = lines.concat().join("\r\n");
     socket.write_all(request.as_bytes()).unwrap();
     socket
 }
@@ -429,18 +430,20 @@ fn a_thousand_small_questions_are_answered_and_the_registry_hears_of_few() {
     assert!(asked <= 10, "the registry was asked {asked} times");
 }
 
+/// The manifest of a container image with one layer.
+fn image(config: &str, layer: &str, size: usize) -> String {
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":2}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{layer}","size":{size}}}]}}"#
+    )
+}
+
 #[test]
 fn container_images_are_left_to_their_registry_and_small_things_are_handed_on() {
     let fleet = Fleet::start(1, 0);
     fleet.door.open();
     let config = fleet.registry.config(REPOSITORY, "v1");
     let weights = fleet.weights();
-    let image = |size: usize| {
-        format!(
-            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":2}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{weights}","size":{size}}}]}}"#
-        )
-    };
-    fleet.registry.put_manifest(REPOSITORY, "image", &image(LARGE));
+    fleet.registry.put_manifest(REPOSITORY, "image", &image(&config, &weights, LARGE));
     let answer = fleet.get(0, &format!("/v2/{REPOSITORY}/manifests/image"), &[]);
     assert_eq!(
         (answer.status, answer.code().as_str()),
@@ -459,6 +462,48 @@ fn container_images_are_left_to_their_registry_and_small_things_are_handed_on() 
     let layer = &trees["layers"][0];
     let tree = fleet.get(0, &format!("/v2/{REPOSITORY}/blobs/{}", layer["digest"].as_str().unwrap()), &[]);
     assert_eq!((tree.status, tree.body.len() as u64), (200, layer["size"].as_u64().unwrap()));
+}
+
+#[test]
+fn containerd_takes_its_mirror_for_models_and_the_registry_for_images() {
+    if Command::new("containerd").arg("--version").output().is_err() {
+        return skip("containerd is not installed");
+    }
+    let fleet = Fleet::start(1, 0);
+    fleet.door.open();
+    let config = fleet.registry.config(REPOSITORY, "v1");
+    fleet.registry.put_manifest(REPOSITORY, "image", &image(&config, &fleet.weights(), LARGE));
+    let path = |rel: &str| fleet.scratch.path(rel).display().to_string();
+    let upstream = fleet.door.reference("").trim_end_matches('/').to_owned();
+    let hosts = format!(
+        "server = \"http://{upstream}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        fleet.mirrors[0]
+    );
+    fleet.scratch.write(&format!("certs/{upstream}/hosts.toml"), hosts);
+    let settings = format!(
+        "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \
+         \"io.containerd.internal.v1.opt\"]\n[grpc]\naddress = \"{}\"\n[ttrpc]\naddress = \"{}\"\n",
+        path("root"),
+        path("state"),
+        path("c.sock"),
+        path("t.sock")
+    );
+    fleet.scratch.write("containerd.toml", settings);
+    let mut daemon = Command::new("containerd");
+    daemon.args(["--config", &path("containerd.toml")]);
+    let daemon = Running::start(daemon);
+    until("containerd serves", || daemon.logged("containerd successfully booted") > 0);
+    let fetch = |tag: &str| {
+        let reference = format!("{upstream}/{REPOSITORY}:{tag}");
+        run("ctr", &["-a", &path("c.sock"), "content", "fetch", "--hosts-dir", &path("certs"), &reference]);
+    };
+    // The registry says in its log who asked: the mirror, or containerd by itself.
+    fetch("v1");
+    assert_eq!(fleet.registry.asked_by("containerd"), 0, "all of the model came by the mirror");
+    let blob = path(&format!("root/io.containerd.content.v1.content/blobs/sha256/{}", &fleet.weights()[7..]));
+    assert!(fs::read(blob).unwrap() == fleet.bytes());
+    fetch("image");
+    assert!(fleet.registry.asked_by("containerd") > 0, "the image came from the registry");
 }
 
 #[test]

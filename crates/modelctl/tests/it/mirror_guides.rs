@@ -31,7 +31,7 @@ fn play(guide: &str, name: &str, face: &str) {
             let mut running = Running::start(shell(&scratch, &format!("exec {line}")));
             let ready = running.text();
             peer = Some(running);
-            address = ready.rsplit_once("http://").expect("where the mirror is").1.to_owned();
+            ready.rsplit_once("http://").expect("where the mirror is").1.clone_into(&mut address);
             format!("{ready}\n")
         } else {
             let output = shell(&scratch, &line_here).output().unwrap();
@@ -49,10 +49,10 @@ fn shell(scratch: &Scratch, line: &str) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_modelctl"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     // For its environment.
-    let like = scratch.modelctl(&[]);
+    let settings = scratch.modelctl(&[]);
     let mut command = Command::new("sh");
     command.args(["-c", line]).current_dir(scratch.path("")).env("NO_PROXY", "*");
-    for (name, value) in like.get_envs() {
+    for (name, value) in settings.get_envs() {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),

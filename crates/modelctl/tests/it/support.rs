@@ -262,6 +262,12 @@ impl Registry {
         log.lines().filter_map(|line| line.split('"').nth(1).map(ToOwned::to_owned)).collect()
     }
 
+    /// How many requests it says it has answered to whoever calls itself so.
+    pub(crate) fn asked_by(&self, agent: &str) -> usize {
+        let log = fs::read_to_string(self.dir.path().join(ACCESS_LOG)).unwrap();
+        log.lines().filter(|line| line.split('"').nth(5).is_some_and(|says| says.contains(agent))).count()
+    }
+
     /// The digest of the manifest under a tag.
     pub(crate) fn digest(&self, repository: &str, tag: &str) -> String {
         let manifest = self.get(&format!("{repository}/manifests/{tag}"));
