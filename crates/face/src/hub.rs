@@ -241,3 +241,6 @@ fn problem(refused: &Refused, missing: &'static str) -> Problem {
     };
     Problem::new(status, code, refused.message.clone())
 }
+
+#[cfg(test)]
+mod tests;

@@ -295,6 +295,11 @@ impl Mirror {
             return Err(Refusal::usage(message).hint(hint).into());
         }
         let hub = Face::bind(args.mirror.hub_listen, &args.trust)?.zip(rule);
+        if !upstreams.is_empty() && oci.is_none() && hub.is_none() {
+            let message = "`--oci-upstream` names registries, but nobody can ask this peer for them";
+            let hint = "say where, with `--oci-listen ADDR` or `--hub-listen ADDR`";
+            return Err(Refusal::usage(message).hint(hint).into());
+        }
         Ok(Self { upstreams, oci, hub })
     }
 

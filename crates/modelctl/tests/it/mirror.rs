@@ -307,6 +307,31 @@ fn a_range_comes_when_its_pieces_are_proved_and_not_when_all_is_there() {
 }
 
 #[test]
+fn what_cannot_be_proved_piece_by_piece_comes_when_the_whole_is() {
+    let fleet = Fleet::start(2, 0);
+    fleet.door.open();
+    // As other tools write it.
+    let mut manifest = fleet.manifest();
+    for layer in manifest["layers"].as_array_mut().unwrap() {
+        layer["annotations"].as_object_mut().unwrap().remove("org.modelcast.blake3").expect("ours has it");
+    }
+    fleet.registry.put_manifest(REPOSITORY, "foreign", &manifest.to_string());
+    let before = fleet.registry.sent();
+    thread::scope(|scope| {
+        for mirror in 0..2 {
+            let fleet = &fleet;
+            scope.spawn(move || {
+                let path = format!("/v2/{REPOSITORY}/manifests/foreign");
+                assert_eq!(fleet.get(mirror, &path, &[]).status, 200);
+                assert!(fleet.get(mirror, &fleet.weights_path(), &[]).body == fleet.bytes());
+            });
+        }
+    });
+    let sent = fleet.registry.sent() - before;
+    assert!(sent <= LARGE as u64 * 101 / 100, "the origin gave {sent} bytes of a blob of {LARGE}");
+}
+
+#[test]
 fn wrong_bytes_of_the_registry_reach_no_client() {
     let fleet = Fleet::start(1, 0);
     fleet.door.open();
