@@ -51,8 +51,9 @@ pub struct SourceFile {
     pub size: u64,
     /// The SHA-256 of its bytes.
     pub digest: Sha256Digest,
-    /// The BLAKE3 hash of its bytes.
-    pub root: Blake3Root,
+    /// The BLAKE3 hash of its bytes, if somebody has computed it: an artifact that states it can be proved piece by
+    /// piece.
+    pub root: Option<Blake3Root>,
     /// Its piece tree, [`PieceTree::serialise`]: empty for a file of at most one piece.
     pub tree: Vec<u8>,
     /// Whether somebody may execute it.
@@ -198,7 +199,7 @@ pub fn check_stated<'a>(files: impl Iterator<Item = &'a str>, options: &Options)
             path: (*path).to_owned(),
             size: u64::MAX,
             digest: Sha256Digest::new([0; 32]),
-            root: Blake3Root::new([0; 32]),
+            root: Some(Blake3Root::new([0; 32])),
             tree: Vec::new(),
             is_executable: true,
             safetensors: None,
@@ -271,8 +272,8 @@ fn layer(file: &SourceFile, options: &Options, mtime: &str) -> NewDescriptor {
         (dialect.spell(PATH_ANNOTATION), file.path.clone()),
         (TITLE_ANNOTATION.to_owned(), file.path.clone()),
         (dialect.spell(METADATA_ANNOTATION), metadata),
-        (BLAKE3_ANNOTATION.to_owned(), file.root.hex()),
     ]);
+    annotations.extend(file.root.map(|root| (BLAKE3_ANNOTATION.to_owned(), root.hex())));
     if kind::known_kind(&file.path).is_none() && !options.kinds.contains_key(&file.path) {
         annotations.insert(dialect.spell(UNTESTED_ANNOTATION), "true".to_owned());
     }
@@ -289,7 +290,8 @@ fn trees(files: Vec<(Kind, SourceFile)>, model: &[u8]) -> Result<Option<BuiltTre
     let mut descriptors = Vec::new();
     let mut layers = Vec::new();
     for (_, file) in files {
-        if let Err(source) = PieceTree::anchor(file.size, file.root, &file.tree) {
+        let Some(root) = file.root else { continue };
+        if let Err(source) = PieceTree::anchor(file.size, root, &file.tree) {
             return Err(BuildError::Tree { path: file.path, source });
         }
         if file.size <= PIECE_BYTES || !seen.insert(file.digest) {

@@ -52,6 +52,10 @@ pub struct ModelConfig {
     pub param_size: Option<String>,
     /// The SPDX identifiers of its licences.
     pub licenses: Vec<String>,
+    /// Where it comes from.
+    pub source_url: Option<String>,
+    /// Which revision of that it is.
+    pub revision: Option<String>,
     /// When it was made, in RFC 3339.
     pub created_at: Option<String>,
 }
@@ -80,6 +84,8 @@ impl ModelConfig {
             quantization: text("/config/quantization"),
             param_size: text("/config/paramSize"),
             licenses: licenses.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
+            source_url: text("/descriptor/sourceURL"),
+            revision: text("/descriptor/revision"),
             created_at: text("/descriptor/createdAt"),
         })
     }

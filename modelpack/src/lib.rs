@@ -9,6 +9,7 @@ mod text;
 pub mod build;
 pub mod config;
 pub mod digest;
+pub mod hub;
 pub mod index;
 pub mod layout;
 pub mod manifest;

@@ -1,6 +1,7 @@
 //! References: how a user names an artifact (DESIGN §8).
 //!
-//! Source: OCI distribution specification 1.1, "Pulling manifests", for repositories and tags. Owns: the grammar.
+//! Source: OCI distribution specification 1.1, "Pulling manifests", for repositories and tags; huggingface_hub for
+//! models on a hub. Owns: the grammar.
 //! Does not own: what is found there. There is no default host and no default tag, so that a reference means the
 //! same everywhere.
 
@@ -17,6 +18,12 @@ const REPOSITORY_BYTES_MAX: usize = 255;
 /// Most bytes of a tag.
 const TAG_BYTES_MAX: usize = 128;
 
+/// Most bytes of each part of a model's name on a hub.
+const HUB_NAME_BYTES_MAX: usize = 96;
+
+/// Most bytes of a revision: a component of a path, in whole.
+const REVISION_BYTES_MAX: usize = 255;
+
 /// Where an artifact is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reference {
@@ -28,6 +35,8 @@ pub enum Reference {
     Directory(PathBuf),
     /// With other peers of the fleet, and nowhere else: `fleet:DIGEST`.
     Fleet(Sha256Digest),
+    /// A model on a Hugging Face hub: `hf://ORG/NAME[@REV]`.
+    Hub(HubReference),
 }
 
 /// An artifact in a registry. At least one of tag and digest is stated; with both, the digest decides.
@@ -55,13 +64,30 @@ pub struct LayoutReference {
     pub digest: Option<Sha256Digest>,
 }
 
+/// A model on a hub. It is no artifact there: its files are described as one when they are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubReference {
+    /// The user or organisation.
+    pub owner: String,
+    /// The model's name.
+    pub name: String,
+    /// A branch, a tag or a commit; without one it is [`MAIN`].
+    pub revision: Option<String>,
+}
+
+/// The branch of a hub that is meant where none is named.
+pub const MAIN: &str = "main";
+
 /// A reference that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReferenceError {
-    /// A form that does not work yet.
-    #[error("references that start with `{0}` are not supported yet")]
-    NotSupported(&'static str),
+    /// What follows `hf://` is not a model.
+    #[error("`{0}` is not a model on a hub")]
+    Hub(String),
+    /// The revision is empty or not one that git allows.
+    #[error("`{0}` is not a revision")]
+    Revision(String),
     /// It is written as a URL.
     #[error("reference `{0}` is a URL")]
     Url(String),
@@ -101,8 +127,12 @@ impl ReferenceError {
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NotSupported(_) => {
-                "download the model to a directory first, then `modelctl build DIR -t REF`".into()
+            Self::Hub(reference) if reference.starts_with("hf://datasets/") => {
+                "only models are read from a hub, as `hf://ORG/NAME`".into()
+            }
+            Self::Hub(_) => "write `hf://ORG/NAME`, or `hf://ORG/NAME@REVISION`".into(),
+            Self::Revision(_) => {
+                "a revision is a branch, a tag or a commit, as in `hf://ORG/NAME@main`".into()
             }
             Self::Url(url) => match url.split_once("://") {
                 Some((_, rest)) if !rest.is_empty() => format!("write `{rest}`, without the scheme"),
@@ -145,8 +175,8 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        if text.starts_with("hf://") {
-            return Err(ReferenceError::NotSupported("hf://"));
+        if let Some(rest) = text.strip_prefix("hf://") {
+            return HubReference::parse(text, rest).map(Self::Hub);
         }
         if let Some(digest) = text.strip_prefix("fleet:") {
             return parse_digest(text, digest).map(Self::Fleet);
@@ -182,6 +212,31 @@ impl LayoutReference {
             return Err(ReferenceError::TagAndDigest(shown(text)));
         }
         Ok(Self { dir: PathBuf::from(dir), tag, digest })
+    }
+}
+
+impl HubReference {
+    /// Reads `rest`, which follows the `hf://` of `text`.
+    fn parse(text: &str, rest: &str) -> Result<Self, ReferenceError> {
+        let (model, revision) = match rest.split_once('@') {
+            Some((model, revision)) => (model, Some(parse_revision(revision)?)),
+            None => (rest, None),
+        };
+        let (owner, name) = model.split_once('/').ok_or_else(|| ReferenceError::Hub(shown(text)))?;
+        if !is_hub_name(owner) || !is_hub_name(name) || name.ends_with(".git") {
+            return Err(ReferenceError::Hub(shown(text)));
+        }
+        Ok(Self { owner: owner.to_owned(), name: name.to_owned(), revision })
+    }
+
+    /// `ORG/NAME`.
+    pub fn model(&self) -> String {
+        format!("{}/{}", self.owner, self.name)
+    }
+
+    /// The revision that is meant.
+    pub fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or(MAIN)
     }
 }
 
@@ -261,6 +316,32 @@ fn parse_tag(text: &str) -> Result<String, ReferenceError> {
     if is_tag { Ok(text.to_owned()) } else { Err(ReferenceError::Tag(shown(text))) }
 }
 
+/// The grammar of huggingface_hub (`validate_repo_id`).
+fn is_hub_name(text: &str) -> bool {
+    let is_edge = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    (1..=HUB_NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && text.starts_with(is_edge)
+        && text.ends_with(is_edge)
+        && !text.contains("--")
+        && !text.contains("..")
+}
+
+/// What git allows as a name (git-check-ref-format), which is also what a cache can have as a path.
+fn parse_revision(text: &str) -> Result<String, ReferenceError> {
+    let is_component = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let is_allowed = |c: char| !c.is_whitespace() && !c.is_control() && !"~^:?*[\\".contains(c);
+    let is_revision = text.len() <= REVISION_BYTES_MAX
+        && text.chars().all(is_allowed)
+        && text.split('/').all(is_component)
+        && !text.starts_with('-')
+        && !text.contains("..")
+        && !text.contains("@{")
+        && !text.ends_with('.')
+        && text != "@";
+    if is_revision { Ok(text.to_owned()) } else { Err(ReferenceError::Revision(shown(text))) }
+}
+
 fn parse_digest(reference: &str, text: &str) -> Result<Sha256Digest, ReferenceError> {
     text.parse().map_err(|source| ReferenceError::Digest { reference: shown(reference), source })
 }
@@ -272,7 +353,15 @@ impl fmt::Display for Reference {
             Self::Layout(reference) => reference.fmt(f),
             Self::Directory(path) => path.display().fmt(f),
             Self::Fleet(digest) => write!(f, "fleet:{digest}"),
+            Self::Hub(reference) => reference.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for HubReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hf://{}/{}", self.owner, self.name)?;
+        self.revision.as_ref().map_or(Ok(()), |revision| write!(f, "@{revision}"))
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::reference::{Reference, RegistryReference};
 use peer::{LocalPeer, Upstream};
-use registry::{Access, Certificates, CredentialFiles, Credentials, Repository};
+use registry::{Access, Certificates, CredentialFiles, Credentials, HubAccess, Repository};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -81,8 +81,16 @@ pub(crate) fn upstreams(args: &MirrorArgs) -> anyhow::Result<Vec<Upstream>> {
 pub(crate) fn for_reference(args: &RegistryArgs, reference: &Reference) -> anyhow::Result<Access> {
     match reference {
         Reference::Registry(at) => access(args, at),
+        Reference::Hub(_) => hub(args),
         Reference::Layout(_) | Reference::Directory(_) | Reference::Fleet(_) => Ok(Access::default()),
     }
+}
+
+/// How to reach the hub that the user's environment names, as all tools of it do.
+pub(crate) fn hub(args: &RegistryArgs) -> anyhow::Result<Access> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
+    let ca_pem = args.ca_cert.as_deref().map(read).transpose()?;
+    Ok(Access { hub: HubAccess::from_env()?, ca_pem, ..Access::default() })
 }
 
 /// Where credentials are kept.

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read},
+    ops::Range,
     sync::Arc,
 };
 
@@ -21,7 +22,7 @@ use modelpack::{
     reference::Reference,
     safetensors::{self, Tensor},
 };
-use registry::{BlobStream, Repository};
+use registry::{Access, BlobStream, FileBytes, Repository, Snapshot};
 use store::LayoutReader;
 use tokio::runtime::Handle;
 
@@ -44,6 +45,7 @@ pub(crate) struct Artifact {
 enum Source {
     Layout(Arc<LayoutReader>),
     Registry(Repository),
+    Hub(Arc<Snapshot>),
 }
 
 impl Artifact {
@@ -63,6 +65,12 @@ impl Artifact {
                 let layout = LayoutReader::open(&at.dir)?;
                 let raw = layout.find(at.tag.as_deref(), at.digest.as_ref())?;
                 (Source::Layout(Arc::new(layout)), raw)
+            }
+            Reference::Hub(at) => {
+                let access: Access = access::hub(args)?;
+                let snapshot = Snapshot::open(at, &access).await?;
+                let raw = snapshot.manifest().to_vec();
+                (Source::Hub(Arc::new(snapshot)), raw)
             }
             Reference::Fleet(_) => {
                 return Err(Refusal::usage("it is with other peers only")
@@ -91,6 +99,7 @@ impl Artifact {
         let raw = match &self.source {
             Source::Layout(layout) => layout.small_blob(digest, CONFIG_BYTES_MAX)?,
             Source::Registry(repository) => repository.small_blob(digest, CONFIG_BYTES_MAX).await?,
+            Source::Hub(snapshot) => snapshot.config().to_vec(),
         };
         Ok(Some(ModelConfig::parse(&raw)?))
     }
@@ -103,6 +112,13 @@ impl Artifact {
                 let stream = runtime.block_on(repository.read(&blob.digest, blob.size, 0..blob.size))?;
                 Box::new(Blocking { stream, runtime: runtime.clone(), chunk: Bytes::new() })
             }
+            Source::Hub(snapshot) => match runtime.block_on(snapshot.read(&blob.digest, 0..blob.size))? {
+                FileBytes::Stream(stream) => {
+                    Box::new(Blocking { stream: *stream, runtime: runtime.clone(), chunk: Bytes::new() })
+                }
+                FileBytes::Cached(file) => Box::new(file),
+                FileBytes::Kept(bytes) => Box::new(io::Cursor::new(bytes)),
+            },
         })
     }
 
@@ -117,13 +133,11 @@ impl Artifact {
             Source::Registry(repository) => {
                 repository.referrers(&subject, piece_trees::ARTIFACT_TYPE).await?
             }
+            Source::Hub(_) => Vec::new(),
         };
         let mut trees = BTreeMap::new();
         for digest in listed {
-            let raw = match &self.source {
-                Source::Layout(layout) => layout.manifest(&digest)?,
-                Source::Registry(repository) => repository.manifest(&digest).await?,
-            };
+            let raw = self.source.manifest(&digest).await?;
             for layer in TreesManifest::parse(&raw)?.layers {
                 let blob = self.manifest.blobs().iter().find(|blob| blob.digest == layer.blob);
                 let Some((blob, root)) = blob.and_then(|blob| Some((blob, blob.root?))) else { continue };
@@ -134,6 +148,7 @@ impl Artifact {
                 let values = match &self.source {
                     Source::Layout(layout) => layout.small_blob(&layer.digest, layer.size)?,
                     Source::Registry(repository) => repository.small_blob(&layer.digest, layer.size).await?,
+                    Source::Hub(_) => continue,
                 };
                 if let Ok(tree) = PieceTree::anchor(blob.size, root, &values) {
                     trees.insert(blob.digest, tree);
@@ -150,9 +165,34 @@ impl Artifact {
                 let file: File = layout.blob(&blob.digest, blob.size)?;
                 tensors::of_file(&file, blob.size)
             }
-            Source::Registry(repository) => remote_tensors(repository, blob, header_bytes_max).await,
+            Source::Registry(repository) => {
+                let read = async |range: Range<u64>| {
+                    part(repository.read(&blob.digest, blob.size, range.clone()).await?, range).await
+                };
+                remote_tensors(read, blob, header_bytes_max).await
+            }
+            Source::Hub(snapshot) => hub_tensors(snapshot, blob, header_bytes_max).await,
         }
     }
+}
+
+/// What the header of a safetensors file on a hub says.
+pub(crate) async fn hub_tensors(
+    snapshot: &Snapshot,
+    blob: &Blob,
+    header_bytes_max: u64,
+) -> anyhow::Result<Vec<Tensor>> {
+    if let Some(file) = snapshot.cached(&blob.digest) {
+        return tensors::of_file(&file, blob.size);
+    }
+    let read = async |range: Range<u64>| {
+        anyhow::Ok(match snapshot.read(&blob.digest, range.clone()).await? {
+            FileBytes::Stream(stream) => part(*stream, range).await?,
+            FileBytes::Kept(bytes) => bytes.to_vec(),
+            FileBytes::Cached(_) => anyhow::bail!("it has just come into the shared cache"),
+        })
+    };
+    remote_tensors(read, blob, header_bytes_max).await
 }
 
 /// Waits for each part of a stream.
@@ -179,51 +219,47 @@ impl Source {
         Ok(match self {
             Self::Layout(layout) => layout.manifest(digest)?,
             Self::Registry(repository) => repository.manifest(digest).await?,
+            Self::Hub(snapshot) => snapshot.manifest().to_vec(),
         })
     }
 }
 
-/// At most two ranged reads; a registry without ranges sends the file from its start, of which we take no more.
+/// At most two reads.
 async fn remote_tensors(
-    repository: &Repository,
+    read: impl AsyncFn(Range<u64>) -> anyhow::Result<Vec<u8>>,
     blob: &Blob,
     header_bytes_max: u64,
 ) -> anyhow::Result<Vec<Tensor>> {
     let length_bytes = tensors::LENGTH_BYTES as u64;
     anyhow::ensure!(blob.size >= length_bytes, "it has only {} bytes", blob.size);
     let guess = blob.size.min(HEADER_GUESS_BYTES);
-    let stream = repository.read(&blob.digest, blob.size, 0..guess).await?;
-    let start = take(stream, guess).await?;
-    let (length, _) = start.split_first_chunk().context("the registry sent too little")?;
+    let mut header = read(0..guess).await?;
+    let (length, _) = header.split_first_chunk().context("the origin sent too little")?;
     let end = length_bytes + safetensors::header_bytes(*length)?;
     anyhow::ensure!(end <= blob.size, "its header is longer than the file");
     anyhow::ensure!(
         end - length_bytes <= header_bytes_max,
         "its header of {end} bytes is read from a registry only with `--tensors`"
     );
-    let mut header = start;
     if end > guess {
-        let mut stream = repository.read(&blob.digest, blob.size, guess..end).await?;
-        // Without ranges the file comes from its start once more.
-        if stream.start() == 0 {
-            header = take(stream, end).await?;
-        } else {
-            while let Some(bytes) = stream.next().await? {
-                header.extend_from_slice(&bytes);
-            }
-        }
+        header.extend(read(guess..end).await?);
     }
     let header =
-        header.get(tensors::LENGTH_BYTES..usize::try_from(end)?).context("the registry sent too little")?;
+        header.get(tensors::LENGTH_BYTES..usize::try_from(end)?).context("the origin sent too little")?;
     Ok(safetensors::tensors(header, blob.size)?)
 }
 
-/// The first `count` bytes of a stream, or all if it has fewer.
-async fn take(mut stream: BlobStream, count: u64) -> anyhow::Result<Vec<u8>> {
-    let count = usize::try_from(count)?;
+/// The bytes of `range` of a stream that was asked for them. An origin without ranges sends the file from its start, of
+/// which no more is taken.
+async fn part(mut stream: BlobStream, range: Range<u64>) -> anyhow::Result<Vec<u8>> {
+    let count = usize::try_from(range.end - range.start)?;
+    let mut skip = usize::try_from(range.start - stream.start())?;
     let mut taken = Vec::new();
     while taken.len() < count {
         let Some(bytes) = stream.next().await? else { break };
+        let skipped = skip.min(bytes.len());
+        skip -= skipped;
+        let bytes = &bytes[skipped..];
         taken.extend_from_slice(&bytes[..bytes.len().min(count - taken.len())]);
     }
     Ok(taken)

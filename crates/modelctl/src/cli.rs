@@ -40,6 +40,7 @@ const REFERENCES: &str = "\
 References:
   HOST/REPO[:TAG][@DIGEST]  an artifact in a registry; HOST has a `.` or `:`, or is `localhost`
   oci:DIR[:TAG|@DIGEST]     an artifact in an OCI image layout on disk
+  hf://ORG/NAME[@REV]       a model on a Hugging Face hub
   fleet:DIGEST              an artifact that other peers have, pulled through the local peer
   /DIR, ./DIR, ../DIR       a directory
 
@@ -134,7 +135,7 @@ pub(crate) struct BuildArgs {
     pub(crate) registry: RegistryArgs,
 }
 
-/// Copy an artifact to a registry, from a layout on disk or another registry
+/// Copy an artifact to a registry, from a layout on disk, another registry or a hub
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The manifest is copied byte for byte, so its digest stays the same. Blobs that the registry
@@ -142,11 +143,16 @@ already has are not sent; one that it has in another repository it takes over it
 From another registry blobs stream through without a copy on disk, and all that points at the
 artifact comes along: signatures, SBOMs, piece trees.
 
+A model on a hub becomes an artifact as it streams through: every byte is proved against what the
+hub lists, and its BLAKE3 hashes are computed on the way. What the registry has is not fetched from
+the hub; it is read back instead, for its hashes. See `modelctl pull --help` on hubs.
+
 Example:
   $ modelctl push oci:out:v1 registry.example.org/models/minilm:v1
-  $ modelctl push registry.example.org/models/minilm:v1 mirror.example.net/models/minilm:v1")]
+  $ modelctl push registry.example.org/models/minilm:v1 mirror.example.net/models/minilm:v1
+  $ modelctl push hf://org/minilm registry.example.org/models/minilm:v1")]
 pub(crate) struct PushArgs {
-    #[arg(value_name = "SOURCE", value_parser = reference, help = "The artifact: oci:DIR[:TAG|@DIGEST], or HOST/REPO[:TAG][@DIGEST]")]
+    #[arg(value_name = "SOURCE", value_parser = reference, help = "The artifact: oci:DIR[:TAG|@DIGEST], HOST/REPO[:TAG][@DIGEST], or hf://ORG/NAME[@REV]")]
     pub(crate) source: Reference,
 
     /// Where it goes: HOST/REPO:TAG

@@ -222,7 +222,7 @@ fn read_one(found: &Found, progress: &Progress) -> anyhow::Result<Read> {
         }
     }
     let (path, is_executable) = (found.path.clone(), found.is_executable);
-    let (root, tree, size) = (tree.root(), tree.serialise(), fingerprint.size);
+    let (root, tree, size) = (Some(tree.root()), tree.serialise(), fingerprint.size);
     let file = SourceFile { path, size, digest, root, tree, is_executable, safetensors };
     Ok(Read { file, fingerprint, warning })
 }
@@ -239,7 +239,8 @@ fn not_safetensors(found: &Found, error: &anyhow::Error) -> String {
     format!("`{}` is published, but it is not a safetensors file: {why}", found.path)
 }
 
-fn source_date_epoch() -> anyhow::Result<i64> {
+/// `SOURCE_DATE_EPOCH`, or 0.
+pub(crate) fn source_date_epoch() -> anyhow::Result<i64> {
     match std::env::var("SOURCE_DATE_EPOCH") {
         Err(std::env::VarError::NotPresent) => Ok(0),
         Ok(text) if text.is_empty() => Ok(0),

@@ -59,6 +59,12 @@ impl Artifact {
             .buffer_unordered(UPLOADS_AT_ONCE)
             .try_collect::<()>()
             .await?;
+        self.finish(repository, tag).await?;
+        Ok(sent.into_inner())
+    }
+
+    /// Uploads what names the blobs, once they all are there.
+    pub(crate) async fn finish(&self, repository: &Repository, tag: Option<&str>) -> anyhow::Result<()> {
         repository.push_bytes(&self.config).await?;
         repository.push_manifest(self.manifest.raw(), MEDIA_TYPE, tag).await?;
         let subject = self.manifest.digest();
@@ -71,7 +77,7 @@ impl Artifact {
                 .await
                 .context("cannot add the piece trees")?;
         }
-        Ok(sent.into_inner())
+        Ok(())
     }
 }
 

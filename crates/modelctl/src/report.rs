@@ -9,7 +9,7 @@ use modelpack::{
     reference::ReferenceError, selection::SelectionError,
 };
 use peer::PeerError;
-use registry::RegistryError;
+use registry::{HubFailure, RegistryError};
 use scheduler::InquiryError;
 use serde::Serialize;
 use sidecar::SidecarError;
@@ -104,7 +104,7 @@ fn judge(error: &(dyn std::error::Error + 'static)) -> Option<(Exit, Option<Stri
     }
     if let Some(error) = error.downcast_ref::<RegistryError>() {
         let exit = match error {
-            RegistryError::Address(_) => Exit::Usage,
+            RegistryError::Address(_) | RegistryError::Hub(HubFailure::Endpoint(_)) => Exit::Usage,
             error if error.class() == registry::Class::Integrity => Exit::Integrity,
             _ => Exit::Failed,
         };

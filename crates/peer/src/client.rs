@@ -125,7 +125,7 @@ impl LocalPeer {
 
     /// Says what is wanted; gives what that is.
     async fn ask(&mut self, reference: &Reference, access: Access) -> Result<Manifest, PeerError> {
-        let Access { plain_http, ca_pem, client_pem, credentials } = access;
+        let Access { plain_http, ca_pem, client_pem, credentials, hub } = access;
         let (username, password) = credentials.into_pair();
         // They were read as PEM text; anything else the registry client would have refused.
         let text = |pem: Option<Vec<u8>>| String::from_utf8_lossy(&pem.unwrap_or_default()).into_owned();
@@ -136,6 +136,8 @@ impl LocalPeer {
             password,
             ca_certificates_pem: text(ca_pem),
             client_certificate_pem: text(client_pem),
+            hub_endpoint: hub.endpoint,
+            hub_token: hub.token.unwrap_or_default(),
         };
         let sent = self.stream.send(&said(Said::Pull(pull))).await;
         sent.map_err(|source| self.failed(source))?;
@@ -210,7 +212,7 @@ fn check_manifest(reference: &Reference, accepted: &Accepted) -> Result<Manifest
         Reference::Registry(at) => at.digest,
         Reference::Layout(at) => at.digest,
         Reference::Fleet(digest) => Some(*digest),
-        Reference::Directory(_) => None,
+        Reference::Directory(_) | Reference::Hub(_) => None,
     };
     // A digest may name an index that lists the manifest.
     let index = &accepted.index;

@@ -14,7 +14,7 @@ use std::{
 use identity::Security;
 use modelpack::{digest::Sha256Digest, reference::Reference};
 use planner::ArtifactId;
-use registry::{Access, Credentials};
+use registry::{Access, Credentials, HubAccess};
 use store::Store;
 use tokio::{
     net::UnixListener,
@@ -234,9 +234,12 @@ impl Clients {
     async fn open(&self, pull: Pull) -> Result<Wanted, PeerError> {
         let refused = |reason| PeerError::Reference { reference: pull.reference.clone(), reason };
         let (origin, artifact, name) = match pull.reference.parse() {
-            Ok(reference @ Reference::Registry(_)) => {
+            Ok(reference @ (Reference::Registry(_) | Reference::Hub(_))) => {
                 let (origin, artifact) = lookup::open(&self.node, &reference, access_of(pull)).await?;
-                let is_tag = matches!(&reference, Reference::Registry(at) if at.digest.is_none());
+                let is_tag = match &reference {
+                    Reference::Registry(at) => at.digest.is_none(),
+                    _ => true,
+                };
                 (Some(origin), artifact, is_tag.then(|| reference.to_string()))
             }
             Ok(Reference::Fleet(digest)) => (None, lookup(&self.node, &digest).await?, None),
@@ -324,12 +327,19 @@ async fn tell_with(stream: &mut LocalStream, kind: Told, fds: &[BorrowedFd<'_>])
 /// How the client's registry is reached. The request is used up: nothing of it is kept.
 fn access_of(pull: Pull) -> Access {
     let Pull { plain_http, username, password, ca_certificates_pem, client_certificate_pem, .. } = pull;
+    let hub = HubAccess::default();
+    let hub = HubAccess {
+        endpoint: Some(pull.hub_endpoint).filter(|url| !url.is_empty()).unwrap_or(hub.endpoint),
+        token: Some(pull.hub_token).filter(|token| !token.is_empty()),
+        ..hub
+    };
     let pem = |text: String| Some(text.into_bytes()).filter(|pem| !pem.is_empty());
     Access {
         plain_http,
         ca_pem: pem(ca_certificates_pem),
         client_pem: pem(client_certificate_pem),
         credentials: Credentials::from_pair(username, password),
+        hub,
     }
 }
 

@@ -226,7 +226,7 @@ impl PeerError {
             Self::Store(error) => error.hint(),
             Self::WrongBytes { .. } => {
                 // A registry that has a blob of that name takes no other.
-                Some("its copy is damaged: remove that blob at the origin, then build and push again".into())
+                Some("its copy is damaged: remove it at the origin, then publish it again".into())
             }
             Self::NoSource { source: Some(source), .. } => source
                 .hint()

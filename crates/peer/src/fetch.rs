@@ -214,8 +214,12 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
         while at < range.end {
             let Some(mut bytes) = self.in_time(received, stream.next()).await? else { break };
             received += bytes.len() as u64;
-            self.ground.counters.came_from_origin(bytes.len() as u64);
-            if let (Origin::Registry(_), Some(limit)) = (&self.origin, self.ground.means.transports.limit()) {
+            match (&self.origin, stream.is_remote()) {
+                // In the cache that the user's tools share.
+                (Origin::Hub(_), false) => self.ground.counters.came_from_here(bytes.len() as u64),
+                _ => self.ground.counters.came_from_origin(bytes.len() as u64),
+            }
+            if let Some(limit) = self.ground.means.transports.limit().filter(|_| stream.is_remote()) {
                 limit.received().take(bytes.len() as u64).await;
             }
             let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());

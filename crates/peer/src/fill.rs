@@ -115,6 +115,9 @@ pub(crate) async fn fill_alone(
             Proved::Wrong(blobs, error) => {
                 // Also after the last round: a later run must not resume from bytes that are known to be wrong.
                 have = forget(ground, &blobs)?;
+                if let Some(origin) = &origin {
+                    origin.distrust(&ground.artifact, &blobs);
+                }
                 if round == ROUNDS_MAX {
                     return Err(wrong_bytes(ground, blobs[0], error));
                 }

@@ -1,4 +1,4 @@
-//! Where an artifact first comes from: a registry, or an `oci:` layout on disk.
+//! Where an artifact first comes from: a registry, an `oci:` layout on disk, or a model on a hub.
 //!
 //! Owns: resolving a reference, finding piece trees, reading one run. Does not own: which run is read when.
 
@@ -16,7 +16,7 @@ use modelpack::{
     piece_trees::{ARTIFACT_TYPE, TreeLayer, TreesManifest},
     reference::Reference,
 };
-use registry::{Access, BlobStream, Repository};
+use registry::{Access, BlobStream, FileBytes, Repository, Snapshot};
 use store::{LayoutReader, StoreError};
 
 use crate::{
@@ -35,6 +35,7 @@ const READ_BYTES: usize = 256 << 10;
 pub(crate) enum Origin {
     Registry(Repository),
     Layout(Arc<LayoutReader>),
+    Hub(Arc<Snapshot>),
 }
 
 /// Opens the origin of `reference` and learns what the artifact is. Everything is checked that can be before bytes
@@ -52,6 +53,11 @@ pub(crate) async fn open(reference: &Reference, access: Access) -> Result<(Origi
             let layout = LayoutReader::open(&at.dir)?;
             let raw = layout.find(at.tag.as_deref(), at.digest.as_ref())?;
             (Origin::Layout(Arc::new(layout)), raw, at.digest)
+        }
+        Reference::Hub(at) => {
+            let snapshot = Snapshot::open(at, &access).await.map_err(registry)?;
+            let raw = snapshot.manifest().to_vec();
+            (Origin::Hub(Arc::new(snapshot)), raw, None)
         }
         Reference::Fleet(_) => {
             let reason = "it is with other peers only: pull it through the local peer";
@@ -111,6 +117,7 @@ impl Origin {
                 repository.manifest(digest).await.map_err(|source| PeerError::registry(name, source))
             }
             Self::Layout(layout) => Ok(layout.manifest(digest)?),
+            Self::Hub(snapshot) => Ok(snapshot.manifest().to_vec()),
         }
     }
 
@@ -126,6 +133,7 @@ impl Origin {
                 .await
                 .map_err(|source| PeerError::registry(name, source)),
             Self::Layout(layout) => Ok(layout.small_blob(digest, bytes_max)?),
+            Self::Hub(snapshot) => Ok(snapshot.config().to_vec()),
         }
     }
 
@@ -208,6 +216,8 @@ impl Origin {
                     raw.push(layout.manifest(&listed.digest)?);
                 }
             }
+            // A hub knows no BLAKE3.
+            Self::Hub(_) => {}
         }
         Ok(raw)
     }
@@ -231,6 +241,27 @@ impl Origin {
                 let path = PathBuf::from(&artifact.reference);
                 Ok(OriginStream::Layout { file, path, next: range.start, end: range.end })
             }
+            Self::Hub(snapshot) => {
+                let failed = |source| PeerError::registry(&artifact.reference, source);
+                let (start, end) = (range.start, range.end);
+                Ok(match snapshot.read(digest, range).await.map_err(failed)? {
+                    FileBytes::Stream(stream) => {
+                        OriginStream::Registry { stream, reference: artifact.reference.clone() }
+                    }
+                    FileBytes::Cached(file) => {
+                        let path = PathBuf::from(&artifact.reference);
+                        OriginStream::Layout { file: Arc::new(file), path, next: start, end }
+                    }
+                    FileBytes::Kept(bytes) => OriginStream::Kept { bytes: Some(bytes), start },
+                })
+            }
+        }
+    }
+
+    /// The bytes of these blobs that came from here were wrong: where there is another copy, it is read next.
+    pub(crate) fn distrust(&self, artifact: &Artifact, blobs: &[BlobIndex]) {
+        if let Self::Hub(snapshot) = self {
+            blobs.iter().for_each(|blob| snapshot.distrust(&artifact.blob(*blob).digest));
         }
     }
 }
@@ -238,8 +269,21 @@ impl Origin {
 /// Bytes of one blob as they come from the origin.
 #[derive(Debug)]
 pub(crate) enum OriginStream {
-    Registry { stream: Box<BlobStream>, reference: String },
-    Layout { file: Arc<File>, path: PathBuf, next: u64, end: u64 },
+    Registry {
+        stream: Box<BlobStream>,
+        reference: String,
+    },
+    Layout {
+        file: Arc<File>,
+        path: PathBuf,
+        next: u64,
+        end: u64,
+    },
+    /// Read before.
+    Kept {
+        bytes: Option<Bytes>,
+        start: u64,
+    },
 }
 
 impl OriginStream {
@@ -248,7 +292,13 @@ impl OriginStream {
         match self {
             Self::Registry { stream, .. } => stream.start(),
             Self::Layout { next, .. } => *next,
+            Self::Kept { start, .. } => *start,
         }
+    }
+
+    /// Whether the bytes come over a network.
+    pub(crate) fn is_remote(&self) -> bool {
+        !matches!(self, Self::Layout { .. })
     }
 
     /// Whether the origin sends the whole blob because it serves no ranges.
@@ -262,6 +312,7 @@ impl OriginStream {
             Self::Registry { stream, reference } => {
                 stream.next().await.map_err(|source| PeerError::registry(reference, source))
             }
+            Self::Kept { bytes, .. } => Ok(bytes.take().filter(|bytes| !bytes.is_empty())),
             Self::Layout { next, end, .. } if next == end => Ok(None),
             Self::Layout { file, path, next, end } => {
                 let (file, offset) = (Arc::clone(file), *next);

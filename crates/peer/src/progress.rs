@@ -128,6 +128,12 @@ impl Counters {
         self.done(bytes);
     }
 
+    /// Bytes of somebody else's file on this machine; they count as done when they are checked.
+    pub(crate) fn came_from_here(&self, bytes: u64) {
+        self.local.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.was_here(bytes);
+    }
+
     pub(crate) fn done(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         self.moved.notify_waiters();

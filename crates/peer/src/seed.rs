@@ -171,6 +171,7 @@ fn from_store(reference: &Reference, store: &Store) -> Result<Prepared, PeerErro
             Some(digest) => Some(digest),
             None => store.named(&reference.to_string())?,
         },
+        Reference::Hub(_) => store.named(&reference.to_string())?,
         Reference::Layout(_) | Reference::Directory(_) => None,
     };
     let missing = || {

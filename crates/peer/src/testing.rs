@@ -106,7 +106,7 @@ pub(crate) fn artifact(contents: &[Vec<u8>]) -> Artifact {
         path: format!("{number:06}"),
         size: bytes.len() as u64,
         digest: Sha256Digest::of(bytes),
-        root: Blake3Root::new(*blake3::hash(bytes).as_bytes()),
+        root: Some(Blake3Root::new(*blake3::hash(bytes).as_bytes())),
         tree: Vec::new(),
         is_executable: false,
         safetensors: None,

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::hub::HubAccess;
+
 /// How to reach a registry.
 #[derive(Clone, Default)]
 pub struct Access {
@@ -16,6 +18,8 @@ pub struct Access {
     pub client_pem: Option<Vec<u8>>,
     /// Who asks.
     pub credentials: Credentials,
+    /// How a hub is reached, for models that come from one.
+    pub hub: HubAccess,
 }
 
 /// Who asks.

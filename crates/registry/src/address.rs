@@ -23,6 +23,19 @@ pub(crate) fn base_url(registry: &str, repository: &str, plain_http: bool) -> Re
     if is_whole { Ok(url) } else { Err(bad()) }
 }
 
+/// The base URL of a hub as its users write it, with a slash at its end.
+pub(crate) fn hub_url(endpoint: &str) -> Option<Url> {
+    let mut url = Url::parse(endpoint).ok()?;
+    let is_plain = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    url.path_segments_mut().ok()?.pop_if_empty().push("");
+    is_plain.then_some(url)
+}
+
 /// Whether `registry` is one of the names of Docker Hub.
 pub(crate) fn is_docker_hub(registry: &str) -> bool {
     matches!(registry, "docker.io" | "index.docker.io" | "registry-1.docker.io")
@@ -69,6 +82,18 @@ mod tests {
             [("localhost:1", true), ("127.0.0.9", true), ("[::1]:80", true), ("r.io", false)]
         {
             assert_eq!(is_loopback(&base_url(registry, "a", true).unwrap()), is, "{registry}");
+        }
+    }
+
+    #[test]
+    fn makes_base_urls_of_hubs() {
+        let base = |endpoint| hub_url(endpoint).map(String::from);
+        assert_eq!(base("https://huggingface.co").unwrap(), "https://huggingface.co/");
+        assert_eq!(base("http://localhost:8080/hf/").unwrap(), "http://localhost:8080/hf/");
+        for endpoint in
+            ["", "huggingface.co", "file:///x", "https://a:b@h.co", "https://h.co?x", "https://h.co#x"]
+        {
+            assert_eq!(base(endpoint), None, "{endpoint}");
         }
     }
 

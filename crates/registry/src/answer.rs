@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::{
     address::join,
     error::{ConnectionError, Exchange, Refusal, RegistryError},
-    patience::{Patience, parse_retry_after},
+    patience::{Patience, parse_rate_limit, parse_retry_after},
 };
 
 /// Bodies of refusals and redirects that are read: an OCI error list is some hundred bytes.
@@ -33,6 +33,29 @@ pub(crate) struct Answer {
     patience: Patience,
     /// Whether it comes from another host than the registry.
     pub(crate) is_redirected: bool,
+    /// What a hub said of the bytes that it redirected to.
+    pub(crate) linked: Linked,
+}
+
+/// What a hub's redirect says of what it leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Linked {
+    pub(crate) etag: Option<String>,
+    pub(crate) size: Option<u64>,
+}
+
+impl Linked {
+    /// The first that says something counts.
+    pub(crate) fn hear(&mut self, answer: &Answer) {
+        let etag = || answer.header("x-linked-etag").map(unquoted);
+        self.etag = self.etag.take().or_else(etag);
+        self.size = self.size.or_else(|| answer.header("x-linked-size")?.parse().ok());
+    }
+}
+
+/// An entity tag's text, be it a weak one.
+fn unquoted(etag: &str) -> String {
+    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"').to_owned()
 }
 
 impl Answer {
@@ -43,7 +66,14 @@ impl Answer {
         patience: Patience,
     ) -> Result<Self, RegistryError> {
         match response {
-            Ok(response) => Ok(Self { response, url, exchange, patience, is_redirected: false }),
+            Ok(response) => Ok(Self {
+                response,
+                url,
+                exchange,
+                patience,
+                is_redirected: false,
+                linked: Linked::default(),
+            }),
             Err(source) => Err(RegistryError::Connection { exchange, source }),
         }
     }
@@ -129,13 +159,16 @@ impl Answer {
         let challenges = challenges.filter_map(|value| value.to_str().ok().map(ToOwned::to_owned));
         let mut refusal = Refusal {
             status: self.status().as_u16(),
-            detail: String::new(),
+            code: self.header("x-error-code").map(printable).unwrap_or_default(),
+            detail: self.header("x-error-message").map(printable).unwrap_or_default(),
             challenges: if self.is_redirected { Vec::new() } else { challenges.collect() },
-            retry_after,
+            retry_after: retry_after.or_else(|| parse_rate_limit(self.header("ratelimit")?)),
             is_redirected: self.is_redirected,
         };
         let exchange = self.exchange.clone();
-        if let Ok(body) = self.bytes(REFUSAL_BYTES_MAX).await {
+        if let Ok(body) = self.bytes(REFUSAL_BYTES_MAX).await
+            && refusal.detail.is_empty()
+        {
             refusal.detail = detail(&body);
         }
         Err(RegistryError::Refused { exchange, refusal })
@@ -166,11 +199,13 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// The first error of an OCI error body. It comes from anywhere, so nothing in it may move a terminal's cursor.
+/// The first error of an OCI error body, or the one of a hub's. It comes from anywhere, so nothing in it may move a terminal's cursor.
 fn detail(body: &[u8]) -> String {
     #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<First>,
+    #[serde(untagged)]
+    enum Errors {
+        Registry { errors: Vec<First> },
+        Hub { error: String },
     }
     #[derive(Deserialize)]
     struct First {
@@ -179,9 +214,16 @@ fn detail(body: &[u8]) -> String {
         #[serde(default)]
         message: String,
     }
-    let Ok(Errors { errors }) = serde_json::from_slice(body) else { return String::new() };
+    let errors = match serde_json::from_slice(body) {
+        Ok(Errors::Registry { errors }) => errors,
+        Ok(Errors::Hub { error }) => return printable(&error),
+        Err(_) => return String::new(),
+    };
     let Some(First { code, message }) = errors.into_iter().next() else { return String::new() };
     let separator = if code.is_empty() || message.is_empty() { "" } else { ": " };
-    let text = format!("{code}{separator}{message}");
+    printable(&format!("{code}{separator}{message}"))
+}
+
+fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DETAIL_CHARS_MAX).collect()
 }

@@ -39,8 +39,7 @@ impl Repository {
     ) -> Result<BlobStream, RegistryError> {
         assert!(range.start <= range.end && range.end <= blob_bytes, "{range:?} of {blob_bytes} bytes");
         if range.is_empty() {
-            let (start, position) = (range.start, range.start);
-            return Ok(BlobStream { answer: None, start, is_whole: false, left: 0, position });
+            return Ok(BlobStream::empty(range.start));
         }
         let mut attempts = self.channel.patience().attempts();
         loop {
@@ -71,7 +70,11 @@ impl Repository {
 }
 
 impl BlobStream {
-    fn check(answer: Answer, blob_bytes: u64, range: &Range<u64>) -> Result<Self, RegistryError> {
+    pub(crate) fn empty(start: u64) -> Self {
+        Self { answer: None, start, is_whole: false, left: 0, position: start }
+    }
+
+    pub(crate) fn check(answer: Answer, blob_bytes: u64, range: &Range<u64>) -> Result<Self, RegistryError> {
         answer.require_identity()?;
         let (start, is_whole, bytes) = match answer.status() {
             StatusCode::PARTIAL_CONTENT => {

@@ -22,8 +22,8 @@ use tokio::time::timeout;
 
 use crate::{
     access::{Access, Credentials},
-    address::{base_url, host_of, is_loopback},
-    answer::Answer,
+    address::{base_url, host_of, hub_url, is_loopback},
+    answer::{Answer, Linked},
     auth::{Action, Auth},
     error::{ConnectionError, Exchange, RegistryError},
     patience::Patience,
@@ -83,8 +83,30 @@ impl Channel {
         })
     }
 
+    /// A hub, whose base URL is given as users write it; `None` if that makes no URL, or the token no header.
+    pub(crate) fn to_hub(
+        endpoint: &str,
+        token: Option<&str>,
+        ca_pem: Option<Vec<u8>>,
+    ) -> Option<Result<Self, RegistryError>> {
+        let base = hub_url(endpoint)?;
+        let auth = Auth::bearer(token)?;
+        let access = Access { plain_http: base.scheme() == "http", ca_pem, ..Access::default() };
+        let client = client(&base, &access).map_err(|source| RegistryError::Setup {
+            registry: host_of(&base),
+            source: source.without_url(),
+        });
+        Some(client.map(|client| Self {
+            client,
+            base,
+            auth,
+            patience: Patience::default(),
+            locations: Mutex::default(),
+        }))
+    }
+
     pub(crate) fn with_patience(&self, patience: Patience) -> Self {
-        self.with(Auth::new(self.auth.credentials().clone()), patience)
+        self.with(self.auth.afresh(), patience)
     }
 
     /// The same channel, whose tokens for pushing also allow to read `repository` of the same registry.
@@ -200,6 +222,7 @@ impl Channel {
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, RegistryError> {
         let mut url = ask.url.clone();
+        let mut linked = Linked::default();
         for _ in 0..=REDIRECTS_MAX {
             let exchange = Exchange { operation: ask.operation.clone(), host: host_of(&url) };
             // The registry's own scheme, host and port, and nobody else, are shown who asks.
@@ -214,7 +237,12 @@ impl Channel {
             };
             answer.is_redirected = !is_own;
             if !is_redirect(&ask.method, answer.status()) {
+                answer.linked = linked;
                 return Ok(answer);
+            }
+            // Storage elsewhere could say anything.
+            if is_own {
+                linked.hear(&answer);
             }
             url = answer.location()?;
             answer.settle().await;

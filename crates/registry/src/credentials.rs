@@ -99,7 +99,7 @@ fn failed(path: &Path, source: io::Error) -> RegistryError {
 }
 
 /// Whoever has an account on the machine could push in the user's name.
-fn warn_if_open_to_all(path: &Path) {
+pub(crate) fn warn_if_open_to_all(path: &Path) {
     let is_open = fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o007 != 0);
     if is_open {
         let path = path.display();

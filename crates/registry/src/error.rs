@@ -7,6 +7,8 @@ use std::{fmt, io, path::PathBuf, time::Duration};
 use modelpack::digest::Sha256Digest;
 use reqwest::StatusCode;
 
+use crate::hub::HubFailure;
+
 /// What was asked of which host. Neither part ever holds a query string or a credential.
 #[derive(Clone, Debug)]
 pub struct Exchange {
@@ -27,6 +29,8 @@ impl fmt::Display for Exchange {
 pub struct Refusal {
     /// The HTTP status code.
     pub status: u16,
+    /// What a hub calls it (`X-Error-Code`), made printable and short; empty if it does not say.
+    pub code: String,
     /// The first error of an OCI error body, made printable and short; empty if there was none.
     pub detail: String,
     /// How long the host asked to be left alone.
@@ -143,6 +147,9 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// A model of a hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubFailure),
     /// The local file could not be read while it was sent.
     #[error("cannot read the bytes to send for `{digest}`")]
     File {
@@ -183,6 +190,7 @@ impl RegistryError {
             Self::Connection { .. } if self.tls_problem().is_some() => Class::Fatal,
             Self::Connection { .. } | Self::Answer { .. } => Class::Retry,
             Self::Refused { refusal, .. } => refusal.class(),
+            Self::Hub(failure) => failure.class(),
             Self::Digest { .. } => Class::Integrity,
             Self::Address(_)
             | Self::Setup { .. }
@@ -219,6 +227,7 @@ impl RegistryError {
             Self::Setup { .. } => {
                 "install the system's certificates (`ca-certificates`), or check the files of `--ca-cert`, `--client-cert` and `--client-key`"
             }
+            Self::Hub(failure) => return failure.hint(),
             Self::Digest { .. } => "the registry's copy is damaged; push it again or use another registry",
             _ => return None,
         };
@@ -229,6 +238,7 @@ impl RegistryError {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { refusal, .. } => refusal.retry_after,
+            Self::Hub(failure) => failure.retry_after(),
             _ => None,
         }
     }
@@ -264,7 +274,7 @@ fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
 }
 
 impl Refusal {
-    fn class(&self) -> Class {
+    pub(crate) fn class(&self) -> Class {
         match self.status {
             // Storage answers so when the URL that the registry signed has expired: the registry signs a new one.
             400 | 401 | 403 | 404 | 410 if self.is_redirected => Class::Retry,

@@ -1,8 +1,8 @@
-//! OCI registries as the origin and destination of artifacts.
+//! OCI registries as the origin and destination of artifacts, and Hugging Face hubs as an origin.
 //!
 //! Owns: the client's side of the OCI distribution specification 1.1.1 as far as Modelcast uses it: manifests, ranged
 //! reads of blobs, uploads, copies between repositories, referrers and their fallback tags, Basic and Bearer
-//! authorisation, retries; and where users keep credentials and certificates. Does not own:
+//! authorisation, retries; models on hubs (`hub`); and where users keep credentials and certificates. Does not own:
 //! what manifests say (`modelpack`), proof of blobs by pieces and where their bytes land (`peer`), asking again for
 //! what a broken [`BlobStream`] did not deliver.
 //!
@@ -26,11 +26,13 @@ mod blob;
 mod channel;
 mod credentials;
 mod error;
+mod hub;
 mod login;
 mod patience;
 mod push;
 mod referrers;
 mod repository;
+mod survey;
 mod trust;
 mod upload;
 mod upstream;
@@ -39,6 +41,7 @@ pub use access::{Access, Credentials};
 pub use blob::BlobStream;
 pub use credentials::{CredentialFiles, forget_credentials, store_credentials};
 pub use error::{Class, ConnectionError, Exchange, Refusal, RegistryError};
+pub use hub::{CachedModel, FileBytes, HubAccess, HubFailure, Problem, Snapshot};
 pub use login::check_login;
 pub use patience::Patience;
 pub use push::Copied;

@@ -105,6 +105,16 @@ pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration
     Some(date.duration_since(now).unwrap_or_default())
 }
 
+/// When a hub's `RateLimit` header (draft-ietf-httpapi-ratelimit-headers-09) says that it answers again: `"api";r=0;t=55`
+/// once nothing remains.
+pub(crate) fn parse_rate_limit(value: &str) -> Option<Duration> {
+    let of = |name: &str| {
+        let mut parameters = value.split([';', ',']).filter_map(|part| part.split_once('='));
+        parameters.find(|(key, _)| key.trim() == name)?.1.trim().parse().ok()
+    };
+    (of("r")? == 0_u64).then(|| of("t").map(Duration::from_secs))?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +132,15 @@ mod tests {
         check("-1", None);
         check("99999999999999999999", None);
         check("soon", None);
+    }
+
+    #[test]
+    fn reads_when_a_rate_limit_ends() {
+        assert_eq!(parse_rate_limit(r#""api";r=0;t=55"#), Some(Duration::from_secs(55)));
+        assert_eq!(parse_rate_limit(r#""api"; r=0; t=7"#), Some(Duration::from_secs(7)));
+        for value in [r#""api";r=3;t=55"#, r#""api";r=0"#, "r", "", "r=0;t=-1"] {
+            assert_eq!(parse_rate_limit(value), None, "{value}");
+        }
     }
 
     #[test]

@@ -7,7 +7,10 @@
 use std::{fs::File, sync::Arc};
 
 use bytes::Bytes;
-use modelpack::digest::Sha256Digest;
+use modelpack::{
+    digest::Sha256Digest,
+    piece_tree::{PieceTree, Provisional},
+};
 use reqwest::{
     Method, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE},
@@ -18,8 +21,9 @@ use crate::{
     auth::Action,
     channel::{Ask, Payload},
     error::{Class, RegistryError},
+    hub::Snapshot,
     repository::{CONTENT_DIGEST, Repository},
-    upload::Upload,
+    upload::{Surveyed, Upload},
 };
 
 /// The type of every blob upload: the manifest's descriptor says what the blob is.
@@ -291,6 +295,51 @@ impl Repository {
         }
         Self { channel: Arc::new(self.channel.also_reading(from.channel.repository())) }
     }
+}
+
+impl Repository {
+    /// Sends a file of a hub's model to this repository, in which it is not yet, and computes its piece tree on the way.
+    /// Its bytes are proved before the last of them are sent. `progress` is as for [`Self::push_blob`].
+    pub async fn push_from_hub(
+        &self,
+        from: &Arc<Snapshot>,
+        (digest, size): (&Sha256Digest, u64),
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<PieceTree<Provisional>, RegistryError> {
+        if let Some(file) = from.cached(digest) {
+            let upload = Upload::surveyed(Surveyed::File(file), size, *digest);
+            match self.upload_large(&upload, None, progress).await {
+                Err(error) if error.class() == Class::Integrity => from.distrust(digest),
+                Err(error) => return Err(error),
+                Ok(()) => return tree_of(&upload, progress).await,
+            }
+        }
+        let upload = Upload::surveyed(Surveyed::Hub(Arc::clone(from)), size, *digest);
+        self.upload_large(&upload, None, progress).await?;
+        tree_of(&upload, progress).await
+    }
+
+    /// Reads a blob that is here, proves it, and computes its piece tree.
+    pub async fn survey_blob(
+        &self,
+        (digest, size): (&Sha256Digest, u64),
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<PieceTree<Provisional>, RegistryError> {
+        let upload = Upload::surveyed(Surveyed::Repository(self.clone()), size, *digest);
+        tree_of(&upload, progress).await
+    }
+}
+
+/// The tree of a blob. A registry may say that it has everything before it has read it; the bytes are read again then.
+async fn tree_of(
+    upload: &Upload,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<PieceTree<Provisional>, RegistryError> {
+    if let Some(tree) = upload.tree() {
+        return Ok(tree);
+    }
+    upload.drain(progress).await?;
+    Ok(upload.tree().expect("every byte was read"))
 }
 
 /// How a blob came into a repository.

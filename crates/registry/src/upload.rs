@@ -1,21 +1,35 @@
-//! The body of one upload: a local file or a blob of another registry, read as fast as the connection takes it.
+//! The body of one upload: a local file, a blob of another registry or a file of a hub, read as fast as the connection
+//! takes it.
 //!
-//! Owns: reading the bytes and saying how many have been handed on. Does not own: the upload's protocol (`push`).
+//! Owns: reading the bytes, hashing them on their way where that is asked for, and saying how many have been handed on.
+//! Does not own: the upload's protocol (`push`).
 
 use std::{
+    fmt,
     fs::File,
     io,
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use futures_util::stream;
-use modelpack::digest::Sha256Digest;
+use modelpack::{
+    digest::Sha256Digest,
+    piece_tree::{PieceTree, Provisional},
+};
 use reqwest::Body;
 use tokio::{sync::watch, task::spawn_blocking};
 
-use crate::{blob::BlobStream, error::RegistryError, patience::Attempts, repository::Repository};
+use crate::{
+    address::host_of,
+    blob::BlobStream,
+    error::{Exchange, RegistryError},
+    hub::Snapshot,
+    patience::{Attempts, Patience},
+    repository::Repository,
+    survey::Survey,
+};
 
 /// A read of the page cache takes some 50 µs for this much, well above the cost of handing it to another thread, and
 /// one such buffer is in flight for each upload.
@@ -33,6 +47,8 @@ struct Source {
     size: u64,
     digest: Sha256Digest,
     sent: watch::Sender<u64>,
+    /// The hashes of what has been handed on, if they are wanted.
+    survey: Option<Mutex<Survey>>,
     failure: Mutex<Option<RegistryError>>,
 }
 
@@ -41,6 +57,17 @@ struct Source {
 enum From {
     File(File),
     Repository(Repository),
+    Hub(Arc<Snapshot>),
+}
+
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(_) => f.write_str("this machine"),
+            Self::Repository(from) => f.write_str(&host_of(from.channel.base())),
+            Self::Hub(from) => f.write_str(&from.host()),
+        }
+    }
 }
 
 /// How far a body is.
@@ -55,16 +82,47 @@ struct Reading {
 
 impl Upload {
     pub(crate) fn new(file: File, size: u64, digest: Sha256Digest) -> Self {
-        Self::of(From::File(file), size, digest)
+        Self::of(From::File(file), size, digest, None)
     }
 
     pub(crate) fn between(from: Repository, size: u64, digest: Sha256Digest) -> Self {
-        Self::of(From::Repository(from), size, digest)
+        Self::of(From::Repository(from), size, digest, None)
     }
 
-    fn of(from: From, size: u64, digest: Sha256Digest) -> Self {
+    /// The same, with all hashes of the bytes on their way. The last of them are handed on only if they are the blob's.
+    pub(crate) fn surveyed(from: Surveyed, size: u64, digest: Sha256Digest) -> Self {
+        let from = match from {
+            Surveyed::File(file) => From::File(file),
+            Surveyed::Repository(from) => From::Repository(from),
+            Surveyed::Hub(from) => From::Hub(from),
+        };
+        Self::of(from, size, digest, Some(Mutex::new(Survey::new(size))))
+    }
+
+    fn of(from: From, size: u64, digest: Sha256Digest, survey: Option<Mutex<Survey>>) -> Self {
         let (sent, failure) = (watch::Sender::new(0), Mutex::default());
-        Self { source: Arc::new(Source { from, size, digest, sent, failure }) }
+        Self { source: Arc::new(Source { from, size, digest, sent, survey, failure }) }
+    }
+
+    /// The tree of the bytes that were handed on, once all have been.
+    pub(crate) fn tree(&self) -> Option<PieceTree<Provisional>> {
+        let survey = self.source.survey.as_ref()?;
+        survey.lock().unwrap_or_else(PoisonError::into_inner).tree()
+    }
+
+    /// Reads all bytes and hands them to nobody.
+    pub(crate) async fn drain(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<(), RegistryError> {
+        self.source.begin(0);
+        let mut reading = self.reading(0);
+        while let Some(bytes) = reading.step().await? {
+            reading.offset += bytes.len() as u64;
+            progress(reading.offset);
+        }
+        Ok(())
+    }
+
+    fn reading(&self, offset: u64) -> Reading {
+        Reading { source: Arc::clone(&self.source), offset, remote: None, broken: None }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -88,14 +146,12 @@ impl Upload {
 
     /// The body from a byte of the blob on.
     pub(crate) fn body(&self, offset: u64) -> Body {
+        self.source.begin(offset);
         self.source.sent.send_replace(offset);
-        let reading = Reading { source: Arc::clone(&self.source), offset, remote: None, broken: None };
-        Body::wrap_stream(stream::try_unfold(reading, |mut reading| async move {
-            if reading.offset == reading.source.size {
-                return Ok::<_, io::Error>(None);
-            }
-            match reading.next().await {
-                Ok(bytes) => {
+        Body::wrap_stream(stream::try_unfold(self.reading(offset), |mut reading| async move {
+            match reading.step().await {
+                Ok(None) => Ok::<_, io::Error>(None),
+                Ok(Some(bytes)) => {
                     reading.offset += bytes.len() as u64;
                     reading.source.sent.send_replace(reading.offset);
                     Ok(Some((bytes, reading)))
@@ -110,7 +166,25 @@ impl Upload {
     }
 }
 
+/// Whose bytes are hashed on their way.
+#[derive(Debug)]
+pub(crate) enum Surveyed {
+    File(File),
+    Repository(Repository),
+    Hub(Arc<Snapshot>),
+}
+
 impl Reading {
+    /// The next bytes, hashed; `None` after the last.
+    async fn step(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        if self.offset == self.source.size {
+            return Ok(None);
+        }
+        let bytes = self.next().await?;
+        self.source.survey(self.offset, &bytes)?;
+        Ok(Some(bytes))
+    }
+
     async fn next(&mut self) -> Result<Bytes, RegistryError> {
         match &self.source.from {
             From::File(_) => {
@@ -121,20 +195,17 @@ impl Reading {
                 });
                 read.map_err(|source| RegistryError::File { digest: self.source.digest, source })
             }
-            From::Repository(from) => {
-                let from = from.clone();
-                self.next_of(&from).await
-            }
+            From::Repository(_) | From::Hub(_) => self.next_remote().await,
         }
     }
 
-    /// The next bytes of another registry's blob; where its answer breaks, it is asked for the rest.
-    async fn next_of(&mut self, from: &Repository) -> Result<Bytes, RegistryError> {
-        let (digest, size) = (self.source.digest, self.source.size);
+    /// The next bytes of what is elsewhere; where an answer breaks, the rest is asked for.
+    async fn next_remote(&mut self) -> Result<Bytes, RegistryError> {
+        let source = Arc::clone(&self.source);
         loop {
             let mut stream = match self.remote.take() {
                 Some(stream) => stream,
-                None => from.read(&digest, size, self.offset..size).await?,
+                None => source.open(self.offset).await?,
             };
             match next_from(&mut stream, self.offset).await {
                 Ok(bytes) => {
@@ -142,7 +213,7 @@ impl Reading {
                     return Ok(bytes);
                 }
                 Err(error) => {
-                    let attempts = self.broken.get_or_insert_with(|| from.channel.patience().attempts());
+                    let attempts = self.broken.get_or_insert_with(|| source.patience().attempts());
                     attempts.pause_or_fail(error).await?;
                 }
             }
@@ -163,6 +234,48 @@ async fn next_from(stream: &mut BlobStream, offset: u64) -> Result<Bytes, Regist
 }
 
 impl Source {
+    /// Bytes are about to be handed on from there.
+    fn begin(&self, offset: u64) {
+        if let Some(survey) = self.survey.as_ref().filter(|_| offset == 0) {
+            *survey.lock().unwrap_or_else(PoisonError::into_inner) = Survey::new(self.size);
+        }
+    }
+
+    /// Hashes what is about to be handed on, and holds the end back if the whole is not the blob.
+    fn survey(&self, offset: u64, bytes: &[u8]) -> Result<(), RegistryError> {
+        let Some(survey) = &self.survey else { return Ok(()) };
+        let mut survey = survey.lock().unwrap_or_else(PoisonError::into_inner);
+        survey.take(offset, bytes);
+        let Some(found) = survey.digest().filter(|found| *found != self.digest) else { return Ok(()) };
+        let (expected, host) = (self.digest, self.from.to_string());
+        if let From::Hub(from) = &self.from {
+            from.distrust(&expected);
+        }
+        let exchange = Exchange { operation: format!("read blob `{expected}`"), host };
+        Err(RegistryError::Digest { exchange, expected, found })
+    }
+
+    /// Begins to read what is elsewhere, from there on.
+    async fn open(&self, offset: u64) -> Result<BlobStream, RegistryError> {
+        let (digest, rest) = (&self.digest, offset..self.size);
+        match &self.from {
+            From::Repository(from) => from.read(digest, self.size, rest).await,
+            From::Hub(from) => from.stream(digest, rest).await,
+            From::File(_) => {
+                let source = io::ErrorKind::Unsupported.into();
+                Err(RegistryError::File { digest: self.digest, source })
+            }
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        match &self.from {
+            From::Repository(from) => from.channel.patience(),
+            From::Hub(from) => from.patience(),
+            From::File(_) => Patience::default(),
+        }
+    }
+
     fn read(&self, offset: u64) -> io::Result<Bytes> {
         let length = READ_BYTES.min(self.size - offset);
         let mut buffer = vec![0; usize::try_from(length).expect("at most READ_BYTES")];

@@ -339,7 +339,7 @@ proptest! {
         for file in &files {
             let found = manifest.files().iter().find(|found| found.path == file.path).unwrap();
             let blob = manifest.blobs()[found.blob.0 as usize];
-            prop_assert_eq!((blob.digest, blob.size, blob.root), (file.digest, file.size, Some(file.root)));
+            prop_assert_eq!((blob.digest, blob.size, blob.root), (file.digest, file.size, file.root));
             prop_assert_eq!((found.kind, found.is_executable), (kind_of(&file.path), file.is_executable));
         }
         prop_assert!(manifest.files().is_sorted_by_key(|file| (file.kind, file.path.clone())));

@@ -6,6 +6,7 @@ mod build;
 mod config;
 mod families;
 mod hostile;
+mod hub;
 mod manifest;
 mod modelfile;
 mod piece_map;

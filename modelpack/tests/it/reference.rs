@@ -65,6 +65,51 @@ fn directories() {
 }
 
 #[test]
+fn models_on_a_hub() {
+    let hub = |text: &str| {
+        let Reference::Hub(found) = text.parse().unwrap() else { panic!("`{text}` is on a hub") };
+        assert_eq!(found.to_string(), text);
+        (found.model(), found.revision().to_owned())
+    };
+    assert_eq!(hub("hf://Qwen/Qwen2.5-0.5B"), ("Qwen/Qwen2.5-0.5B".into(), "main".into()));
+    assert_eq!(hub("hf://org/name@v1.0"), ("org/name".into(), "v1.0".into()));
+    assert_eq!(hub("hf://org/na_me@refs/pr/1"), ("org/na_me".into(), "refs/pr/1".into()));
+    let long = "n".repeat(97);
+    for text in [
+        "hf://",
+        "hf://org",
+        "hf://org/",
+        "hf:///name",
+        "hf://org/name/file",
+        "hf://org/..",
+        "hf://../name",
+        "hf://org/a--b",
+        "hf://org/a..b",
+        "hf://org/-a",
+        "hf://org/a.",
+        "hf://org/a.git",
+        "hf://org/a b",
+        "hf://org/a?b",
+        "hf://org/é",
+        "hf://org/name:v1",
+        "hf://org/name@a b",
+        "hf://org/name@../x",
+        "hf://org/name@/x",
+        "hf://org/name@x/",
+        "hf://org/name@.x",
+        "hf://org/name@a//b",
+        "hf://org/name@-x",
+        "hf://org/name@a..b",
+        "hf://org/name@x.lock",
+        "hf://org/name@@",
+        "hf://org/name@a\\b",
+        &format!("hf://org/{long}"),
+    ] {
+        assert!(text.parse::<Reference>().is_err(), "`{text}`");
+    }
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let host = |text: &str| format!("reference `{text}` does not start with the host of a registry");
     refused(
@@ -113,9 +158,19 @@ fn refusals_say_what_to_do() {
         "a digest is `sha256:` and 64 lower-case hexadecimal characters",
     );
     refused(
-        "hf://meta/llama",
-        "references that start with `hf://` are not supported yet",
-        "download the model to a directory first, then `modelctl build DIR -t REF`",
+        "hf://gpt2",
+        "`hf://gpt2` is not a model on a hub",
+        "write `hf://ORG/NAME`, or `hf://ORG/NAME@REVISION`",
+    );
+    refused(
+        "hf://datasets/org/name",
+        "`hf://datasets/org/name` is not a model on a hub",
+        "only models are read from a hub, as `hf://ORG/NAME`",
+    );
+    refused(
+        "hf://org/name@",
+        "`` is not a revision",
+        "a revision is a branch, a tag or a commit, as in `hf://ORG/NAME@main`",
     );
     refused(
         "fleet:v1",
@@ -177,7 +232,7 @@ fn what_no_registry_accepts_is_refused() {
 
 proptest! {
     #[test]
-    fn never_panics_and_round_trips(text in "(oci:|r\\.io/|)[a-zA-Z0-9:@/._\\-é\\[\\]]{0,24}") {
+    fn never_panics_and_round_trips(text in "(oci:|r\\.io/|hf://o/|)[a-zA-Z0-9:@/._\\-é\\[\\]]{0,24}") {
         if let Ok(found) = text.parse::<Reference>() {
             prop_assert_eq!(found.to_string().parse::<Reference>().unwrap(), found);
         }

@@ -33,7 +33,7 @@ pub(crate) fn source(path: &str, bytes: &[u8]) -> SourceFile {
         path: path.into(),
         size: bytes.len() as u64,
         digest: Sha256Digest::of(bytes),
-        root: tree.root(),
+        root: Some(tree.root()),
         tree: tree.serialise(),
         is_executable: false,
         safetensors: None,

@@ -36,8 +36,15 @@ With --include, --exclude or --kind only a part goes to the directory. From the 
 nothing else is read; a local peer brings the whole artifact, because that is what peers exchange.
 A glob is matched with the whole path: `*` stays within a directory, `**` does not.
 
+A model on a hub (hf://ORG/NAME[@REV]) is read as other tools of the hub read it: HF_ENDPOINT,
+HF_TOKEN or the file of `hf auth login`, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean the same.
+A revision is resolved once to a commit. Files of the shared cache are used, once they are proved,
+unless a local peer fetches. With --hf-cache the model goes into that cache, where transformers and
+vLLM find it by its name.
+
 Example:
   $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
+  $ modelctl pull hf://org/minilm -o /models/minilm
   $ modelctl pull REF -o DIR --kind config,weight --exclude 'original/**'
   $ modelctl pull REF -o DIR --scheduler http://10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct PullArgs {
@@ -48,6 +55,10 @@ pub(crate) struct PullArgs {
     /// The directory that is to hold it [default: only the local peer's store]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+
+    /// Put a model of a hub into the cache that the hub's own tools share
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) hf_cache: bool,
 
     /// Say what would move from where and whether it fits; change nothing
     #[arg(long, requires = "output")]

@@ -102,6 +102,9 @@ impl<'a> Target<'a> {
                 let hint = "let a peer announce the directory itself: `modelctl peer --seed DIR`";
                 Err(Refusal::usage("peers take no artifacts").hint(hint).into())
             }
+            Reference::Hub(_) => Err(Refusal::usage("a hub takes no artifacts")
+                .hint("write `HOST/REPO:TAG` for a registry, or `oci:DIR:TAG` for a layout on disk")
+                .into()),
             Reference::Directory(_) => {
                 let reference = &args.tag;
                 let message = format!("`{reference}` is a plain directory, and artifacts do not go there");
@@ -168,7 +171,8 @@ fn write_layout(
     Ok(())
 }
 
-fn artifact(manifest: Manifest, built: Built) -> publish::Artifact {
+/// What `build` has made, to be published.
+pub(super) fn artifact(manifest: Manifest, built: Built) -> publish::Artifact {
     let trees = built.trees.map(|BuiltTrees { manifest, config, layers }| {
         let layers = layers.into_iter().map(|(_, tree)| tree);
         Trees { manifest, blobs: std::iter::once(config).chain(layers).collect() }

@@ -80,6 +80,8 @@ struct Model {
     quantization: Option<String>,
     parameters: Option<String>,
     licenses: Vec<String>,
+    source: Option<String>,
+    revision: Option<String>,
     created_at: Option<String>,
 }
 
@@ -300,6 +302,8 @@ impl From<ModelConfig> for Model {
             quantization: config.quantization,
             parameters: config.param_size,
             licenses: config.licenses,
+            source: config.source_url,
+            revision: config.revision,
             created_at: config.created_at,
         }
     }
@@ -414,6 +418,8 @@ impl Model {
             ("precision", &self.precision),
             ("quantization", &self.quantization),
             ("parameters", &self.parameters),
+            ("source", &self.source),
+            ("revision", &self.revision),
         ];
         for (name, value) in facts {
             if let Some(value) = value {

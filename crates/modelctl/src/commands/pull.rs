@@ -1,7 +1,9 @@
 //! `modelctl pull`: an artifact into a directory.
 //!
-//! Owns: how a pull and what comes of it are told. Does not own: who brings the bytes (`way`), or the pull.
+//! Owns: how a pull and what comes of it are told. Does not own: who brings the bytes (`way`), the cache that a hub's
+//! tools share (`cached`), or the pull.
 
+mod cached;
 pub(super) mod way;
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
@@ -106,6 +108,9 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
     access::runtime()?.block_on(async {
         let access = access::for_reference(&args.registry, &args.reference)?;
         let reference = args.reference.clone();
+        if args.hf_cache {
+            return cached::run(args, access, printer).await;
+        }
         let Some(output) = args.output.clone() else { return store(args, access, printer).await };
         let selection = Arc::new(args.selection.selection()?);
         let request = PullRequest { reference, access, output, landing: args.landing.into(), selection };
@@ -157,20 +162,35 @@ pub(super) fn warn_of(report: &PullReport, printer: &Printer) {
 }
 
 async fn pull(args: &PullArgs, request: PullRequest, printer: &Printer) -> anyhow::Result<()> {
-    let watch = PullWatch::new();
-    let asked = Asked::from(args);
-    let (report, lingering) = tokio::select! {
-        result = bring(&asked, request, args.link.into(), (&watch, printer)) => result?,
-        result = show(&watch, printer) => return result.map(|never| match never {}),
-    };
+    let (report, lingering) = bring_shown(args, request, args.link.into(), printer).await?;
     // From here on the directory is there: whatever ends this process, it has done what it was asked.
     let told_to_end = end_signal()?;
     warn_of(&report, printer);
     let told = printer.result(&Report::new(&args.reference, report));
+    linger(args, lingering, told_to_end).await;
+    told
+}
+
+/// Others may still read what has landed here.
+async fn linger(args: &PullArgs, lingering: Option<Lingering>, told_to_end: impl Future<Output = ()>) {
     if let Some(lingering) = lingering {
         lingering.linger(args.embedded.linger.0, told_to_end).await;
     }
-    told
+}
+
+/// The same, showing how it goes.
+async fn bring_shown(
+    args: &PullArgs,
+    request: PullRequest,
+    link: LinkMode,
+    printer: &Printer,
+) -> anyhow::Result<(PullReport, Option<Lingering>)> {
+    let watch = PullWatch::new();
+    let asked = Asked::from(args);
+    tokio::select! {
+        result = bring(&asked, request, link, (&watch, printer)) => result,
+        result = show(&watch, printer) => result.map(|never| match never {}),
+    }
 }
 
 /// Pulls into a directory in the way that is asked for. What is left lingering serves others until it is dropped.
@@ -343,6 +363,7 @@ fn origin_of(reference: &Reference) -> String {
         Reference::Layout(at) => at.dir.display().to_string(),
         Reference::Directory(dir) => dir.display().to_string(),
         Reference::Fleet(_) => "other peers".to_owned(),
+        Reference::Hub(at) => at.to_string(),
     }
 }
 

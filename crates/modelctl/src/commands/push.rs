@@ -1,9 +1,10 @@
-//! `modelctl push`: from a layout on disk, or from another registry, to a registry.
+//! `modelctl push`: from a layout on disk, another registry or a hub to a registry.
 //!
 //! Owns: reading the artifact and its piece trees from the layout. Does not own: the order of uploads (`publish`), copying
-//! between registries (`between`).
+//! between registries (`between`), or making an artifact of a hub's model (`from_hub`).
 
 mod between;
+mod from_hub;
 
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use modelpack::{
     digest::Sha256Digest,
     manifest::{Family, Manifest},
     piece_trees::{self, TreesManifest},
-    reference::{LayoutReference, Reference, RegistryReference},
+    reference::{HubReference, LayoutReference, Reference, RegistryReference},
 };
 use store::LayoutReader;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(args: &PushArgs, printer: &Printer) -> anyhow::Result<()> {
     let (from, to) = match ends(args)? {
         (From::Layout(from), to) => (from, to),
         (From::Registry(from), to) => return between::run(args, from, to, printer),
+        (From::Hub(from), to) => return from_hub::run(args, from, to, printer),
     };
     let layout = LayoutReader::open(&from.dir)?;
     let digest = match from.digest {
@@ -54,6 +56,7 @@ pub(crate) fn run(args: &PushArgs, printer: &Printer) -> anyhow::Result<()> {
 enum From<'a> {
     Layout(&'a LayoutReference),
     Registry(&'a RegistryReference),
+    Hub(&'a HubReference),
 }
 
 /// A destination that states a digest wants that artifact and no other.
@@ -67,6 +70,7 @@ fn ends(args: &PushArgs) -> anyhow::Result<(From<'_>, &RegistryReference)> {
     match (&args.source, &args.destination) {
         (Reference::Layout(from), Reference::Registry(to)) => Ok((From::Layout(from), to)),
         (Reference::Registry(from), Reference::Registry(to)) => Ok((From::Registry(from), to)),
+        (Reference::Hub(from), Reference::Registry(to)) => Ok((From::Hub(from), to)),
         (Reference::Directory(dir), _) => {
             Err(Refusal::usage(format!("`{}` is a plain directory, not an artifact", dir.display()))
                 .hint(format!("publish it with `modelctl build {} -t {}`", dir.display(), args.destination))

@@ -7,6 +7,13 @@
 )]
 
 mod becoming;
+#[path = "../../../registry/tests/it/fault_server.rs"]
+#[allow(unreachable_pub, unused, reason = "other crates include this file too, and use other parts of it")]
+mod fault_server;
+#[path = "../../../registry/tests/it/hub_model.rs"]
+#[allow(unused, reason = "other crates include this file too, and use other parts of it")]
+mod hub_model;
+
 mod build;
 mod deploy;
 mod doctor;
@@ -17,6 +24,7 @@ mod fleet_key;
 mod guides;
 mod help;
 mod hub_mirror;
+mod hub;
 mod inspect;
 mod interrupted;
 mod leaving;

@@ -89,9 +89,10 @@ impl Scratch {
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
             if name_text.starts_with("MODELCTL_")
+                || name_text.starts_with("HF_")
                 || ["SOURCE_DATE_EPOCH", "COLUMNS", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"]
                     .contains(&&*name_text)
-                || ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"].contains(&&*name_text)
+                || ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"].contains(&&*name_text)
             {
                 command.env_remove(name);
             }

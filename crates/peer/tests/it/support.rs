@@ -109,7 +109,7 @@ fn source(path: &str, bytes: &[u8]) -> SourceFile {
         path: path.to_owned(),
         size: bytes.len() as u64,
         digest: Sha256Digest::of(bytes),
-        root: tree.root(),
+        root: Some(tree.root()),
         tree: tree.serialise(),
         is_executable: false,
         safetensors: None,

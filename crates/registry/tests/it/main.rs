@@ -6,8 +6,12 @@ mod docker_registry;
 #[allow(unreachable_pub, unused, reason = "other crates include this file too, and use other parts of it")]
 mod fault_server;
 
+#[allow(unused, reason = "other crates include this file too, and use other parts of it")]
+mod hub_model;
+
 mod auth;
 mod copy;
+mod hub;
 mod manifests;
 mod push;
 mod reads;

@@ -39,7 +39,7 @@ impl Model {
                 path: format!("{number}.safetensors"),
                 size: content.len() as u64,
                 digest,
-                root: Blake3Root::new(*blake3::hash(&content).as_bytes()),
+                root: Some(Blake3Root::new(*blake3::hash(&content).as_bytes())),
                 tree: Vec::new(),
                 is_executable: false,
                 safetensors: None,

@@ -45,6 +45,12 @@ pub struct Pull {
     /// with its key
     #[prost(string, tag = "6")]
     pub client_certificate_pem: ::prost::alloc::string::String,
+    /// the URL of the hub, for models on one; empty: the public one
+    #[prost(string, tag = "7")]
+    pub hub_endpoint: ::prost::alloc::string::String,
+    /// who asks there; empty: nobody
+    #[prost(string, tag = "8")]
+    pub hub_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DaemonFrame {

@@ -42,7 +42,7 @@ async fn digest(args: &PlanArgs) -> anyhow::Result<Sha256Digest> {
         Reference::Fleet(digest) => Some(*digest),
         Reference::Registry(at) => at.digest,
         Reference::Layout(at) => at.digest,
-        Reference::Directory(_) => None,
+        Reference::Directory(_) | Reference::Hub(_) => None,
     };
     match stated {
         Some(digest) => Ok(digest),

@@ -11,6 +11,7 @@ use identity::Security;
 use modelpack::reference::Reference;
 use peer::{FleetOptions, LocalPeer, PeerError, PeerSecurity};
 use planner::Place;
+use registry::HubAccess;
 
 use crate::{
     access,
@@ -115,10 +116,19 @@ pub(in crate::commands) enum Found {
 
 /// The local peer that the pull goes through. One that was named has to answer.
 pub(in crate::commands) async fn local_peer(args: &Asked<'_>) -> anyhow::Result<Found> {
-    let is_remote = matches!(args.reference, Reference::Registry(_) | Reference::Fleet(_));
+    let is_offline = matches!(args.reference, Reference::Hub(_)) && HubAccess::from_env()?.is_offline;
+    let is_remote = match args.reference {
+        Reference::Registry(_) | Reference::Fleet(_) => true,
+        Reference::Hub(_) => !is_offline,
+        Reference::Layout(_) | Reference::Directory(_) => false,
+    };
     let is_fleet_only = matches!(args.reference, Reference::Fleet(_));
     match &args.peer {
         Some(PeerChoice::None) => Ok(Found::Absent),
+        Some(PeerChoice::Socket(_)) if is_offline => {
+            let message = "`HF_HUB_OFFLINE` is set, and the local peer would ask the hub";
+            Err(Refusal::usage(message).hint("pull with `--peer none`, or unset it").into())
+        }
         Some(PeerChoice::Socket(socket)) => Ok(Found::Answers(LocalPeer::connect(socket).await?)),
         // What lies on this machine needs no peer.
         None if !is_remote => Ok(Found::Absent),
