@@ -4,16 +4,29 @@
 
 use modelpack::{
     digest::Sha256Digest,
-    reference::{LayoutReference, Reference, RegistryReference},
+    reference::{HubReference, LayoutReference, Reference, RegistryReference},
 };
-use registry::{Access, Repository};
+use registry::{Access, Repository, Snapshot};
 use store::LayoutReader;
 
 use crate::{error::PeerError, fill::blocking};
 
-/// The digest of the manifest, or the index, that `reference` names now. Of a registry that says it without sending the
-/// manifest only that is asked; a reference with a digest asks nobody.
-pub async fn resolve(reference: &Reference, access: Access) -> Result<Sha256Digest, PeerError> {
+/// The digest of the manifest, or the index, that `reference` names now, and the reference that names just that. Of a
+/// registry that says it without sending the manifest only that is asked; a reference with a digest asks nobody; of a hub
+/// the whole listing and what is small are read.
+pub async fn resolve(reference: &Reference, access: Access) -> Result<(Sha256Digest, Reference), PeerError> {
+    if let Reference::Hub(at) = reference {
+        let snapshot = Snapshot::open(at, &access).await;
+        let snapshot = snapshot.map_err(|source| PeerError::registry(&reference.to_string(), source))?;
+        let revision = Some(snapshot.commit().to_string());
+        let pinned = Reference::Hub(HubReference { revision, ..at.clone() });
+        return Ok((Sha256Digest::of(snapshot.manifest()), pinned));
+    }
+    let digest = digest_of(reference, access).await?;
+    Ok((digest, pinned(reference, digest)))
+}
+
+async fn digest_of(reference: &Reference, access: Access) -> Result<Sha256Digest, PeerError> {
     match reference {
         Reference::Registry(RegistryReference { digest: Some(digest), .. })
         | Reference::Layout(LayoutReference { digest: Some(digest), .. })
@@ -38,14 +51,14 @@ pub async fn resolve(reference: &Reference, access: Access) -> Result<Sha256Dige
             })
             .await
         }
-        Reference::Directory(_) => {
+        Reference::Directory(_) | Reference::Hub(_) => {
             let reason = "a plain directory is no artifact: build one from it with `modelctl build`";
             Err(PeerError::Reference { reference: reference.to_string(), reason })
         }
     }
 }
 
-/// The same artifact by its digest alone, whatever becomes of the tag.
+/// The same artifact by its digest alone, whatever becomes of the tag. A model of a hub has no such name.
 #[must_use]
 pub fn pinned(reference: &Reference, digest: Sha256Digest) -> Reference {
     match reference {
@@ -55,6 +68,6 @@ pub fn pinned(reference: &Reference, digest: Sha256Digest) -> Reference {
         Reference::Layout(at) => {
             Reference::Layout(LayoutReference { tag: None, digest: Some(digest), ..at.clone() })
         }
-        Reference::Fleet(_) | Reference::Directory(_) => reference.clone(),
+        Reference::Fleet(_) | Reference::Directory(_) | Reference::Hub(_) => reference.clone(),
     }
 }

@@ -56,13 +56,13 @@ async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<PathBuf> {
     let (reference, output) = match &args.output {
         Some(dir) => (args.reference.clone(), dir.clone()),
         None => {
-            let digest = peer::resolve(&args.reference, access.clone()).await?;
+            let (digest, pinned) = peer::resolve(&args.reference, access.clone()).await?;
             let dir = default_dir(&digest)?;
             if is_complete(&dir) {
                 printer.note(format_args!("{} is in {}, all proved before", args.reference, dir.display()));
                 return Ok(dir);
             }
-            (peer::pinned(&args.reference, digest), dir)
+            (pinned, dir)
         }
     };
     let selection = Arc::new(args.selection.selection()?);

@@ -86,6 +86,12 @@ impl fmt::Display for Kept {
 pub(crate) fn run(args: &SidecarArgs, printer: &Printer) -> anyhow::Result<()> {
     transports::check(&args.transport)?;
     let config = config(args)?;
+    if let Some(model) = config.models.iter().find(|model| matches!(model.reference, Reference::Hub(_))) {
+        // To learn whether it has changed, all its small files would be read at each poll.
+        let message = format!("a sidecar cannot watch `{}`", model.reference);
+        let hint = "copy it to a registry with `modelctl push hf://… HOST/REPO:TAG`, and watch that";
+        return Err(Refusal::usage(message).hint(hint).into());
+    }
     let poll = args.poll.map(|poll| poll.0).or(config.poll).unwrap_or(POLL);
     if poll.is_zero() {
         return Err(Refusal::usage("`--poll 0` would ask the registry without a pause").into());
@@ -190,7 +196,8 @@ impl Source for Brought<'_> {
 
     async fn resolve(&self) -> anyhow::Result<Sha256Digest> {
         let access = access::for_reference(&self.args.registry, &self.reference)?;
-        Ok(peer::resolve(&self.reference, access).await?)
+        let (digest, _) = peer::resolve(&self.reference, access).await?;
+        Ok(digest)
     }
 
     async fn size(&self, version: &Sha256Digest) -> anyhow::Result<u64> {

@@ -261,8 +261,14 @@ mod tests {
     fn refusals_are_told_apart() {
         let check = |code: &str, status, has_token, expected| {
             let detail = String::new();
-            let refusal =
-                Refusal { status, code: code.into(), detail, retry_after: None, is_redirected: false };
+            let refusal = Refusal {
+                status,
+                code: code.into(),
+                detail,
+                challenges: Vec::new(),
+                retry_after: None,
+                is_redirected: false,
+            };
             assert_eq!(problem(&refusal, has_token), expected, "{code} {status}");
         };
         check("GatedRepo", 401, false, Some(Problem::Gated));
