@@ -1,13 +1,14 @@
 //! The ModelPack format and the proofs over it, pure: no files, no sockets, no clock.
 //!
-//! Owns: digests, references, manifests and configs, path rules, piece geometry, piece maps, piece trees and the
-//! types that tell landed from proved bytes. Does not own: where bytes come from or go to.
+//! Owns: digests, references, manifests and configs, path rules, piece geometry, piece maps, piece trees, guesses where
+//! equal bytes lie, and the types that tell landed from proved bytes. Does not own: where bytes come from or go to.
 
 mod document;
 mod text;
 
 pub mod build;
 pub mod config;
+pub mod delta;
 pub mod digest;
 pub mod hub;
 pub mod index;

@@ -130,6 +130,13 @@ impl<A> PieceTree<A> {
         self.values.concat()
     }
 
+    /// Whether a piece of this blob and the piece at the same place of another one are the same bytes. Of blobs of one
+    /// piece it is not said: their digests say it.
+    pub fn shares<B>(&self, other: &PieceTree<B>, piece: BlobPiece) -> bool {
+        let value = self.values.get(piece.0 as usize);
+        value.is_some() && value == other.values.get(piece.0 as usize)
+    }
+
     fn admits(&self, piece: BlobPiece, bytes: &[u8]) -> bool {
         let offset = u64::from(piece.0) * PIECE_BYTES;
         let expected = self.blob_bytes.saturating_sub(offset).min(PIECE_BYTES);

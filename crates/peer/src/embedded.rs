@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::{
     artifact::Artifact,
-    descriptors,
+    delta, descriptors,
     error::PeerError,
     fetch::Ground,
     fill::blocking,
@@ -84,6 +84,7 @@ pub async fn pull_in_fleet(
     let present = presence.begin(Some(Membership { schedulers, name, nic_rate, place }));
     let (origin, artifact) = open(&request, &node).await?;
     let artifact = Arc::new(artifact);
+    let bases = delta::open_bases(&request.bases).await?;
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::clone(node.metrics()));
     watch.count(&counters);
     let contents = Contents::from(&artifact.manifest);
@@ -100,7 +101,7 @@ pub async fn pull_in_fleet(
         let threads = node.threads();
         Ground::new(Arc::clone(&artifact), (landing, rule), threads, Arc::clone(&counters), trust)
     };
-    let fill = async |ground: &Arc<Ground>| transfer::fill(&node, ground, origin).await;
+    let fill = async |ground: &Arc<Ground>| transfer::fill(&node, ground, origin, bases).await;
     let done = pull::fill_and_publish(output, ground_of, fill).await?;
     let mut report = pull::report(&artifact, &counters, start, done);
     if node.is_without_scheduler() {

@@ -21,6 +21,7 @@ mod children;
 mod client;
 mod clients;
 mod daemon;
+mod delta;
 mod describe;
 mod descriptors;
 mod download;

@@ -19,7 +19,7 @@ use crate::{
     artifact::Artifact,
     blame::Blamed,
     buffers::Buffers,
-    descriptors,
+    delta, descriptors,
     error::PeerError,
     fetch::Ground,
     fill::{Filled, blocking, fill_alone, resume},
@@ -43,6 +43,9 @@ pub struct PullRequest {
     pub landing: LandingMode,
     /// Which of its files are wanted.
     pub selection: Arc<Selection>,
+    /// Directories and layouts on this machine, such as of an older version, whose bytes are taken where they are the
+    /// same.
+    pub bases: Vec<Reference>,
 }
 
 /// What a pull came to.
@@ -172,6 +175,7 @@ pub async fn pull(
     let (origin, artifact) = origin::open(&request.reference, request.access.clone()).await?;
     let contents = Contents::selected(&artifact.manifest, &request.selection).map_err(StoreError::from)?;
     let artifact = Arc::new(artifact.select(&request.selection)?);
+    let bases = delta::open_bases(&request.bases).await?;
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     watch.count(&counters);
     let done = match open_output(&request, contents).await? {
@@ -189,6 +193,7 @@ pub async fn pull(
             };
             let fill = async |ground: &Arc<Ground>| {
                 let have = resume(ground).await?;
+                let have = delta::bring(ground, bases, Some(&origin), have).await?;
                 fill_alone(ground, Some(origin), have).await
             };
             fill_and_publish(output, ground_of, fill).await?

@@ -17,6 +17,7 @@ use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     artifact::{Artifact, Check},
+    delta::{self, Bases},
     error::PeerError,
     fetch::Ground,
     fill::{Filled, blocking, detach, fill_alone, resume},
@@ -190,7 +191,8 @@ impl Bring {
             Arc::clone(&self.counters),
             (self.node.means().clone(), vouching),
         );
-        let filled = fill(&self.node, &ground, self.origin.clone()).await?;
+        let bases = Bases::Store(Arc::clone(&self.store));
+        let filled = fill(&self.node, &ground, self.origin.clone(), bases).await?;
         let Filled { proofs, bounded_by, bound } = filled;
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));
         let (blobs, pin) = blocking(move || {
@@ -255,13 +257,17 @@ impl Bring {
     }
 }
 
-/// Brings what is missing, together with the other peers of the fleet if there is one.
+/// Brings what is missing: from older files, then together with the other peers of the fleet if there is one.
 pub(crate) async fn fill(
     node: &Arc<Node>,
     ground: &Arc<Ground>,
     origin: Option<Origin>,
+    bases: Bases,
 ) -> Result<Filled, PeerError> {
     let have = resume(ground).await?;
+    // In a fleet the origin is read by the plan alone.
+    let asked = origin.as_ref().filter(|_| !node.is_in_fleet());
+    let have = delta::bring(ground, bases, asked, have).await?;
     let is_held = have.is_full() && node.is_shared(&ground.artifact.id());
     if !node.is_in_fleet() || is_held {
         return fill_alone(ground, origin, have).await;

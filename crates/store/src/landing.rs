@@ -33,6 +33,7 @@ use crate::{
 mod consistent;
 mod direct;
 mod recheck;
+mod shared;
 mod write;
 
 /// The name of the directory of blob files within a landing.

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use modelpack::{
     manifest::Kind,
     quantity::Size,
-    reference::Reference,
+    reference::{Reference, ReferenceError},
     selection::{Selection, SelectionError},
 };
 
@@ -32,6 +32,10 @@ only for the scheduler. Without -o the local peer brings the artifact into its o
 where it serves others, and a later pull on this machine finds it.
 How a local peer reads from others, and how fast, is its own --transport and --limit.
 
+With --base, files of an older version are looked through: what is the same, under the same path
+or in a tensor of the same name, is copied instead of fetched, and proved like anything else. A
+local peer looks through the older versions in its store by itself.
+
 With --include, --exclude or --kind only a part goes to the directory. From the registry alone
 nothing else is read; a local peer brings the whole artifact, because that is what peers exchange.
 A glob is matched with the whole path: `*` stays within a directory, `**` does not.
@@ -45,6 +49,7 @@ vLLM find it by its name.
 Example:
   $ modelctl pull registry.example.org/models/minilm:v1 -o /models/minilm
   $ modelctl pull hf://org/minilm -o /models/minilm
+  $ modelctl pull registry.example.org/models/minilm:v2 -o /models/minilm-v2 --base /models/minilm
   $ modelctl pull REF -o DIR --kind config,weight --exclude 'original/**'
   $ modelctl pull REF -o DIR --scheduler http://10.0.0.1:7100 --fleet-key /etc/modelctl/fleet.key")]
 pub(crate) struct PullArgs {
@@ -72,6 +77,10 @@ pub(crate) struct PullArgs {
     #[arg(long, value_enum, default_value_t = Link::Auto, requires = "output")]
     pub(crate) link: Link,
 
+    /// Take what is the same from an older version here; may be given several times
+    #[arg(long, value_name = "DIR|oci:DIR[:TAG]", value_parser = base, requires = "output")]
+    pub(crate) base: Vec<Reference>,
+
     /// Land the bytes in this process, not in the local peer: for tmpfs and volumes in memory
     #[arg(long, requires = "output")]
     pub(crate) direct: bool,
@@ -94,6 +103,11 @@ pub(crate) struct PullArgs {
 
     #[command(flatten)]
     pub(crate) transport: TransportArgs,
+}
+
+/// A directory, however it is written, or a layout.
+fn base(text: &str) -> Result<Reference, ReferenceError> {
+    if text.starts_with("oci:") { reference(text) } else { Ok(Reference::Directory(text.into())) }
 }
 
 /// Which part of an artifact is pulled.

@@ -41,8 +41,10 @@ struct Difference {
     new: String,
     same: usize,
     files: Vec<FileDifference>,
-    /// Bytes that somebody with the old artifact would have to be sent for the new one.
+    /// Bytes that somebody with the old artifact would have to be sent for the new one, at most.
     moving_bytes: u64,
+    /// And if tensors that are at another place are the same, which only their bytes could say.
+    moving_bytes_least: u64,
     new_bytes: u64,
 }
 
@@ -58,6 +60,12 @@ struct FileDifference {
     /// For a safetensors file that changed, if both headers can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     tensors: Option<TensorDifference>,
+}
+
+impl FileDifference {
+    fn moving_least(&self) -> u64 {
+        self.tensors.as_ref().map_or(self.moving_bytes, |tensors| tensors.moving_least.min(self.moving_bytes))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -98,6 +106,7 @@ pub(crate) fn run(args: &DiffArgs, printer: &Printer) -> anyhow::Result<()> {
                 }
             }
         }
+        difference.moving_bytes_least = difference.files.iter().map(FileDifference::moving_least).sum();
         anyhow::Ok(difference)
     })?;
     let (old, new) = (args.old.to_string(), args.new.to_string());
@@ -162,6 +171,7 @@ fn compare((old, old_trees): (&Manifest, &Trees), (new, new_trees): (&Manifest, 
         new: String::new(),
         same,
         moving_bytes: files.iter().map(|file| file.moving_bytes).sum(),
+        moving_bytes_least: 0,
         new_bytes: new.layout().total_bytes(),
         files,
     }
@@ -207,7 +217,11 @@ impl fmt::Display for Difference {
             writeln!(f, "tensors of {}: {tensors}", text::one_line(&file.path))?;
         }
         let (moving, all) = (text::bytes(self.moving_bytes), text::bytes(self.new_bytes));
-        write!(f, "{} the same; {moving} of {all} would move", text::plural(self.same, "file"))
+        let least = match self.moving_bytes_least {
+            least if least < self.moving_bytes => format!("{} to ", text::bytes(least)),
+            _ => String::new(),
+        };
+        write!(f, "{} the same; {least}{moving} of {all} would move", text::plural(self.same, "file"))
     }
 }
 

@@ -113,7 +113,14 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
         }
         let Some(output) = args.output.clone() else { return store(args, access, printer).await };
         let selection = Arc::new(args.selection.selection()?);
-        let request = PullRequest { reference, access, output, landing: args.landing.into(), selection };
+        let request = PullRequest {
+            reference,
+            access,
+            output,
+            landing: args.landing.into(),
+            selection,
+            bases: args.base.clone(),
+        };
         if args.dry_run {
             let plan = peer::plan_pull(request).await?;
             return printer.result(&Plan::new(args, &plan));
@@ -204,6 +211,9 @@ pub(super) async fn bring(
         Way::Local(local) => {
             if !request.selection.is_everything() {
                 printer.warn("the local peer brings the whole artifact into its store; `--peer none` reads the selection alone");
+            }
+            if !request.bases.is_empty() {
+                printer.warn("the local peer looks for equal bytes in its own store, not in `--base`");
             }
             Ok((local.pull(request, link, watch).await?, None))
         }

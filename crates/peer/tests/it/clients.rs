@@ -29,15 +29,15 @@ use crate::{
 };
 
 /// A peer without a fleet.
-struct Alone {
-    top: tempfile::TempDir,
+pub(crate) struct Alone {
+    pub(crate) top: tempfile::TempDir,
     socket: PathBuf,
     task: JoinHandle<()>,
     end: oneshot::Sender<()>,
 }
 
 impl Alone {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let top = tempfile::tempdir().unwrap();
         let socket = top.path().join("run/peer.sock");
         let options = PeerOptions {
@@ -62,7 +62,7 @@ impl Alone {
         Self { top, socket, task, end }
     }
 
-    fn output(&self, name: &str) -> PathBuf {
+    pub(crate) fn output(&self, name: &str) -> PathBuf {
         self.top.path().join(name)
     }
 
@@ -79,18 +79,23 @@ impl Alone {
             output: self.output(output),
             landing: peer::LandingMode::Auto,
             selection: std::sync::Arc::default(),
+            bases: Vec::new(),
         };
         let local = LocalPeer::connect(&self.socket).await?;
         timeout(PATIENCE, local.pull(request, link, watch)).await.expect("the pull ends in time")
     }
 
-    async fn pull_simply(&self, reference: Reference, output: &str) -> Result<PullReport, PeerError> {
+    pub(crate) async fn pull_simply(
+        &self,
+        reference: Reference,
+        output: &str,
+    ) -> Result<PullReport, PeerError> {
         let as_nobody = (reference, Credentials::Anonymous);
         self.pull(as_nobody, output, (LinkMode::Auto, &PullWatch::new())).await
     }
 
     /// Ends it, which no client may hold up.
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.end.send(()).unwrap();
         timeout(PATIENCE, self.task).await.expect("it ends in time").unwrap();
         assert!(!self.socket.exists(), "the socket is removed");

@@ -122,6 +122,7 @@ impl Fleet {
             output: self.output(number),
             landing: peer::LandingMode::Auto,
             selection: Arc::default(),
+            bases: Vec::new(),
         };
         let socket = self.peers[number].socket.clone();
         async move {

@@ -7,6 +7,7 @@
 )]
 
 mod clients;
+mod delta;
 #[allow(dead_code, reason = "shared with the registry's tests, which use more of it")]
 #[path = "../../../registry/tests/it/fault_server.rs"]
 mod fault_server;

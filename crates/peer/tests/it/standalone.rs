@@ -248,6 +248,7 @@ async fn pull_all_but(missing: u64, reference: Reference, output: &Path) {
         output: output.to_path_buf(),
         landing: peer::LandingMode::Auto,
         selection: Arc::default(),
+        bases: Vec::new(),
     };
     let watch = PullWatch::new();
     let pulling = tokio::spawn({

@@ -144,18 +144,23 @@ pub(crate) async fn pull_by(
     reference: Reference,
     output: &Path,
 ) -> Result<PullReport, peer::PeerError> {
-    let access = Access { plain_http: true, ..Access::default() };
-    let request = PullRequest {
-        reference,
-        access,
-        output: output.to_path_buf(),
-        landing: peer::LandingMode::Auto,
-        selection: std::sync::Arc::default(),
-    };
+    let request = request(reference, output, &[]);
     let watch = PullWatch::new();
     tokio::time::timeout(PATIENCE, peer::pull(request, transports, &watch))
         .await
         .expect("the pull ends in time")
+}
+
+/// To pull into `output`, with older versions in `bases`.
+pub(crate) fn request(reference: Reference, output: &Path, bases: &[Reference]) -> PullRequest {
+    PullRequest {
+        reference,
+        access: Access { plain_http: true, ..Access::default() },
+        output: output.to_path_buf(),
+        landing: peer::LandingMode::Auto,
+        selection: std::sync::Arc::default(),
+        bases: bases.to_vec(),
+    }
 }
 
 pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {

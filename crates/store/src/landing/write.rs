@@ -104,7 +104,12 @@ impl Landing {
     }
 
     /// Forces writeback now and then from the calling thread, so that the final sync is short.
-    fn start_writeback(&self, slot: &Slot, file: &File, span: PieceSpan) -> Result<(), StoreError> {
+    pub(super) fn start_writeback(
+        &self,
+        slot: &Slot,
+        file: &File,
+        span: PieceSpan,
+    ) -> Result<(), StoreError> {
         let unsynced = slot.unsynced.fetch_add(u64::from(span.len), Ordering::Relaxed) + u64::from(span.len);
         if self.kind == FsKind::Tmpfs || unsynced < WRITEBACK_BYTES {
             return Ok(());
@@ -191,7 +196,7 @@ impl Landing {
     }
 
     /// The bytes are there: from now on the journal says so.
-    fn note(&self, record: Record) -> Result<(), StoreError> {
+    pub(super) fn note(&self, record: Record) -> Result<(), StoreError> {
         let mut state = self.state();
         state.journal.append(record)?;
         state.claims.apply(record, &self.layout);

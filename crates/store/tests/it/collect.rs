@@ -21,7 +21,7 @@ use crate::support::pattern;
 const WEIGHT_BYTES: [usize; 5] = [1_000, 2_000, 4_000, 8_000, 16_000];
 
 pub(crate) struct Model {
-    manifest: Manifest,
+    pub(crate) manifest: Manifest,
     config: Vec<u8>,
     bytes: BTreeMap<Sha256Digest, Vec<u8>>,
 }

@@ -182,3 +182,35 @@ fn preallocation_gives_every_blob_its_size() {
         landing.sync_blob(blob).unwrap();
     }
 }
+
+#[test]
+fn a_piece_that_shares_blocks_is_proved_where_it_lies() {
+    let (artifact, dir) = (Artifact::small(), tempfile::tempdir().unwrap());
+    let landing = open(&artifact, &dir.path().join("landing")).unwrap();
+    landing.preallocate().unwrap();
+    let (right, wrong) = (PieceIndex(0), PieceIndex(1));
+    let mut source = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(dir.path().join("old"))
+        .unwrap();
+    source.write_all(&vec![7; 4096]).unwrap();
+    source.write_all(artifact.piece(right)).unwrap();
+    let tree = &artifact.trees[0];
+    let share = |piece: PieceIndex, from: u64| {
+        let mut buf = vec![0; artifact.piece(piece).len()];
+        landing.share(piece, (&source, from), tree, &mut buf).unwrap()
+    };
+    assert_eq!(share(right, 4096), Some(true));
+    assert_eq!(share(right, 0), None, "what is proved is written no more");
+    assert_eq!(share(wrong, 0), Some(false));
+    assert_eq!(share(wrong, 4096 + PIECE_BYTES), None, "the source has ended");
+    assert!(landing.verified().contains(right) && !landing.verified().contains(wrong));
+    assert!(landing.prove_verified(BlobIndex(0)).is_none());
+    landing.commit(wrong, &artifact.verified(wrong)).unwrap();
+    assert!(landing.prove_verified(BlobIndex(0)).is_some());
+    let mut buf = vec![0; artifact.piece(right).len()];
+    landing.read(right, &mut buf).unwrap();
+    assert_eq!(buf, artifact.piece(right));
+}

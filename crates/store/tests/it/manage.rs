@@ -116,3 +116,24 @@ fn pruning_does_what_it_says_the_least_recently_used_first() {
     assert_eq!(store.complete_manifests().unwrap(), [third.digest()].into(), "what is pinned stays");
     third.assert_whole(&store);
 }
+
+#[test]
+fn an_older_version_stays_while_its_bytes_are_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (old, new, other) = (Model::of(&[0, 3]), Model::of(&[3, 2]), Model::of(&[1]));
+    old.pull(&store, &NoReaders).unwrap();
+    other.pull(&store, &NoReaders).unwrap();
+    let (files, pins) = store.old_files(&new.manifest).unwrap();
+    let paths: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["0.safetensors", "3.safetensors"], "of the artifact that has a path in common");
+    assert!(matches!(store.remove(&old.digest()), Err(StoreError::Busy { .. })));
+    drop(pins);
+    store.remove(&old.digest()).unwrap();
+    for mut file in files {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file.file, &mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, file.bytes, "what is open stays readable");
+    }
+    assert!(store.old_files(&new.manifest).unwrap().0.is_empty());
+}

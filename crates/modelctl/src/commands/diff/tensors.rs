@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::Context as _;
 use modelpack::{
+    delta::{Attempts, NewFile, OldFile, OldFiles, Trial},
     layout::PIECE_BYTES,
     manifest::Blob,
     piece_tree::{Anchored, PieceTree},
@@ -30,11 +31,13 @@ pub(super) struct TensorDifference {
     pub(super) changed: Vec<String>,
     /// At another place, or without trees: equal or not, which the headers do not say.
     pub(super) unknown: usize,
+    /// Bytes of the file that would move if all of those were equal.
+    pub(super) moving_least: u64,
 }
 
 impl fmt::Display for TensorDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { same, added, removed, changed, unknown } = self;
+        let Self { same, added, removed, changed, unknown, moving_least: _ } = self;
         write!(f, "{same} the same")?;
         for (names, what) in [(changed, "changed"), (added, "added"), (removed, "removed")] {
             if let Some(first) = names.first() {
@@ -53,8 +56,26 @@ pub(super) async fn compare(
 ) -> anyhow::Result<TensorDifference> {
     let before = old.0.tensors(old.1, HEADER_BYTES_MAX).await.context("the old one")?;
     let after = new.0.tensors(new.1, HEADER_BYTES_MAX).await.context("the new one")?;
+    let moving_least = moving_least((old.1, &before, old.2), (new.1, &after, new.2));
     let trees = old.2.zip(new.2).map(|(old, new)| (old.serialise(), new.serialise()));
-    Ok(judge(before, after, trees.as_ref()))
+    Ok(TensorDifference { moving_least, ..judge(before, after, trees.as_ref()) })
+}
+
+/// A file's blob, tensors and tree.
+type Known<'a> = (&'a Blob, &'a [Tensor], Option<&'a PieceTree<Anchored>>);
+
+/// The bytes that would have to be sent if tensors that are at another place were the same.
+fn moving_least((old, before, old_tree): Known<'_>, (new, after, new_tree): Known<'_>) -> u64 {
+    let file = OldFile { path: String::new(), bytes: old.size, digest: None, tensors: before.to_vec() };
+    // What is no tensor is compared in place, by the trees alone.
+    let wanted = NewFile { paths: &[], bytes: new.size, digest: new.digest, tensors: Some(after) };
+    let may_be_same = |trial: &Trial| match old_tree.zip(new_tree) {
+        Some((old, new)) if trial.lies_in_place().is_some() => new.shares(old, trial.piece),
+        _ => true,
+    };
+    let attempts = Attempts::new(&OldFiles::new(vec![file]), &wanted, may_be_same);
+    let here = attempts.all().iter().flat_map(|trial| &trial.parts).map(|part| part.bytes).sum::<u64>();
+    new.size.saturating_sub(here)
 }
 
 fn judge(old: Vec<Tensor>, new: Vec<Tensor>, trees: Option<&(Vec<u8>, Vec<u8>)>) -> TensorDifference {
