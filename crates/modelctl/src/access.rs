@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::reference::{Reference, RegistryReference};
 use peer::{LocalPeer, Upstream};
-use registry::{Access, Certificates, CredentialFiles, Credentials, HubAccess, Repository};
+use registry::{
+    Access, Certificates, CredentialFiles, Credentials, HubAccess, Mirror, MirrorAt, Repository,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -40,6 +42,26 @@ pub(crate) fn anonymous(args: &RegistryArgs, registry: &str) -> anyhow::Result<A
         client_pem = Some([read(certificate)?, b"\n".to_vec(), read(key)?].concat());
     }
     Ok(Access { plain_http: false, ca_pem, client_pem, ..Access::default() })
+}
+
+/// How to reach the registry of a reference, and its mirrors, to read from it.
+pub(crate) fn reading(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Access> {
+    let access = access(args, reference)?;
+    let mirror = |at: MirrorAt| {
+        // What was said of the registry is not said of its mirrors.
+        let own =
+            RegistryArgs { plain_http: at.is_insecure, client_cert: None, client_key: None, ..args.clone() };
+        // Nobody is told a password over a line that everybody reads.
+        let credentials = if at.is_insecure {
+            Credentials::Anonymous
+        } else {
+            credential_files(args).find(&at.registry, &at.repository)?
+        };
+        let access = Access { credentials, ..anonymous(&own, &at.registry)? };
+        Ok(Mirror { registry: at.registry, repository: at.repository, serves: at.serves, access })
+    };
+    let mirrors = registry::mirrors_of(reference)?.into_iter().map(mirror);
+    Ok(Access { mirrors: mirrors.collect::<anyhow::Result<_>>()?, ..access })
 }
 
 /// How to reach the registry of a reference.
@@ -80,7 +102,7 @@ pub(crate) fn upstreams(args: &MirrorArgs) -> anyhow::Result<Vec<Upstream>> {
 /// How to reach the origin of a reference: what lies in no registry needs nothing.
 pub(crate) fn for_reference(args: &RegistryArgs, reference: &Reference) -> anyhow::Result<Access> {
     match reference {
-        Reference::Registry(at) => access(args, at),
+        Reference::Registry(at) => reading(args, at),
         Reference::Hub(_) => hub(args),
         Reference::Layout(_) | Reference::Directory(_) | Reference::Fleet(_) => Ok(Access::default()),
     }
@@ -98,8 +120,13 @@ pub(crate) fn credential_files(args: &RegistryArgs) -> CredentialFiles {
     CredentialFiles { named: args.authfile.clone() }
 }
 
-/// Opens the repository of a reference.
+/// Opens the repository of a reference, to read from it or a mirror of it.
 pub(crate) fn repository(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Repository> {
+    Ok(Repository::open(reference, reading(args, reference)?)?)
+}
+
+/// Opens the repository of a reference, to write to it: no mirror is asked for anything.
+pub(crate) fn destination(args: &RegistryArgs, reference: &RegistryReference) -> anyhow::Result<Repository> {
     Ok(Repository::open(reference, access(args, reference)?)?)
 }
 

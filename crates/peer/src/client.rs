@@ -16,7 +16,7 @@ use modelpack::{
     manifest::{Blob, Manifest},
     reference::Reference,
 };
-use registry::Access;
+use registry::{Access, Mirror, MirrorBytes, Serves};
 use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published, StoreError};
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
@@ -125,10 +125,8 @@ impl LocalPeer {
 
     /// Says what is wanted; gives what that is.
     async fn ask(&mut self, reference: &Reference, access: Access) -> Result<Manifest, PeerError> {
-        let Access { plain_http, ca_pem, client_pem, credentials, hub } = access;
+        let Access { plain_http, ca_pem, client_pem, credentials, hub, mirrors } = access;
         let (username, password) = credentials.into_pair();
-        // They were read as PEM text; anything else the registry client would have refused.
-        let text = |pem: Option<Vec<u8>>| String::from_utf8_lossy(&pem.unwrap_or_default()).into_owned();
         let pull = Pull {
             reference: reference.to_string(),
             plain_http,
@@ -138,6 +136,7 @@ impl LocalPeer {
             client_certificate_pem: text(client_pem),
             hub_endpoint: hub.endpoint,
             hub_token: hub.token.unwrap_or_default(),
+            mirrors: mirrors.into_iter().map(told_mirror).collect(),
         };
         let sent = self.stream.send(&said(Said::Pull(pull))).await;
         sent.map_err(|source| self.failed(source))?;
@@ -259,6 +258,33 @@ fn remote(failure: Failure) -> PeerError {
     }
 }
 
+fn told_mirror(mirror: Mirror) -> wire::local::Mirror {
+    let Mirror { registry, repository, serves, access } = mirror;
+    let Access { plain_http, ca_pem, client_pem, credentials, mirrors: _ } = access;
+    let (username, password) = credentials.into_pair();
+    wire::local::Mirror {
+        registry,
+        repository,
+        plain_http,
+        username,
+        password,
+        ca_certificates_pem: text(ca_pem),
+        client_certificate_pem: text(client_pem),
+        only_digests: serves == Serves::Digests,
+        only_tags: serves == Serves::Tags,
+    }
+}
+
+/// They were read as PEM text; anything else the registry client would have refused.
+fn text(pem: Option<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&pem.unwrap_or_default()).into_owned()
+}
+
+fn mirrored(told: &wire::local::Mirrored) -> MirrorBytes {
+    // It travels as it is said there.
+    MirrorBytes { registry: told.registry.clone(), bytes: told.bytes }
+}
+
 /// `published` is none where nothing but the peer's store has it.
 fn report(manifest: &Manifest, start: Instant, done: &Done, published: Option<Published>) -> PullReport {
     let totals = done.totals.map(Progress::from).unwrap_or_default();
@@ -269,6 +295,7 @@ fn report(manifest: &Manifest, start: Instant, done: &Done, published: Option<Pu
         selection: published.as_ref().and_then(|published| published.record.selection.clone()),
         bytes: manifest.layout().total_bytes(),
         origin_bytes: totals.origin,
+        mirrors: done.mirrored.iter().map(mirrored).collect(),
         peer_bytes: totals.peer,
         local_bytes: totals.local,
         tcp_bytes: done.tcp_bytes,

@@ -14,7 +14,7 @@ use std::{
 use identity::Security;
 use modelpack::{digest::Sha256Digest, reference::Reference};
 use planner::ArtifactId;
-use registry::{Access, Credentials, HubAccess};
+use registry::{Access, Credentials, HubAccess, Mirror, Serves};
 use store::Store;
 use tokio::{
     net::UnixListener,
@@ -25,8 +25,8 @@ use tokio::{
 use wire::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     local::{
-        Accepted, Blobs, ClientFrame, DaemonFrame, Done, FDS_MAX, Failure, Hello, LocalStream, Pull,
-        client_frame::Kind as Said, daemon_frame::Kind as Told,
+        Accepted, Blobs, ClientFrame, DaemonFrame, Done, FDS_MAX, Failure, Hello, LocalStream, Mirrored,
+        Pull, client_frame::Kind as Said, daemon_frame::Kind as Told,
     },
 };
 
@@ -326,21 +326,42 @@ async fn tell_with(stream: &mut LocalStream, kind: Told, fds: &[BorrowedFd<'_>])
 
 /// How the client's registry is reached. The request is used up: nothing of it is kept.
 fn access_of(pull: Pull) -> Access {
-    let Pull { plain_http, username, password, ca_certificates_pem, client_certificate_pem, .. } = pull;
+    let Pull { plain_http, username, password, ca_certificates_pem, client_certificate_pem, mirrors, .. } =
+        pull;
     let hub = HubAccess::default();
     let hub = HubAccess {
         endpoint: Some(pull.hub_endpoint).filter(|url| !url.is_empty()).unwrap_or(hub.endpoint),
         token: Some(pull.hub_token).filter(|token| !token.is_empty()),
         ..hub
     };
-    let pem = |text: String| Some(text.into_bytes()).filter(|pem| !pem.is_empty());
     Access {
         plain_http,
         ca_pem: pem(ca_certificates_pem),
         client_pem: pem(client_certificate_pem),
         credentials: Credentials::from_pair(username, password),
         hub,
+        mirrors: mirrors.into_iter().map(mirror_of).collect(),
     }
+}
+
+fn mirror_of(told: wire::local::Mirror) -> Mirror {
+    let serves = match (told.only_digests, told.only_tags) {
+        (true, _) => Serves::Digests,
+        (false, true) => Serves::Tags,
+        (false, false) => Serves::All,
+    };
+    let access = Access {
+        plain_http: told.plain_http,
+        ca_pem: pem(told.ca_certificates_pem),
+        client_pem: pem(told.client_certificate_pem),
+        credentials: Credentials::from_pair(told.username, told.password),
+        mirrors: Vec::new(),
+    };
+    Mirror { registry: told.registry, repository: told.repository, serves, access }
+}
+
+fn pem(text: String) -> Option<Vec<u8>> {
+    Some(text.into_bytes()).filter(|pem| !pem.is_empty())
 }
 
 fn done(transfer: &Transfer, brought: &Brought) -> Done {
@@ -358,6 +379,11 @@ fn done(transfer: &Transfer, brought: &Brought) -> Done {
         direct_bytes: transfer.counters.direct_bytes(),
         staged_bytes: transfer.counters.staged_bytes(),
         bound_seconds: brought.bound.map_or(0.0, |time| time.as_secs_f64()),
+        mirrored: transfer
+            .mirror_bytes()
+            .into_iter()
+            .map(|from| Mirrored { registry: from.registry, bytes: from.bytes })
+            .collect(),
         blamed: transfer.counters.blames.all().into_iter().map(Into::into).collect(),
         bounded_by: brought.bounded_by.map_or("", Stage::name).to_owned(),
     }

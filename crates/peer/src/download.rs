@@ -434,7 +434,7 @@ impl<H: Herald> Download<H> {
     }
 
     fn checked(&mut self, checked: PieceChecked) -> Result<(), PeerError> {
-        let PieceChecked { read, piece, result } = checked;
+        let PieceChecked { read, piece, result, is_mirrored } = checked;
         let result = result?;
         self.stages.checked(result.hashing, result.writing);
         let is_news = result.outcome == PieceOutcome::Good && !self.swarm.have().contains(piece);
@@ -443,7 +443,10 @@ impl<H: Herald> Download<H> {
             counters.note_first_piece(self.epoch.elapsed());
             counters.done(self.ground.artifact.layout().piece_bytes(piece));
         }
-        self.inputs.push_back(Input::Piece { read, piece, outcome: result.outcome });
+        // The origin is not wrong if a mirror is, which is asked no more: when the read ends, the piece is still wanted.
+        if !is_mirrored {
+            self.inputs.push_back(Input::Piece { read, piece, outcome: result.outcome });
+        }
         if let Some(open) = self.reads.get_mut(&read) {
             open.checked += 1;
         }

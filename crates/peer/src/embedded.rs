@@ -96,6 +96,7 @@ pub async fn pull_in_fleet(
             return Ok((report, Lingering(None)));
         }
     };
+    let asked = origin.clone();
     let trust = (means, node.vouching(&artifact));
     let ground_of = |landing| {
         let threads = node.threads();
@@ -104,6 +105,7 @@ pub async fn pull_in_fleet(
     let fill = async |ground: &Arc<Ground>| transfer::fill(&node, ground, origin, bases).await;
     let done = pull::fill_and_publish(output, ground_of, fill).await?;
     let mut report = pull::report(&artifact, &counters, start, done);
+    report.mirrors = asked.map(|origin| origin.mirror_bytes()).unwrap_or_default();
     if node.is_without_scheduler() {
         // It weighs more than the transport of what came before.
         report.fallback_reason = Some("the scheduler is not reachable".to_owned());

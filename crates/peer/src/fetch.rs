@@ -16,6 +16,7 @@ use modelpack::{
     layout::{PieceIndex, Run},
     piece_map::PieceMap,
 };
+use registry::Served;
 use store::{Landing, StoreError};
 use swarm::{PieceOutcome, ReadId, ReadOutcome};
 use tokio::sync::{mpsc, oneshot};
@@ -58,6 +59,8 @@ pub(crate) struct PieceChecked {
     pub(crate) read: ReadId,
     pub(crate) piece: PieceIndex,
     pub(crate) result: Result<Checked, StoreError>,
+    /// Whether it came from a mirror of the origin: then the origin is not wrong if the piece is.
+    pub(crate) is_mirrored: bool,
 }
 
 impl Ground {
@@ -134,7 +137,7 @@ impl Ground {
             }
             // The buffer is free before the driver can ask for one.
             drop(right);
-            report(PieceChecked { read, piece, result });
+            report(PieceChecked { read, piece, result, is_mirrored: false });
         };
         match place {
             Place::Buffer => self.sinks.stage(piece, Box::new(check)),
@@ -238,7 +241,7 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
                 if current.left > 0 {
                     filling = Some(current);
                 } else if let Some(buffer) = current.buffer {
-                    self.send_on(current.piece, buffer);
+                    self.send_on(current.piece, buffer, stream.served());
                     progress.sent += 1;
                 }
             }
@@ -269,10 +272,12 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
         Filling { piece, left: len as usize, buffer }
     }
 
-    fn send_on(&self, piece: PieceIndex, space: Space) {
+    fn send_on(&self, piece: PieceIndex, space: Space, served: Option<Served>) {
         let events = self.events.clone();
         let bytes = Piece { bytes: space.lease.filled(), right: space.right };
-        self.ground.land((self.read, piece), bytes, Provenance::Origin, move |checked| {
+        self.ground.land((self.read, piece), bytes, Provenance::Origin, move |mut checked| {
+            let is_bad = checked.result.as_ref().is_ok_and(|checked| checked.outcome == PieceOutcome::Bad);
+            checked.is_mirrored = is_bad && served.is_some_and(|served| served.was_wrong());
             // A driver that is gone needs no answer.
             let _ = events.send(checked.into());
         });

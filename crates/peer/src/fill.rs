@@ -122,6 +122,9 @@ pub(crate) async fn fill_alone(
                     return Err(wrong_bytes(ground, blobs[0], error));
                 }
                 tracing::warn!(%error, files = blobs.len(), "not what the digest says: fetched again");
+                if let Some(origin) = &origin {
+                    origin.distrust_mirrors();
+                }
                 round += 1;
             }
         }

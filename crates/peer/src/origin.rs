@@ -16,7 +16,7 @@ use modelpack::{
     piece_trees::{ARTIFACT_TYPE, TreeLayer, TreesManifest},
     reference::Reference,
 };
-use registry::{Access, BlobStream, FileBytes, Repository, Snapshot};
+use registry::{Access, BlobStream, FileBytes, MirrorBytes, Repository, Served, Snapshot};
 use store::{LayoutReader, StoreError};
 
 use crate::{
@@ -222,6 +222,21 @@ impl Origin {
         Ok(raw)
     }
 
+    /// What came from mirrors of it.
+    pub(crate) fn mirror_bytes(&self) -> Vec<MirrorBytes> {
+        match self {
+            Self::Registry(repository) => repository.mirror_bytes(),
+            Self::Layout(_) => Vec::new(),
+        }
+    }
+
+    /// A blob that was read as a whole is wrong: whichever mirror had a part in it is not asked again.
+    pub(crate) fn distrust_mirrors(&self) {
+        if let Self::Registry(repository) = self {
+            repository.distrust_mirrors();
+        }
+    }
+
     /// Begins to read `range` of a blob.
     pub(crate) async fn read(
         &self,
@@ -299,6 +314,14 @@ impl OriginStream {
     /// Whether the bytes come over a network.
     pub(crate) fn is_remote(&self) -> bool {
         !matches!(self, Self::Layout { .. })
+    }
+
+    /// Which mirror serves it, if one does.
+    pub(crate) fn served(&self) -> Option<Served> {
+        match self {
+            Self::Registry { stream, .. } => Some(stream.served()),
+            Self::Layout { .. } | Self::Hub { .. } => None,
+        }
     }
 
     /// Whether the origin sends the whole blob because it serves no ranges.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use modelpack::{digest::Sha256Digest, manifest::Manifest, reference::Reference, selection::Selection};
-use registry::Access;
+use registry::{Access, MirrorBytes};
 use store::{
     CompleteRecord, Contents, Landing, OpenedOutput, Output, OutputDir, Published, StoreError, free_bytes,
 };
@@ -61,6 +61,8 @@ pub struct PullReport {
     pub bytes: u64,
     /// Bytes of blobs read from the origin, what was discarded included.
     pub origin_bytes: u64,
+    /// Of these: what came from mirrors of the origin.
+    pub mirrors: Vec<MirrorBytes>,
     /// Bytes of blobs read from other peers.
     pub peer_bytes: u64,
     /// Bytes of blobs that were on this machine.
@@ -178,6 +180,7 @@ pub async fn pull(
     let bases = delta::open_bases(&request.bases).await?;
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::default());
     watch.count(&counters);
+    let asked = origin.clone();
     let done = match open_output(&request, contents).await? {
         OpenedOutput::Complete(record) => {
             counters.was_here(artifact.layout().total_bytes());
@@ -199,7 +202,8 @@ pub async fn pull(
             fill_and_publish(output, ground_of, fill).await?
         }
     };
-    Ok(report(&artifact, &counters, start, done))
+    let report = report(&artifact, &counters, start, done);
+    Ok(PullReport { mirrors: asked.mirror_bytes(), ..report })
 }
 
 /// What filled and published a directory.
@@ -247,6 +251,7 @@ pub(crate) fn report(artifact: &Artifact, counters: &Counters, start: Instant, d
         selection: done.published.record.selection.clone(),
         bytes: total,
         origin_bytes: origin,
+        mirrors: Vec::new(),
         peer_bytes: peer,
         local_bytes: local,
         tcp_bytes: counters.tcp_bytes(),

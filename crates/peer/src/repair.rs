@@ -66,6 +66,9 @@ impl Together<'_> {
             let next = wrong.iter().map(|(_, kept)| kept.voucher.round).min().unwrap_or(0).saturating_add(1);
             let next = next.max(vouching.round() + 1);
             tracing::warn!(%error, files = blobs.len(), round = next, "pieces do not add up to the digest");
+            if let Some(origin) = &self.origin {
+                origin.distrust_mirrors();
+            }
             have = forget(self.ground, &blobs)?;
             suspects.extend(wrong);
             if is_own && vouching.round() > 0 {

@@ -54,6 +54,7 @@ type Ended = Option<Result<Arc<Brought>, Arc<PeerError>>>;
 pub(crate) struct Transfer {
     pub(crate) artifact: Arc<Artifact>,
     pub(crate) counters: Arc<Counters>,
+    origin: Option<Origin>,
     ended: watch::Receiver<Ended>,
     /// Where it lands, once that is open. Not held: whoever begins anew after it has to find the landing free.
     landing: Arc<OnceLock<Weak<Landing>>>,
@@ -87,7 +88,7 @@ impl Transfer {
             node: Arc::clone(node),
             store: Arc::clone(store),
             artifact: Arc::clone(&artifact),
-            origin,
+            origin: origin.clone(),
             counters: Arc::clone(&counters),
             mode,
         };
@@ -97,7 +98,12 @@ impl Transfer {
             running.end(&result);
             sender.send_replace(Some(result.map(Arc::new).map_err(Arc::new)));
         });
-        Arc::new(Self { artifact, counters, ended, landing, task: task.abort_handle() })
+        Arc::new(Self { artifact, counters, origin, ended, landing, task: task.abort_handle() })
+    }
+
+    /// What came from mirrors of the origin.
+    pub(crate) fn mirror_bytes(&self) -> Vec<registry::MirrorBytes> {
+        self.origin.as_ref().map(Origin::mirror_bytes).unwrap_or_default()
     }
 
     /// Whether it has failed, so that a new one has to be started.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::hub::HubAccess;
+use crate::{hub::HubAccess, mirrors::Mirror};
 
 /// How to reach a registry.
 #[derive(Clone, Default)]
@@ -20,6 +20,8 @@ pub struct Access {
     pub credentials: Credentials,
     /// How a hub is reached, for models that come from one.
     pub hub: HubAccess,
+    /// Where else it is looked for what is read, first.
+    pub mirrors: Vec<Mirror>,
 }
 
 /// Who asks.

@@ -3,7 +3,7 @@
 //! Owns: asking for a range and holding the answer to it byte for byte. Does not own: proving the bytes, or asking
 //! again for what a broken stream did not deliver.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use modelpack::digest::Sha256Digest;
@@ -12,7 +12,13 @@ use reqwest::{
     header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE},
 };
 
-use crate::{answer::Answer, error::RegistryError, repository::Repository};
+use crate::{
+    answer::Answer,
+    channel::Channel,
+    error::RegistryError,
+    mirrors::{Name, Served, Site},
+    repository::Repository,
+};
 
 /// The bytes of one range of a blob, or of the whole blob where the server serves no ranges.
 #[derive(Debug)]
@@ -23,6 +29,10 @@ pub struct BlobStream {
     is_whole: bool,
     left: u64,
     position: u64,
+    /// The mirror it comes from, if it comes from one.
+    site: Option<Arc<Site>>,
+    /// Since when somebody waits for more.
+    waiting: Option<Instant>,
 }
 
 impl Repository {
@@ -41,37 +51,44 @@ impl Repository {
         if range.is_empty() {
             return Ok(BlobStream::empty(range.start));
         }
+        let name = digest.to_string();
+        for site in self.mirrors.asked(Name::Digest(&name)) {
+            let answer = Box::pin(read_once(&site.channel, digest, blob_bytes, &range));
+            if let Some(stream) = site.answer(Name::Digest(&name), answer).await {
+                return Ok(stream.of(site));
+            }
+        }
         let mut attempts = self.channel.patience().attempts();
         loop {
-            match self.read_once(digest, blob_bytes, &range).await {
+            match read_once(&self.channel, digest, blob_bytes, &range).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => attempts.pause_or_fail(error).await?,
             }
         }
     }
+}
 
-    async fn read_once(
-        &self,
-        digest: &Sha256Digest,
-        blob_bytes: u64,
-        range: &Range<u64>,
-    ) -> Result<BlobStream, RegistryError> {
-        let operation = format!("read bytes {} to {} of blob `{digest}`", range.start, range.end);
-        let mut ask = self.channel.ask(Method::GET, &["blobs", &digest.to_string()], operation);
-        let header = HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1));
-        ask.headers.insert(RANGE, header.expect("numbers and signs make a header"));
-        let answer = self.channel.send_for_blob(ask, digest).await?;
-        let stream = BlobStream::check(answer, blob_bytes, range);
-        if stream.is_err() {
-            self.channel.forget_location(digest);
-        }
-        stream
+async fn read_once(
+    channel: &Channel,
+    digest: &Sha256Digest,
+    blob_bytes: u64,
+    range: &Range<u64>,
+) -> Result<BlobStream, RegistryError> {
+    let operation = format!("read bytes {} to {} of blob `{digest}`", range.start, range.end);
+    let mut ask = channel.ask(Method::GET, &["blobs", &digest.to_string()], operation);
+    let header = HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1));
+    ask.headers.insert(RANGE, header.expect("numbers and signs make a header"));
+    let answer = channel.send_for_blob(ask, digest).await?;
+    let stream = BlobStream::check(answer, blob_bytes, range);
+    if stream.is_err() {
+        channel.forget_location(digest);
     }
+    stream
 }
 
 impl BlobStream {
     pub(crate) fn empty(start: u64) -> Self {
-        Self { answer: None, start, is_whole: false, left: 0, position: start }
+        Self::new(None, (start, false, 0))
     }
 
     pub(crate) fn check(answer: Answer, blob_bytes: u64, range: &Range<u64>) -> Result<Self, RegistryError> {
@@ -93,7 +110,21 @@ impl BlobStream {
         if stated.is_some_and(|stated| stated.parse() != Ok(bytes)) {
             return Err(answer.problem(format!("the answer is not {bytes} bytes long")));
         }
-        Ok(Self { answer: Some(answer), start, is_whole, left: bytes, position: start })
+        Ok(Self::new(Some(answer), (start, is_whole, bytes)))
+    }
+
+    fn new(answer: Option<Answer>, (start, is_whole, left): (u64, bool, u64)) -> Self {
+        Self { answer, start, is_whole, left, position: start, site: None, waiting: None }
+    }
+
+    fn of(mut self, site: Arc<Site>) -> Self {
+        self.site = Some(site);
+        self
+    }
+
+    /// Who serves it.
+    pub fn served(&self) -> Served {
+        Served::by(self.site.clone())
     }
 
     /// The offset in the blob of the first byte that [`Self::next`] yields: the range's start, or 0 if the server
@@ -117,6 +148,19 @@ impl BlobStream {
     /// # Errors
     /// The body broke, is too short or too long. What was yielded before is as good as ever.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        self.waiting = Some(Instant::now());
+        let next = self.next_bytes().await;
+        self.waiting = None;
+        if let Some(site) = &self.site {
+            match &next {
+                Ok(bytes) => site.came(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+                Err(error) => site.failed(None, error),
+            }
+        }
+        next
+    }
+
+    async fn next_bytes(&mut self) -> Result<Option<Bytes>, RegistryError> {
         let Some(answer) = &mut self.answer else { return Ok(None) };
         loop {
             match answer.chunk().await? {
@@ -137,6 +181,15 @@ impl BlobStream {
                     return Ok(None);
                 }
             }
+        }
+    }
+}
+
+impl Drop for BlobStream {
+    /// Whoever stops waiting because nothing comes has learned something of the mirror.
+    fn drop(&mut self) {
+        if let Some((site, since)) = self.site.as_ref().zip(self.waiting) {
+            site.was_silent(since);
         }
     }
 }

@@ -150,6 +150,15 @@ pub enum RegistryError {
     /// A model of a hub cannot be had.
     #[error(transparent)]
     Hub(#[from] HubFailure),
+    /// The file that says which registries have mirrors cannot be used.
+    #[error("cannot use the settings of `{}`", path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The local file could not be read while it was sent.
     #[error("cannot read the bytes to send for `{digest}`")]
     File {
@@ -198,6 +207,7 @@ impl RegistryError {
             | Self::Redirect { .. }
             | Self::Occupied { .. }
             | Self::Credentials { .. }
+            | Self::Settings { .. }
             | Self::File { .. } => Class::Fatal,
         }
     }
@@ -228,6 +238,9 @@ impl RegistryError {
                 "install the system's certificates (`ca-certificates`), or check the files of `--ca-cert`, `--client-cert` and `--client-key`"
             }
             Self::Hub(failure) => return failure.hint(),
+            Self::Settings { .. } => {
+                "`containers-registries.conf(5)` says what may stand in it; CONTAINERS_REGISTRIES_CONF names another"
+            }
             Self::Digest { .. } => "the registry's copy is damaged; push it again or use another registry",
             _ => return None,
         };

@@ -293,7 +293,7 @@ impl Repository {
         if !self.channel.shares_registry(&from.channel) {
             return self.clone();
         }
-        Self { channel: Arc::new(self.channel.also_reading(from.channel.repository())) }
+        Self { channel: Arc::new(self.channel.also_reading(from.channel.repository())), ..self.clone() }
     }
 }
 

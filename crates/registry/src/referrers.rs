@@ -3,6 +3,8 @@
 //! Owns: the referrers endpoint and, where a registry has none, the tag that stands in for it (OCI distribution
 //! specification 1.1.1, "Referrers tag schema"). Does not own: what referrers hold.
 
+use std::sync::Arc;
+
 use modelpack::{
     digest::Sha256Digest,
     manifest::{MANIFEST_BYTES_MAX, MEDIA_TYPE},
@@ -19,6 +21,7 @@ use crate::{
     address::host_of,
     answer::Answer,
     error::{Class, Exchange, RegistryError},
+    mirrors::{Mirrors, Name},
     repository::Repository,
 };
 
@@ -58,6 +61,24 @@ pub struct Referrer {
 impl Repository {
     /// The manifests of this type that state `subject` as theirs, in the registry's order.
     pub async fn referrers(
+        &self,
+        subject: &Sha256Digest,
+        artifact_type: &str,
+    ) -> Result<Vec<Sha256Digest>, RegistryError> {
+        let name = subject.to_string();
+        let name = Name::Digest(&name);
+        for site in self.mirrors.asked(name) {
+            let mirror = Self { channel: Arc::clone(&site.channel), mirrors: Mirrors::default() };
+            // Many mirrors have no referrers: only what one lists counts.
+            match site.answer(name, Box::pin(mirror.referrers_here(subject, artifact_type))).await {
+                Some(found) if !found.is_empty() => return Ok(found),
+                _ => {}
+            }
+        }
+        self.referrers_here(subject, artifact_type).await
+    }
+
+    async fn referrers_here(
         &self,
         subject: &Sha256Digest,
         artifact_type: &str,

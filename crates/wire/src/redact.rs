@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     control::{RdmaProbe, TcpEndpoint, WindowGrant},
-    local::Pull,
+    local::{Mirror, Pull},
 };
 
 impl fmt::Debug for TcpEndpoint {
@@ -29,6 +29,12 @@ impl fmt::Debug for WindowGrant {
             .field("index", &self.index)
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror").field("registry", &self.registry).finish_non_exhaustive()
     }
 }
 

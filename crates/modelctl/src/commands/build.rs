@@ -138,7 +138,7 @@ fn open_repository(args: &BuildArgs, at: &RegistryReference) -> anyhow::Result<R
     if at.digest.is_some() {
         return Err(digest_stated(&Reference::Registry(at.clone())));
     }
-    access::repository(&args.registry, at)
+    access::destination(&args.registry, at)
 }
 
 fn digest_stated(reference: &Reference) -> anyhow::Error {

@@ -10,7 +10,7 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use modelpack::reference::Reference;
 use peer::{Blamed, Lingering, PullPlan, PullReport, PullRequest, PullWatch};
-use registry::Access;
+use registry::{Access, MirrorBytes};
 use serde::Serialize;
 use store::LinkMode;
 
@@ -37,6 +37,8 @@ struct Report {
     files: usize,
     bytes: u64,
     origin_bytes: u64,
+    /// Of these: what mirrors of the origin gave.
+    mirrors: Vec<FromMirror>,
     peer_bytes: u64,
     local_bytes: u64,
     seconds: f64,
@@ -52,6 +54,13 @@ struct Report {
     blamed: Vec<Blame>,
     verified: bool,
     output: Option<String>,
+}
+
+/// What came from a mirror.
+#[derive(Debug, Serialize)]
+struct FromMirror {
+    registry: String,
+    bytes: u64,
 }
 
 /// A peer that was found out.
@@ -273,6 +282,7 @@ async fn show(watch: &PullWatch, printer: &Printer) -> anyhow::Result<std::conve
 impl Report {
     fn new(reference: &Reference, pull: PullReport) -> Self {
         let ratio = pull.bound.map(|bound| pull.elapsed.as_secs_f64() / bound.as_secs_f64());
+        let mirror = |from: &MirrorBytes| FromMirror { registry: from.registry.clone(), bytes: from.bytes };
         let moved = pull.origin_bytes + pull.peer_bytes > 0;
         Self {
             reference: reference.to_string(),
@@ -281,6 +291,7 @@ impl Report {
             files: pull.files,
             bytes: pull.bytes,
             origin_bytes: pull.origin_bytes,
+            mirrors: pull.mirrors.iter().map(mirror).collect(),
             peer_bytes: pull.peer_bytes,
             local_bytes: pull.local_bytes,
             seconds: pull.elapsed.as_secs_f64(),
@@ -316,6 +327,16 @@ impl fmt::Display for Report {
             named.map(|(name, bytes)| format!("{} from {name}", text::bytes(*bytes))).collect();
         if !sources.is_empty() {
             say("sources", sources.join(", "));
+        }
+        for FromMirror { registry, bytes } in &self.mirrors {
+            say(
+                "",
+                format!(
+                    "of the origin's, {} from its mirror {}",
+                    text::bytes(*bytes),
+                    text::one_line(registry)
+                ),
+            );
         }
         let BytesByTransport { tcp, rdma } = self.bytes_by_transport;
         if rdma > 0 {

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &PushArgs, printer: &Printer) -> anyhow::Result<()> {
     };
     let artifact = load(&layout, &digest).with_context(|| format!("cannot read `{from}`"))?;
     check_digest(&from.to_string(), &digest, to)?;
-    let repository = access::repository(&args.registry, to)?;
+    let repository = access::destination(&args.registry, to)?;
     let progress = printer.progress("pushing", artifact.manifest.layout().total_bytes());
     let open = |blob: &modelpack::manifest::Blob| Ok(layout.blob(&blob.digest, blob.size)?);
     let push = artifact.push(&repository, to.tag.as_deref(), open, &progress);

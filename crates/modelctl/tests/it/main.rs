@@ -30,6 +30,7 @@ mod interrupted;
 mod leaving;
 mod mirror;
 mod mirror_guides;
+mod mirrors;
 mod plan;
 mod pull;
 mod reading;

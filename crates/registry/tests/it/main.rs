@@ -13,6 +13,7 @@ mod auth;
 mod copy;
 mod hub;
 mod manifests;
+mod mirrors;
 mod push;
 mod reads;
 mod real;

@@ -16,6 +16,7 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
         // Passwords and keys must not reach a log by way of `{:?}`.
         .skip_debug([
             "modelcast.local.v1.Pull",
+            "modelcast.local.v1.Mirror",
             "modelcast.v1.TcpEndpoint",
             "modelcast.v1.RdmaProbe",
             "modelcast.v1.WindowGrant",

@@ -66,7 +66,7 @@ pub(super) fn run(
     let mut source_args = args.registry.clone();
     source_args.plain_http |= args.from_plain_http;
     let source = access::repository(&source_args, from)?;
-    let destination = access::repository(&args.registry, to)?.taking_from(&source);
+    let destination = access::destination(&args.registry, to)?.taking_from(&source);
     let published = access::runtime()?.block_on(async {
         let raw = source.resolve(from.tag.as_deref(), from.digest.as_ref()).await;
         let raw = raw.with_context(|| format!("cannot read `{from}`"))?;
