@@ -22,7 +22,7 @@ use crate::{
     layout::PIECE_BYTES,
     manifest::{
         BLAKE3_ANNOTATION, Kind, LAYERS_MAX, MANIFEST_BYTES_MAX, MEDIA_TYPE, METADATA_ANNOTATION, Manifest,
-        ManifestError, PATH_ANNOTATION, TITLE_ANNOTATION,
+        ManifestError, Modified, PATH_ANNOTATION, TITLE_ANNOTATION, UNIX_SECONDS_MAX,
     },
     modelfile::Facts,
     path::{self, PathError},
@@ -38,9 +38,6 @@ const MODELFILE_ANNOTATION: &str = "org.cncf.modctl.modelfile";
 
 /// Bytes of a manifest besides its layers, generously.
 const FRAME_BYTES: u64 = 1024;
-
-/// 9999-12-31T23:59:59Z: the last time that RFC 3339 can write.
-const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
 
 /// A file that was hashed.
 #[derive(Clone, Debug)]
@@ -62,6 +59,15 @@ pub struct SourceFile {
     pub safetensors: Option<safetensors::Summary>,
 }
 
+/// What is kept of a file besides its bytes. Never whose it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its permissions.
+    pub mode: u32,
+    /// When it was last modified; none for 1970 or before.
+    pub modified: Option<Modified>,
+}
+
 /// What is said of the model besides its files.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -73,6 +79,9 @@ pub struct Options {
     pub kinds: BTreeMap<String, Kind>,
     /// The Modelfile, to be kept with the artifact.
     pub modelfile: Option<String>,
+    /// The permissions and times of files, by path, where they are to be kept; of others only whether somebody may execute
+    /// them is.
+    pub kept: BTreeMap<String, Kept>,
     /// Which names are written.
     pub dialect: Dialect,
     /// The time of everything, in seconds since 1970: `SOURCE_DATE_EPOCH`, or 0.
@@ -258,13 +267,15 @@ struct FileMetadata<'a> {
 
 fn layer(file: &SourceFile, options: &Options, mtime: &str) -> NewDescriptor {
     let (kind, dialect) = (options.kind(&file.path), options.dialect);
+    let kept = options.kept.get(&file.path);
+    let modified = kept.and_then(|kept| kept.modified).map(Modified::to_rfc3339);
     let metadata = FileMetadata {
         name: file.path.rsplit('/').next().unwrap_or(&file.path),
-        mode: if file.is_executable { 0o755 } else { 0o644 },
+        mode: kept.map_or(if file.is_executable { 0o755 } else { 0o644 }, |kept| kept.mode & 0o777),
         uid: 0,
         gid: 0,
         size: file.size,
-        mtime,
+        mtime: modified.as_deref().unwrap_or(mtime),
         typeflag: 0,
     };
     let metadata = serde_json::to_string(&metadata).expect("a plain struct, written to memory");

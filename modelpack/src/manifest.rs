@@ -18,12 +18,15 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use self::family::{is_index, is_model_type};
 pub use self::{
     error::ManifestError,
     family::Family,
     layer::Packing,
     metadata::{Modified, published_mode},
+};
+pub(crate) use self::{
+    family::{is_index, is_model_type},
+    metadata::UNIX_SECONDS_MAX,
 };
 use crate::{
     build::kind_of,

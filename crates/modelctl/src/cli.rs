@@ -128,6 +128,10 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) legacy_cnai: bool,
 
+    /// Keep permissions and times of files, so that the same files are not the same artifact everywhere
+    #[arg(long)]
+    pub(crate) preserve_metadata: bool,
+
     #[command(flatten)]
     pub(crate) about: AboutArgs,
 

@@ -52,6 +52,8 @@ pub(crate) struct Stated {
     pub(crate) name: Option<String>,
     pub(crate) about: About,
     pub(crate) dialect: Dialect,
+    /// Whether the files' own permissions and times are kept.
+    pub(crate) preserves_metadata: bool,
 }
 
 /// An artifact whose blobs are files of the directory.
@@ -89,7 +91,7 @@ impl Model {
 
     /// The same with what somebody states of it.
     pub(crate) fn as_stated(dir: &Path, stated: Stated) -> anyhow::Result<Self> {
-        let Stated { modelfile, name, about, dialect } = stated;
+        let Stated { modelfile, name, about, dialect, preserves_metadata } = stated;
         let created_at_unix = source_date_epoch()?;
         let facts = Facts { name, ..Facts::default() };
         let mut options = build::Options { created_at_unix, facts, about, dialect, ..Default::default() };
@@ -100,6 +102,9 @@ impl Model {
         }
         walk.follow_links(dir)?;
         refuse_odd(&walk)?;
+        if preserves_metadata {
+            options.kept = walk.files.iter().map(|found| (found.path.clone(), found.kept)).collect();
+        }
         let model = Self { dir: dir.to_path_buf(), walk, options };
         let paths = model.walk.files.iter().map(|found| found.path.as_str());
         build::check_stated(paths, &model.options).with_context(|| model.failed())?;

@@ -3,12 +3,13 @@
 //! Owns: which files count, and their order. Does not own: which of them an artifact may have (`modelpack::build`).
 
 use std::{
-    fs::{self, FileType},
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    fs::{self, FileType, Metadata},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
+use modelpack::{build::Kept, manifest::Modified};
 
 /// What tools and file systems keep for themselves at the top of a directory: never part of a model.
 const SKIPPED: [&str; 4] = [".git", ".modelctl", ".cache/huggingface", "lost+found"];
@@ -26,6 +27,17 @@ pub(crate) struct Found {
     pub(crate) size: u64,
     /// Whether somebody may execute it.
     pub(crate) is_executable: bool,
+    /// Its permissions, and when it was last modified.
+    pub(crate) kept: Kept,
+}
+
+impl Found {
+    fn new(path: String, file: PathBuf, metadata: &Metadata) -> Self {
+        let mode = metadata.permissions().mode() & 0o777;
+        let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or_default();
+        let kept = Kept { mode, modified: Modified::new(metadata.mtime(), nanoseconds) };
+        Self { path, file, size: metadata.len(), is_executable: mode & 0o111 != 0, kept }
+    }
 }
 
 /// Something that is no regular file with a name in UTF-8.
@@ -67,8 +79,7 @@ impl Walk {
                 } else if metadata.is_dir() {
                     open.push(path);
                 } else if metadata.is_file() {
-                    let is_executable = metadata.permissions().mode() & 0o111 != 0;
-                    walk.files.push(Found { path, file, size: metadata.len(), is_executable });
+                    walk.files.push(Found::new(path, file, &metadata));
                 } else {
                     walk.odd.push(Odd { path, what: what(metadata.file_type()) });
                 }
@@ -95,8 +106,7 @@ impl Walk {
                 Ok((_, target)) if !target.starts_with(&root) => "is a symbolic link out of the directory",
                 Ok((metadata, _)) if metadata.is_dir() => "is a symbolic link to a directory",
                 Ok((metadata, file)) if metadata.is_file() => {
-                    let is_executable = metadata.permissions().mode() & 0o111 != 0;
-                    self.files.push(Found { path: odd.path, file, size: metadata.len(), is_executable });
+                    self.files.push(Found::new(odd.path, file, &metadata));
                     continue;
                 }
                 Ok(_) => "is a symbolic link to something that is no file",

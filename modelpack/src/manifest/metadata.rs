@@ -12,6 +12,9 @@ use crate::{
 
 const FORMER_METADATA_ANNOTATION: &str = "org.cnai.model.file.metadata+json";
 
+/// 9999-12-31T23:59:59Z: the last time that RFC 3339 can write.
+pub(crate) const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
+
 /// The mode of a file of which nothing is said.
 const MODE: u32 = 0o644;
 
@@ -28,6 +31,13 @@ impl Modified {
     /// `None` for a time that only says that there is none: 1970, as reproducible builds write it, and before.
     pub fn new(seconds: i64, nanoseconds: u32) -> Option<Self> {
         (seconds > 0 && nanoseconds < 1_000_000_000).then_some(Self { seconds, nanoseconds })
+    }
+
+    /// As RFC 3339, in UTC; the last time that can be written for any later one.
+    pub(crate) fn to_rfc3339(self) -> String {
+        let seconds = u64::try_from(self.seconds).unwrap_or_default().min(UNIX_SECONDS_MAX);
+        let time = UNIX_EPOCH + Duration::new(seconds, self.nanoseconds);
+        humantime::format_rfc3339_nanos(time).to_string()
     }
 
     /// Reads RFC 3339, with any offset.

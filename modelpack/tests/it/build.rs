@@ -1,11 +1,11 @@
 //! What is built is what the specification asks for, always the same, and what we read back.
 
 use modelpack::{
-    build::{About, BuildError, Dialect, Options, SourceFile, build, check_limits, kind_of},
+    build::{About, BuildError, Dialect, Kept, Options, SourceFile, build, check_limits, kind_of},
     config::ModelConfig,
     digest::Sha256Digest,
     layout::PIECE_BYTES,
-    manifest::{Kind, Manifest},
+    manifest::{Kind, Manifest, Modified},
     modelfile::Facts,
     piece_tree::PieceTree,
     piece_trees::{TreesManifest, tree_bytes},
@@ -433,4 +433,19 @@ fn the_former_names_are_written_on_request_and_say_the_same() {
     assert_eq!(here.replace(".cncf.", ".cnai."), there);
     let [here, there] = [&cncf, &cnai].map(|built| Manifest::parse(&built.manifest).unwrap());
     assert_eq!(here.files(), there.files());
+}
+
+#[test]
+fn permissions_and_times_are_kept_where_that_is_wanted() {
+    let files = || vec![source("a.json", b"{}"), source("b.sh", b"#!")];
+    let kept = |mode, modified| Kept { mode, modified };
+    let modified = Modified::new(1_700_000_000, 123_456_789);
+    let kept = [("a.json".to_owned(), kept(0o640, modified)), ("b.sh".to_owned(), kept(0o6_775, None))];
+    let options = Options { kept: kept.into(), ..Options::default() };
+    let manifest = Manifest::parse(&build(files(), &options).unwrap().manifest).unwrap();
+    let found: Vec<_> = manifest.files().iter().map(|file| (file.mode, file.modified)).collect();
+    assert_eq!(found, [(0o640, modified), (0o755, None)], "nobody else may write, and no identity changes");
+    let plain = build(files(), &Options::default()).unwrap();
+    let manifest = Manifest::parse(&plain.manifest).unwrap();
+    assert!(manifest.files().iter().all(|file| file.mode == 0o644 && file.modified.is_none()));
 }

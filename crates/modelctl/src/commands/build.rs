@@ -85,6 +85,7 @@ fn stated(args: &BuildArgs) -> Stated {
             revision,
         },
         dialect: if args.legacy_cnai { Dialect::Cnai } else { Dialect::Cncf },
+        preserves_metadata: args.preserve_metadata,
     }
 }
 

@@ -31,6 +31,22 @@ fn the_same_files_give_the_same_bytes_in_any_directory_on_any_day() {
 }
 
 #[test]
+fn permissions_and_times_come_through_where_they_are_kept() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let scratch = Scratch::with_model();
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_600_000_000, 123_456_789);
+    let config = scratch.path("model/config.json");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::File::options().write(true).open(&config).unwrap().set_modified(time).unwrap();
+    scratch.stdout(&["build", "model", "-t", "oci:out:v1", "--preserve-metadata"]);
+    scratch.stdout(&["pull", "oci:out:v1", "-o", "there"]);
+    let found = fs::metadata(scratch.path("there/config.json")).unwrap();
+    assert_eq!((found.mode() & 0o7777, found.modified().unwrap()), (0o640, time));
+    assert_eq!(fs::metadata(scratch.path("there/tools/convert.py")).unwrap().mode() & 0o7777, 0o755);
+    scratch.assert_pulled("model", "there");
+}
+
+#[test]
 fn the_creation_time_is_source_date_epoch() {
     let scratch = Scratch::with_model();
     let build = |value: &str| {
