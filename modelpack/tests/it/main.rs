@@ -4,6 +4,7 @@
 
 mod build;
 mod config;
+mod corpora;
 mod families;
 mod hostile;
 mod hub;

@@ -8,6 +8,7 @@
 
 mod archives;
 mod collect;
+mod corpora;
 mod direct;
 mod landing;
 mod manage;
