@@ -9,9 +9,7 @@ use anyhow::Context as _;
 use identity::{FleetKey, Identity, Security};
 use modelpack::reference::{Reference, RegistryReference};
 use peer::{LocalPeer, Upstream};
-use registry::{
-    Access, Certificates, CredentialFiles, Credentials, HubAccess, Mirror, MirrorAt, Repository,
-};
+use registry::{Access, Certificates, CredentialFiles, Credentials, HubAccess, Mirror, MirrorAt, Repository};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{

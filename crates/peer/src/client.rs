@@ -260,7 +260,7 @@ fn remote(failure: Failure) -> PeerError {
 
 fn told_mirror(mirror: Mirror) -> wire::local::Mirror {
     let Mirror { registry, repository, serves, access } = mirror;
-    let Access { plain_http, ca_pem, client_pem, credentials, mirrors: _ } = access;
+    let Access { plain_http, ca_pem, client_pem, credentials, hub: _, mirrors: _ } = access;
     let (username, password) = credentials.into_pair();
     wire::local::Mirror {
         registry,

@@ -355,7 +355,7 @@ fn mirror_of(told: wire::local::Mirror) -> Mirror {
         ca_pem: pem(told.ca_certificates_pem),
         client_pem: pem(told.client_certificate_pem),
         credentials: Credentials::from_pair(told.username, told.password),
-        mirrors: Vec::new(),
+        ..Access::default()
     };
     Mirror { registry: told.registry, repository: told.repository, serves, access }
 }

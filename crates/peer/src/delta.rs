@@ -84,7 +84,7 @@ pub(crate) async fn open_bases(named: &[Reference]) -> Result<Bases, PeerError> 
                     files.extend(blocking(move || files_of(&layout, &artifact)).await?);
                 }
             }
-            Reference::Registry(_) | Reference::Fleet(_) => {
+            Reference::Registry(_) | Reference::Hub(_) | Reference::Fleet(_) => {
                 let reason = "a base is a directory or a layout on this machine";
                 return Err(PeerError::Reference { reference: reference.to_string(), reason });
             }

@@ -226,7 +226,7 @@ impl Origin {
     pub(crate) fn mirror_bytes(&self) -> Vec<MirrorBytes> {
         match self {
             Self::Registry(repository) => repository.mirror_bytes(),
-            Self::Layout(_) => Vec::new(),
+            Self::Layout(_) | Self::Hub(_) => Vec::new(),
         }
     }
 
@@ -320,7 +320,7 @@ impl OriginStream {
     pub(crate) fn served(&self) -> Option<Served> {
         match self {
             Self::Registry { stream, .. } => Some(stream.served()),
-            Self::Layout { .. } | Self::Hub { .. } => None,
+            Self::Layout { .. } | Self::Kept { .. } => None,
         }
     }
 

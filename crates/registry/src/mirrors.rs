@@ -119,13 +119,13 @@ impl Served {
 
 impl Mirrors {
     pub(crate) fn new(mirrors: Vec<Mirror>) -> Result<Self, RegistryError> {
-        let site = |mirror: Mirror| {
+        let site = |mirror: Mirror| -> Result<Arc<Site>, RegistryError> {
             let Mirror { registry, repository, serves, access } = mirror;
             let channel = Arc::new(Channel::new(&registry, &repository, access)?.with_patience(patience()));
             let (bytes, state) = (AtomicU64::default(), Mutex::default());
             Ok(Arc::new(Site { channel, registry, serves, bytes, state }))
         };
-        Ok(Self(mirrors.into_iter().map(site).collect::<Result<Vec<_>, _>>()?.into()))
+        Ok(Self(mirrors.into_iter().map(site).collect::<Result<Vec<_>, RegistryError>>()?.into()))
     }
 
     /// Those that are asked for `name` now, in order, each once; where none has it, the registry itself is.

@@ -12,6 +12,7 @@ use reqwest::{
 use crate::{
     access::Credentials,
     error::RegistryError,
+    mirrors::Mirrors,
     referrers::{INDEX_TYPE, next_link},
     repository::Repository,
 };
@@ -37,7 +38,9 @@ pub struct Page {
 impl Repository {
     /// Another repository of the same registry, over the same connections, for somebody else.
     pub fn sibling(&self, repository: &str, credentials: Credentials) -> Result<Self, RegistryError> {
-        Ok(Self { channel: std::sync::Arc::new(self.channel.sibling(repository, credentials)?) })
+        let channel = std::sync::Arc::new(self.channel.sibling(repository, credentials)?);
+        // What is asked in somebody's name is asked of nobody else.
+        Ok(Self { channel, mirrors: Mirrors::default() })
     }
 
     /// Whether the registry lets whoever asks in at all, which is asked of no repository. Asked once.

@@ -67,7 +67,8 @@ async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<PathBuf> {
     };
     let selection = Arc::new(args.selection.selection()?);
     let landing = args.landing.into();
-    let request = PullRequest { reference, access, output: output.clone(), landing, selection };
+    let bases = Vec::new();
+    let request = PullRequest { reference, access, output: output.clone(), landing, selection, bases };
     let asked = Asked {
         reference: &args.reference,
         peer: args.peer.as_ref(),

@@ -15,6 +15,7 @@ use modelpack::{digest::Sha256Digest, reference::Reference, selection::Selection
 use peer::{Lingering, PullRequest, PullWatch};
 use serde::Serialize;
 use sidecar::{Board, Config, Ended, ModelConfig, Settings, Source, Trouble, machine::Until};
+use store::CompleteRecord;
 use tokio::sync::Mutex;
 
 use super::{
@@ -187,8 +188,18 @@ impl<'a> Brought<'a> {
             output: dir.to_path_buf(),
             landing: self.args.landing.into(),
             selection: Arc::new(Selection::default()),
+            bases: former(dir),
         })
     }
+}
+
+/// The versions beside the one that comes: what is the same in them need not be fetched.
+fn former(dir: &Path) -> Vec<Reference> {
+    // Where they cannot be listed, everything is fetched.
+    let beside = dir.parent().and_then(|parent| parent.read_dir().ok()).into_iter().flatten().flatten();
+    let others = beside.map(|entry| entry.path()).filter(|other| other != dir);
+    let whole = others.filter(|other| CompleteRecord::load(other).is_ok_and(|record| record.is_some()));
+    whole.map(Reference::Directory).collect()
 }
 
 impl Source for Brought<'_> {
