@@ -34,14 +34,12 @@ async fn digest_of(reference: &Reference, access: Access) -> Result<Sha256Digest
         Reference::Registry(at) => {
             let failed = |source| PeerError::registry(&reference.to_string(), source);
             let repository = Repository::open(at, access).map_err(failed)?;
-            match repository.stated_digest(at.tag.as_deref(), None).await {
-                Ok(Some(digest)) => Ok(digest),
-                // Some registries say nothing then, and this is asked once only.
-                Ok(None) | Err(_) => {
-                    let raw = repository.resolve(at.tag.as_deref(), None).await.map_err(failed)?;
-                    Ok(Sha256Digest::of(&raw))
-                }
+            // Some registries say nothing then, and this is asked once only.
+            if let Ok(Some(digest)) = repository.stated_digest(at.tag.as_deref(), None).await {
+                return Ok(digest);
             }
+            let raw = repository.resolve(at.tag.as_deref(), None).await.map_err(failed)?;
+            Ok(Sha256Digest::of(&raw))
         }
         Reference::Layout(at) => {
             let at = at.clone();

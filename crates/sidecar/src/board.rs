@@ -216,7 +216,7 @@ mod tests {
     fn is_ready_when_every_model_is_and_not_when_it_ends() {
         let board = Board::new();
         let version = Sha256Digest::new([1; 32]);
-        let rules = Rules { poll: Duration::from_secs(60), keep: 1, until: Until::Told, seed: 0 };
+        let rules = Rules { poll: Duration::from_mins(1), keep: 1, until: Until::Told, seed: 0 };
         for name in ["a", "b"] {
             board.add(name.to_owned(), format!("a.b/{name}:v1"), format!("/{name}").into());
         }

@@ -81,7 +81,7 @@ pub async fn keep<S: Source>(
     let mut keepers = Vec::new();
     for (number, (config, source)) in models.into_iter().enumerate() {
         let seed = settings.seed.wrapping_add(number as u64);
-        keepers.push(Keeper::open(config, source, Settings { seed, ..settings }, (board, ending.clone()))?);
+        keepers.push(Keeper::open(&config, source, Settings { seed, ..settings }, (board, ending.clone()))?);
     }
     drop(ending);
     let ended: Result<Vec<_>, _> = {
@@ -120,7 +120,7 @@ struct Keeper<S: Source> {
 
 impl<S: Source> Keeper<S> {
     fn open(
-        config: ModelConfig,
+        config: &ModelConfig,
         source: S,
         settings: Settings,
         (board, ending): (&Board, watch::Receiver<()>),
@@ -128,7 +128,7 @@ impl<S: Source> Keeper<S> {
         let versions = Arc::new(Versions::open(&config.directory)?);
         let Settings { poll, until, seed } = settings;
         let machine = Machine::new(Rules { poll, keep: config.keep, until, seed });
-        let server = Server::of(&config, &versions);
+        let server = Server::of(config, &versions);
         let name = versions.dir().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let number = board.add(name, config.reference.to_string(), versions.dir().to_path_buf());
         Ok(Self {

@@ -53,18 +53,16 @@ pub(crate) fn run(args: &RunArgs, printer: &Printer) -> anyhow::Result<()> {
 /// Brings the artifact; gives its directory's absolute path.
 async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<PathBuf> {
     let access = access::for_reference(&args.registry, &args.reference)?;
-    let (reference, output) = match &args.output {
-        Some(dir) => (args.reference.clone(), dir.clone()),
-        None => {
-            let (digest, pinned) = peer::resolve(&args.reference, access.clone()).await?;
-            let dir = default_dir(&digest)?;
-            if is_complete(&dir) {
-                printer.note(format_args!("{} is in {}, all proved before", args.reference, dir.display()));
-                return Ok(dir);
-            }
-            (pinned, dir)
+    let (mut reference, mut output) = (args.reference.clone(), args.output.clone().unwrap_or_default());
+    if args.output.is_none() {
+        let (digest, pinned) = peer::resolve(&args.reference, access.clone()).await?;
+        output = default_dir(&digest)?;
+        if is_complete(&output) {
+            printer.note(format_args!("{} is in {}, all proved before", args.reference, output.display()));
+            return Ok(output);
         }
-    };
+        reference = pinned;
+    }
     let selection = Arc::new(args.selection.selection()?);
     let landing = args.landing.into();
     let bases = Vec::new();

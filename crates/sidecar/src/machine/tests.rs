@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const POLL: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_mins(1);
 
 fn version(number: u8) -> Sha256Digest {
     Sha256Digest::new([number; 32])

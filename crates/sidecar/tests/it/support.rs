@@ -14,7 +14,7 @@ use sidecar::{Board, Config, Ended, ModelConfig, Settings, Source, Trouble, mach
 use telemetry::{Reply, Watched as _};
 
 /// How long anything that is waited for may take: far more than it does.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn version(number: u8) -> Sha256Digest {
     Sha256Digest::new([number; 32])

@@ -198,7 +198,7 @@ async fn in_fleet(args: &Asked<'_>, schedulers: Vec<String>) -> anyhow::Result<W
             "give every process of the fleet one key with `--fleet-key FILE`; see `modelctl fleet-key`";
         return Err(Refusal::usage(message).hint(hint).into());
     }
-    let control = security(listen, &args.trust)?;
+    let control = security(listen, args.trust)?;
     let data = if *data_plain { Security::Plain } else { control.clone() };
     let is_elsewhere = listen.ip().is_unspecified();
     let advertise = advertise.clone().or_else(|| is_elsewhere.then(|| here.to_string()));
@@ -211,7 +211,7 @@ async fn in_fleet(args: &Asked<'_>, schedulers: Vec<String>) -> anyhow::Result<W
         place: Place::from(place),
         security: PeerSecurity { control, data },
         nic_rate: args.transport.nic_rate.map(|rate| rate.0),
-        transports: transports::open(&args.transport)?,
+        transports: transports::open(args.transport)?,
     }))
 }
 
