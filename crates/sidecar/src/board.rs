@@ -137,6 +137,10 @@ impl Shown {
         if self.is_ending {
             return Reply::NotYet("ending".to_owned());
         }
+        // It answers before the directories are opened.
+        if self.models.is_empty() {
+            return Reply::NotYet("starting".to_owned());
+        }
         if lacking.is_empty() {
             return Reply::Well(word.to_owned());
         }
@@ -215,6 +219,8 @@ mod tests {
     #[test]
     fn is_ready_when_every_model_is_and_not_when_it_ends() {
         let board = Board::new();
+        assert_eq!(board.page("/readyz"), Some(Reply::NotYet("starting".to_owned())));
+        assert_eq!(board.page("/startupz"), Some(Reply::NotYet("starting".to_owned())));
         let version = Sha256Digest::new([1; 32]);
         let rules = Rules { poll: Duration::from_mins(1), keep: 1, until: Until::Told, seed: 0 };
         for name in ["a", "b"] {
