@@ -152,6 +152,41 @@ fn killed_in_the_middle_it_has_shown_nothing_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn killed_at_any_moment_of_a_switch_it_has_shown_one_whole_version() {
+    let site = Site::new();
+    site.scratch.write_model("second");
+    site.scratch.write("second/config.json", r#"{"model_type":"bert","number":2}"#);
+    assert!(site.once(&site.reference(), "models/chat").status.success());
+    let dir = site.scratch.path("models/chat");
+    let versions =
+        ["model", "second"].map(|dir| fs::read(site.scratch.path(dir).join("config.json")).unwrap());
+    for round in 0..12_u64 {
+        site.publish(["second", "model"][(round % 2) as usize], "stable");
+        let mut sidecar = Running::start(site.scratch.modelctl(&[
+            "sidecar",
+            &site.reference(),
+            "-o",
+            "models/chat",
+            "--once",
+            "--plain-http",
+            "--peer",
+            "none",
+            "--json",
+        ]));
+        // Another moment each time; the last rounds come to their end.
+        std::thread::sleep(std::time::Duration::from_millis(round * 12));
+        if round < 10 {
+            sidecar.kill();
+        } else {
+            sidecar.line();
+        }
+        let found = fs::read(dir.join("config.json")).unwrap();
+        let version = versions.iter().position(|version| *version == found).expect("it is one of the two");
+        site.scratch.assert_pulled(["model", "second"][version], "models/chat");
+    }
+}
+
+#[test]
 fn a_volume_that_is_too_small_is_named_with_what_it_lacks() {
     let site = Site::new();
     let Some(volume) = Mount::tmpfs("size=1m") else { return };
