@@ -4,8 +4,6 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/modelcast
 venv=$cache/venv
-triton=$cache/triton
-kubernetes=$cache/kubernetes
 rust=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
 
 # cargo-nextest, cargo-deny and the Python that has `safetensors`.
