@@ -20,6 +20,7 @@ use modelpack::{
 use registry::{Access, Class, Credentials, RegistryError, Repository};
 use tokio::{
     net::TcpListener,
+    sync::Semaphore,
     time::{MissedTickBehavior, interval},
 };
 
@@ -44,6 +45,9 @@ use slots::{Learned, Model, Slot, Slots, plain};
 /// Blobs that belong to no model are read whole and checked when they are asked for: signatures, lists of piece trees,
 /// configs. Larger ones are the registry's own business.
 const SMALL_BYTES_MAX: u64 = 4 << 20;
+
+/// Such blobs in memory at once: 64 MiB of them. More wait.
+const SMALL_AT_ONCE: usize = 16;
 
 /// How often what nobody uses is looked for.
 const TEND_INTERVAL: Duration = Duration::from_secs(5);
@@ -105,6 +109,7 @@ impl Opened {
             upstreams,
             rights: Rights::default(),
             slots: Slots::default(),
+            small: Arc::new(Semaphore::new(SMALL_AT_ONCE)),
         });
         let leaves = present.children().told();
         present.spawn(Arc::clone(&mirror).tend(leaves));
@@ -125,6 +130,7 @@ pub(crate) struct Mirror {
     upstreams: Vec<(Upstream, Repository)>,
     rights: Rights,
     slots: Slots,
+    small: Arc<Semaphore>,
 }
 
 /// A repository of a registry, and who asks for something of it.
@@ -332,7 +338,8 @@ impl Mirror {
             unreachable!("only a model lists blobs")
         };
         let Some(blob) = model.blobs.get(digest).copied() else {
-            return Box::new(Memory(Bytes::from(model.artifact.config.clone())));
+            let bytes = Bytes::from(model.artifact.config.clone());
+            return Box::new(Memory { bytes, permit: None });
         };
         let origin = model.origin.clone().unwrap_or_else(|| Origin::Registry(at.repository.clone()));
         let (clients, artifact) = (Arc::clone(&self.clients), Arc::clone(&model.artifact));
@@ -360,8 +367,9 @@ impl Mirror {
                 "no manifest of a model that lists this blob was asked for here: ask for that first";
             return Err(Refused::new(Why::NoBlob, message));
         }
+        let permit = Arc::clone(&self.small).acquire_owned().await.ok();
         let raw = at.repository.small_blob(digest, size).await.map_err(failed)?;
-        Ok(Box::new(Memory(Bytes::from(raw))))
+        Ok(Box::new(Memory { bytes: Bytes::from(raw), permit }))
     }
 }
 

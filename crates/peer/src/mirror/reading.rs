@@ -8,6 +8,7 @@ use bytes::Bytes;
 use face::Content;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use modelpack::layout::{BlobIndex, PIECE_BYTES, PieceIndex};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::slots::Slot;
 use crate::{
@@ -24,17 +25,26 @@ const CHUNK_BYTES: u64 = 256 << 10;
 /// more, or an origin of less use.
 const FAILURES_MAX: u32 = 2;
 
-/// Bytes that are here.
-pub(super) struct Memory(pub(super) Bytes);
+/// Bytes that are in memory.
+pub(super) struct Memory {
+    pub(super) bytes: Bytes,
+    /// For the room that they take, until the last of them is handed on.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
 
 impl Content for Memory {
     fn bytes(&self) -> u64 {
-        self.0.len() as u64
+        self.bytes.len() as u64
     }
 
     fn read(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
         let at = |offset: u64| usize::try_from(offset).expect("an offset in memory");
-        stream::iter([Ok(self.0.slice(at(range.start)..at(range.end)))]).boxed()
+        let wanted = self.bytes.slice(at(range.start)..at(range.end));
+        let next = move |(mut left, permit): (Bytes, Option<OwnedSemaphorePermit>)| async move {
+            let portion = left.split_to(left.len().min(at(CHUNK_BYTES)));
+            (!portion.is_empty()).then_some((Ok(portion), (left, permit)))
+        };
+        stream::unfold((wanted, self.permit), next).boxed()
     }
 }
 

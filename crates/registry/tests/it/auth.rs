@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use registry::{Access, Class, Credentials, Repository};
+use registry::{Access, Class, Credentials, RegistryError, Repository};
 
 use crate::{
     bounded, bytes, digest,
@@ -214,4 +214,32 @@ async fn a_login_is_tried_before_it_is_kept() {
     assert!(bounded(registry::check_login(&registry.host(), with(SECRET))).await.unwrap());
     let asked = &tokens.seen()[0];
     assert_eq!((asked.path.as_str(), asked.header("authorization")), ("/token?service=here", Some(BASIC)));
+}
+
+#[tokio::test]
+async fn what_somebody_else_proves_is_passed_on_and_challenges_come_back() {
+    let blob = bytes(1000);
+    let tokens = token_server(300).await;
+    let registry = token_registry(&tokens, &blob, |token| token == "Bearer of-somebody").await;
+    let base = logged_in(&registry.host());
+    let asked = |authorization: Option<&str>| {
+        let authorization = authorization.map(ToOwned::to_owned);
+        base.sibling("models/one", Credentials::Forwarded { authorization }).unwrap()
+    };
+    bounded(async {
+        read_all(&asked(Some("Bearer of-somebody")), &blob).await;
+        for authorization in [None, Some("Bearer of-nobody")] {
+            let error = asked(authorization).blob_bytes(&digest(&blob)).await.unwrap_err();
+            assert_eq!(error.class(), Class::Unauthorized);
+            let RegistryError::Refused { refusal, .. } = error else { panic!("{error}") };
+            let challenge = format!("Bearer realm=\"http://{}/token\"", tokens.host());
+            assert!(refusal.challenges[0].starts_with(&challenge), "{:?}", refusal.challenges);
+        }
+    })
+    .await;
+    assert_eq!(tokens.seen().len(), 0, "no challenge is met in somebody else's name");
+    let shown = |seen: &Seen| seen.header("authorization").map(ToOwned::to_owned);
+    let shown: Vec<_> = registry.seen().iter().map(shown).collect();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(shown, [text("Bearer of-somebody"), None, text("Bearer of-nobody")], "nor are our own shown");
 }
