@@ -60,7 +60,9 @@ pub(crate) struct Edges {
     looked_at: Duration,
     /// Since when most stripes are done.
     draining_since: Option<Duration>,
-    /// Whether they have been for long.
+    /// Since when nothing is on its way here, though something is wanted.
+    starved_since: Option<Duration>,
+    /// Whether either has been so for long.
     is_drained: bool,
     /// Whether plan or links have changed since these were drawn.
     pub(crate) are_stale: bool,
@@ -75,6 +77,7 @@ impl Edges {
             behind: Vec::new(),
             looked_at: Duration::ZERO,
             draining_since: None,
+            starved_since: None,
             is_drained: false,
             are_stale: true,
         }
@@ -210,16 +213,22 @@ impl Swarm {
         self.edges.spread = Bits::in_more_than(&links, places, drawn, self.layout.piece_count());
     }
 
-    /// Once most stripes are done, whoever still has pieces to give has a card to spare.
+    /// Once most stripes are done, whoever still has pieces to give has a card to spare. So has this peer while nothing is
+    /// on its way here: the parents of what it wants may have less than others.
     fn see_whether_trees_drain(&mut self, elapsed: Duration) {
         let mut left: Vec<u32> = self.stripes.all().iter().map(|stripe| stripe.wanted).collect();
         left.sort_unstable();
         if left.get(left.len() / 2).is_some_and(|middle| *middle > 0) {
             self.edges.draining_since = None;
         }
-        let since = *self.edges.draining_since.get_or_insert(self.now);
+        if self.wanted.is_empty() || self.reads.iter().any(|(_, read)| read.is_live) {
+            self.edges.starved_since = None;
+        }
+        let patience = (elapsed / DRAIN_SHARE).max(DRAIN_MIN);
+        let draining = *self.edges.draining_since.get_or_insert(self.now);
+        let starved = *self.edges.starved_since.get_or_insert(self.now);
         self.edges.is_drained =
-            self.now > since && self.now >= since + (elapsed / DRAIN_SHARE).max(DRAIN_MIN);
+            [draining, starved].iter().any(|since| self.now > *since && self.now >= *since + patience);
     }
 
     /// Whether backups of a stripe are to be linked: its parent does not do, or it is read first hand.

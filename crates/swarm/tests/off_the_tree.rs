@@ -153,6 +153,19 @@ fn a_parent_that_rests_for_long_is_not_waited_for() {
 }
 
 #[test]
+fn a_peer_that_nothing_is_on_its_way_to_asks_whoever_has_something() {
+    let mut play = Play::of_parents();
+    // One alone, so that its parent is not behind; and that goes on giving, so that it does not rest.
+    play.has(BACKUPS[0], std::iter::once(100));
+    let mut asked = Vec::new();
+    for piece in even(20) {
+        play.has(PARENTS[0], std::iter::once(piece));
+        asked.extend(play.pass(ms(90), &PARENTS));
+    }
+    assert!(asked.contains(&(BACKUPS[0], 100)), "{asked:?}");
+}
+
+#[test]
 fn news_is_urgent_of_what_a_link_is_asked_for() {
     let mut play = Play::of_parents();
     play.has(PARENTS[0], even(4));
