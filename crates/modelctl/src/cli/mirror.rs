@@ -21,7 +21,7 @@ pub(crate) struct MirrorArgs {
     )]
     pub(crate) oci_listen: Option<SocketAddr>,
 
-    /// The registries that it stands in for, each https://HOST or http://HOST; the first is meant where a client names none
+    /// The registries that it stands in for, each `https://HOST` or `http://HOST`; the first is meant where a client names none
     #[arg(
         long,
         value_name = "URL[,URL]",
@@ -31,7 +31,7 @@ pub(crate) struct MirrorArgs {
     )]
     pub(crate) oci_upstream: Vec<UpstreamUrl>,
 
-    /// Where it is a Hugging Face hub that can only be read, over plain HTTP, for HF_ENDPOINT [default: nowhere]
+    /// Where it is a Hugging Face hub that can only be read, over plain HTTP, for `HF_ENDPOINT` [default: nowhere]
     #[arg(
         long,
         value_name = "ADDR",
