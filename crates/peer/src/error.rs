@@ -214,6 +214,7 @@ impl PeerError {
                 ErrorClass::Integrity
             }
             Self::Remote { class, .. } => *class,
+            Self::NoSource { source: Some(source), .. } => source.class(),
             _ => ErrorClass::Failed,
         }
     }

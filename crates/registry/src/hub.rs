@@ -146,7 +146,10 @@ impl Hub {
         loop {
             let read = async {
                 let answer = self.channel.send(&self.ask_for(commit, file)).await?;
-                let raw = answer.bytes(file.size).await?;
+                let raw = match answer.bytes(file.size).await {
+                    Err(RegistryError::TooLarge { .. }) => return Err(self.wrong_bytes(file).into()),
+                    raw => raw?,
+                };
                 if file.is_made_of(&raw) { Ok(raw) } else { Err(RegistryError::from(self.wrong_bytes(file))) }
             };
             match read.await {

@@ -250,6 +250,7 @@ impl Source {
         let (expected, host) = (self.digest, self.from.to_string());
         if let From::Hub(from) = &self.from {
             from.distrust(&expected);
+            return Err(from.wrong_bytes(&expected).into());
         }
         let exchange = Exchange { operation: format!("read blob `{expected}`"), host };
         Err(RegistryError::Digest { exchange, expected, found })

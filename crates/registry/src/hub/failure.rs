@@ -167,7 +167,7 @@ impl HubFailure {
             }
             Self::Artifact { source, .. } => return source.hint(),
             Self::WrongBytes { .. } => {
-                "something on the way, or the hub, gives out other bytes; try again, or without the mirror or proxy"
+                "the hub, a mirror or proxy on the way, or the shared cache has other bytes; of the cache remove the file"
                     .into()
             }
             Self::NoRevision { dir, .. } | Self::Missing { dir, .. } => {

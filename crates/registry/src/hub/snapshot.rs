@@ -185,11 +185,12 @@ impl Snapshot {
         let mut hf_config = None;
         while let Some((digest, raw)) = learned.try_next().await? {
             let path = &this.listing.files()[digests.len()].path;
-            if let Some(raw) = raw {
+            if let Some((raw, is_cached)) = raw {
                 if path == HF_CONFIG {
                     hf_config = serde_json::from_slice(&raw).ok();
                 }
-                if kept_bytes + raw.len() <= KEPT_BYTES_MAX {
+                // What is in the cache is as near, and is counted as what it is.
+                if !is_cached && kept_bytes + raw.len() <= KEPT_BYTES_MAX {
                     kept_bytes += raw.len();
                     kept.insert(digest, raw);
                 }
@@ -202,25 +203,25 @@ impl Snapshot {
         Ok(())
     }
 
-    /// A file's SHA-256, and its bytes if they had to be read for that.
-    async fn learn(&self, file: &HubFile) -> Result<(Sha256Digest, Option<Bytes>), RegistryError> {
+    /// A file's SHA-256; and its bytes if they had to be read for that, and whether in the cache.
+    async fn learn(&self, file: &HubFile) -> Result<(Sha256Digest, Option<(Bytes, bool)>), RegistryError> {
         if let Some(digest) = file.lfs {
             return Ok((digest, None));
         }
         // On the heap when its turn comes: there may be thousands.
-        let raw = Box::pin(self.small(file)).await?;
-        Ok((Sha256Digest::of(&raw), Some(Bytes::from(raw))))
+        let (raw, is_cached) = Box::pin(self.small(file)).await?;
+        Ok((Sha256Digest::of(&raw), Some((Bytes::from(raw), is_cached))))
     }
 
-    async fn small(&self, file: &HubFile) -> Result<Vec<u8>, RegistryError> {
+    async fn small(&self, file: &HubFile) -> Result<(Vec<u8>, bool), RegistryError> {
         let cached = || {
             let mut raw = Vec::new();
             self.cache.as_ref()?.blob(file)?.take(file.size).read_to_end(&mut raw).ok()?;
             Some(raw).filter(|raw| file.is_made_of(raw))
         };
         match (cached(), &self.hub) {
-            (Some(raw), _) => Ok(raw),
-            (None, Some(hub)) => hub.whole(self.commit, file).await,
+            (Some(raw), _) => Ok((raw, true)),
+            (None, Some(hub)) => Ok((hub.whole(self.commit, file).await?, false)),
             (None, None) => Err(HubFailure::WrongBytes {
                 path: file.path.clone(),
                 model: self.at.model(),
@@ -252,10 +253,14 @@ impl Snapshot {
 
     /// A file in the shared cache, unproved.
     pub fn cached(&self, digest: &Sha256Digest) -> Option<File> {
-        if self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).contains(digest) {
+        if self.is_distrusted(digest) {
             return None;
         }
         self.cache.as_ref()?.blob(self.file(digest)?)
+    }
+
+    fn is_distrusted(&self, digest: &Sha256Digest) -> bool {
+        self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
     }
 
     /// The bytes of a file in the shared cache, or those that came from the hub, are not what they should be.
@@ -278,8 +283,20 @@ impl Snapshot {
             dir: self.cache.as_ref().map_or_else(Default::default, |cache| cache.snapshot(self.commit)),
         };
         let file = self.file(digest).ok_or_else(|| missing(&digest.to_string()))?;
-        let hub = self.hub.as_ref().ok_or_else(|| missing(&file.path))?;
+        let Some(hub) = &self.hub else {
+            let is_damaged = self.is_distrusted(digest);
+            return Err(if is_damaged { self.wrong_bytes(digest) } else { missing(&file.path) }.into());
+        };
         hub.read((self.commit, file, digest), range).await
+    }
+
+    /// What came under this digest is something else.
+    pub(crate) fn wrong_bytes(&self, digest: &Sha256Digest) -> HubFailure {
+        HubFailure::WrongBytes {
+            path: self.file(digest).map_or_else(String::new, |file| file.path.clone()),
+            model: self.at.model(),
+            expected: digest.hex(),
+        }
     }
 
     pub(crate) fn patience(&self) -> Patience {

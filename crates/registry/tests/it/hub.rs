@@ -14,7 +14,9 @@ use modelpack::{
     manifest::Manifest,
     reference::{HubReference, Reference},
 };
-use registry::{Access, Class, FileBytes, HubAccess, HubFailure, Problem, RegistryError, Snapshot};
+use registry::{
+    Access, CachedModel, Class, FileBytes, HubAccess, HubFailure, Problem, RegistryError, Snapshot,
+};
 
 use crate::{
     bounded, bytes, digest,
@@ -302,6 +304,29 @@ async fn offline_nothing_is_asked_of_the_hub() {
         assert!(matches!(error, RegistryError::Hub(HubFailure::NoRevision { .. })), "{error:?}");
         assert!(error.hint().unwrap().contains("HF_HUB_OFFLINE"));
         assert!(server.seen().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_of_the_cache_is_an_integrity_failure_where_there_is_no_hub() {
+    bounded(async {
+        let server = serve(HubModel::new().with_lfs("model.bin", bytes(LARGE))).await;
+        let root = tempfile::tempdir().unwrap();
+        let mut access = access(&server);
+        let at = at("hf://org/small");
+        let (commit, listing) = Snapshot::list(&at, &access).await.unwrap();
+        let staged = root.path().join("staged");
+        fs::create_dir(&staged).unwrap();
+        fs::write(staged.join("model.bin"), bytes(LARGE)).unwrap();
+        CachedModel::new(root.path(), &at).take(commit, &listing, &staged).unwrap();
+        (access.hub.cache, access.hub.is_offline) = (Some(root.path().to_owned()), true);
+        let snapshot = Snapshot::open(&at, &access).await.unwrap();
+        let weights = digest(&bytes(LARGE));
+        assert!(read(&snapshot, &weights, 0..LARGE as u64).await == bytes(LARGE));
+        snapshot.distrust(&weights);
+        let error = snapshot.read(&weights, 0..1).await.unwrap_err();
+        assert_eq!(error.class(), Class::Integrity, "{error:?}");
     })
     .await;
 }
