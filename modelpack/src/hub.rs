@@ -1,6 +1,6 @@
 //! Models on a Hugging Face hub: what its API lists, and what its shared cache keeps of that.
 //!
-//! Source: the hub's API (`/api/models/…/revision`, `/api/models/…/tree`) and huggingface_hub 2.4, `_tree_cache.py`.
+//! Source: the hub's API (`/api/models/…/revision`, `/api/models/…/tree`) and `huggingface_hub` 2.4, `_tree_cache.py`.
 //! Owns: reading a listing, which is hostile, and what its identities name. Does not own: requests and caches
 //! (`registry`), or what the artifact of a listing looks like ([`crate::build`]).
 
@@ -137,7 +137,7 @@ pub struct HubFile {
 }
 
 impl HubFile {
-    /// Under which name the shared cache keeps its bytes: what the hub sends as their ETag.
+    /// Under which name the shared cache keeps its bytes: what the hub sends as their `ETag`.
     pub fn etag(&self) -> String {
         self.lfs.map_or_else(|| self.git.to_string(), |lfs| lfs.hex())
     }
@@ -283,7 +283,7 @@ impl Listing {
         )
     }
 
-    /// What [`Self::parse_tree`] and huggingface_hub read.
+    /// What [`Self::parse_tree`] and `huggingface_hub` read.
     pub fn to_tree(&self) -> Vec<u8> {
         let listed = |file: &HubFile| Listed {
             size: file.size,

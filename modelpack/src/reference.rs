@@ -1,6 +1,6 @@
 //! References: how a user names an artifact (DESIGN §8).
 //!
-//! Source: OCI distribution specification 1.1, "Pulling manifests", for repositories and tags; huggingface_hub for
+//! Source: OCI distribution specification 1.1, "Pulling manifests", for repositories and tags; `huggingface_hub` for
 //! models on a hub. Owns: the grammar.
 //! Does not own: what is found there. There is no default host and no default tag, so that a reference means the
 //! same everywhere.
@@ -223,7 +223,7 @@ impl HubReference {
             None => (rest, None),
         };
         let (owner, name) = model.split_once('/').ok_or_else(|| ReferenceError::Hub(shown(text)))?;
-        if !is_hub_name(owner) || !is_hub_name(name) || name.ends_with(".git") {
+        if !is_hub_name(owner) || !is_hub_name(name) || name.strip_suffix(".git").is_some() {
             return Err(ReferenceError::Hub(shown(text)));
         }
         Ok(Self { owner: owner.to_owned(), name: name.to_owned(), revision })
@@ -316,7 +316,7 @@ fn parse_tag(text: &str) -> Result<String, ReferenceError> {
     if is_tag { Ok(text.to_owned()) } else { Err(ReferenceError::Tag(shown(text))) }
 }
 
-/// The grammar of huggingface_hub (`validate_repo_id`).
+/// The grammar of `huggingface_hub` (`validate_repo_id`).
 fn is_hub_name(text: &str) -> bool {
     let is_edge = |c: char| c.is_ascii_alphanumeric() || c == '_';
     (1..=HUB_NAME_BYTES_MAX).contains(&text.len())
@@ -329,7 +329,8 @@ fn is_hub_name(text: &str) -> bool {
 
 /// What git allows as a name (git-check-ref-format), which is also what a cache can have as a path.
 fn parse_revision(text: &str) -> Result<String, ReferenceError> {
-    let is_component = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let is_component =
+        |part: &str| !part.is_empty() && !part.starts_with('.') && part.strip_suffix(".lock").is_none();
     let is_allowed = |c: char| !c.is_whitespace() && !c.is_control() && !"~^:?*[\\".contains(c);
     let is_revision = text.len() <= REVISION_BYTES_MAX
         && text.chars().all(is_allowed)

@@ -1,6 +1,6 @@
 //! Models on a Hugging Face hub.
 //!
-//! Source: the hub's API as huggingface_hub 2.4 uses it. Owns: one model's questions to the hub and what its refusals
+//! Source: the hub's API as `huggingface_hub` 2.4 uses it. Owns: one model's questions to the hub and what its refusals
 //! mean. Does not own: HTTP (`channel`), the conventions of its users (`settings`), the cache (`cache`), or what a model
 //! is as an artifact (`snapshot`).
 //!

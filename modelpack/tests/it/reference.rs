@@ -158,21 +158,6 @@ fn refusals_say_what_to_do() {
         "a digest is `sha256:` and 64 lower-case hexadecimal characters",
     );
     refused(
-        "hf://gpt2",
-        "`hf://gpt2` is not a model on a hub",
-        "write `hf://ORG/NAME`, or `hf://ORG/NAME@REVISION`",
-    );
-    refused(
-        "hf://datasets/org/name",
-        "`hf://datasets/org/name` is not a model on a hub",
-        "only models are read from a hub, as `hf://ORG/NAME`",
-    );
-    refused(
-        "hf://org/name@",
-        "`` is not a revision",
-        "a revision is a branch, a tag or a commit, as in `hf://ORG/NAME@main`",
-    );
-    refused(
         "fleet:v1",
         "reference `fleet:v1` has an unusable digest\ndigest `v1` does not use the algorithm `sha256`",
         "use the artifact's `sha256:` digest",
@@ -186,6 +171,25 @@ fn refusals_say_what_to_do() {
         &format!("oci:out:v1@{DIGEST}"),
         &format!("reference `oci:out:v1@{DIGEST}` has both tag and digest"),
         "leave the tag away: the digest says everything",
+    );
+}
+
+#[test]
+fn refusals_of_models_on_a_hub_say_what_to_do() {
+    refused(
+        "hf://gpt2",
+        "`hf://gpt2` is not a model on a hub",
+        "write `hf://ORG/NAME`, or `hf://ORG/NAME@REVISION`",
+    );
+    refused(
+        "hf://datasets/org/name",
+        "`hf://datasets/org/name` is not a model on a hub",
+        "only models are read from a hub, as `hf://ORG/NAME`",
+    );
+    refused(
+        "hf://org/name@",
+        "`` is not a revision",
+        "a revision is a branch, a tag or a commit, as in `hf://ORG/NAME@main`",
     );
 }
 

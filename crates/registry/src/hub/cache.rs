@@ -1,6 +1,6 @@
 //! The cache that all tools of a user share for what they read from a hub.
 //!
-//! Source: huggingface_hub 2.4, `file_download.py`, `_snapshot_download.py` and `_tree_cache.py`. Owns: its layout,
+//! Source: `huggingface_hub` 2.4, `file_download.py`, `_snapshot_download.py` and `_tree_cache.py`. Owns: its layout,
 //! `models--ORG--NAME/{blobs,refs,snapshots,trees}`, read and written. Does not own: proof. A blob there has the right
 //! name and size; whoever uses its bytes hashes them.
 //!
@@ -80,13 +80,12 @@ impl CachedModel {
             revision: revision.to_owned(),
             dir: self.dir.clone(),
         };
-        let commit = match revision.parse() {
-            Ok(commit) => commit,
-            Err(_) => {
-                let path = self.dir.join("refs").join(revision);
-                let raw = read(&path, REF_BYTES_MAX)?.ok_or_else(absent)?;
-                String::from_utf8_lossy(&raw).trim().parse().map_err(|_| absent())?
-            }
+        let commit = if let Ok(commit) = revision.parse() {
+            commit
+        } else {
+            let path = self.dir.join("refs").join(revision);
+            let raw = read(&path, REF_BYTES_MAX)?.ok_or_else(absent)?;
+            String::from_utf8_lossy(&raw).trim().parse().map_err(|_| absent())?
         };
         let tree = self.tree_path(commit);
         let listing = match read(&tree, TREE_BYTES_MAX)?.map(|raw| Listing::parse_tree(&raw)) {

@@ -1,6 +1,6 @@
 //! The conventions by which a user tells every tool about the hub.
 //!
-//! Source: huggingface_hub 2.4, `constants.py` and `utils/_auth.py`. Owns: the environment variables and the file with
+//! Source: `huggingface_hub` 2.4, `constants.py` and `utils/_auth.py`. Owns: the environment variables and the file with
 //! the token. Does not own: what they are used for.
 
 use std::{
@@ -53,15 +53,15 @@ impl HubAccess {
     /// # Errors
     /// The file with the token is there and cannot be read.
     pub fn from_env() -> Result<Self, RegistryError> {
-        Self::of(|name| env::var_os(name), env::home_dir())
+        Self::of(|name| env::var_os(name), env::home_dir().as_deref())
     }
 
-    fn of(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Result<Self, RegistryError> {
+    fn of(variable: impl Fn(&str) -> Option<OsString>, home: Option<&Path>) -> Result<Self, RegistryError> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
-        let path = |name: &str| set(name).map(|value| below_home(PathBuf::from(value), home.as_deref()));
+        let path = |name: &str| set(name).map(|value| below_home(PathBuf::from(value), home));
         let is_set = |name: &str| text(name).is_some_and(|value| is_true(&value));
-        let user_cache = path("XDG_CACHE_HOME").or_else(|| home.as_ref().map(|home| home.join(".cache")));
+        let user_cache = path("XDG_CACHE_HOME").or_else(|| home.map(|home| home.join(".cache")));
         let hf_home = path("HF_HOME").or_else(|| user_cache.map(|cache| cache.join("huggingface")));
         let token_file = path("HF_TOKEN_PATH").or_else(|| hf_home.as_ref().map(|home| home.join("token")));
         let stated = || clean(&text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN"))?);
@@ -121,7 +121,7 @@ mod tests {
         let variable = |name: &str| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         };
-        HubAccess::of(variable, Some(home.to_owned()))
+        HubAccess::of(variable, Some(home))
     }
 
     #[test]

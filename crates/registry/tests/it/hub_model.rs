@@ -89,22 +89,22 @@ impl HubModel {
                 let status = if self.token.is_some() { 401 } else { 404 };
                 Reply::status(status).header("X-Error-Code", "RepoNotFound")
             }
-            ["api", "models", _, _, "revision", revision] if self.knows(revision) => Reply::body(
+            ["api", "models", _, _, "revision", revision] if Self::knows(revision) => Reply::body(
                 200,
                 format!(
                     r#"{{"id":"{MODEL}","modelId":"{MODEL}","sha":"{COMMIT}","private":false,"tags":[],"downloads":0,"siblings":[]}}"#
                 ),
             ),
-            ["api", "models", _, _, "tree", revision] if self.knows(revision) => self.listed(seen, query),
+            ["api", "models", _, _, "tree", revision] if Self::knows(revision) => self.listed(seen, query),
             ["api", "models", ..] => Reply::status(404).header("X-Error-Code", "RevisionNotFound"),
-            [_, _, "resolve", revision, path @ ..] if self.knows(revision) => {
+            [_, _, "resolve", revision, path @ ..] if Self::knows(revision) => {
                 self.resolved(seen, &path.join("/"))
             }
             _ => Reply::status(404),
         }
     }
 
-    fn knows(&self, revision: &str) -> bool {
+    fn knows(revision: &str) -> bool {
         ["main", COMMIT].contains(&revision)
     }
 
