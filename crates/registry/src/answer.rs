@@ -171,7 +171,7 @@ impl Answer {
         {
             refusal.detail = detail(&body);
         }
-        Err(RegistryError::Refused { exchange, refusal })
+        Err(RegistryError::Refused { exchange, refusal: Box::new(refusal) })
     }
 
     /// Reads a body that does not matter, so that the connection can be used again.

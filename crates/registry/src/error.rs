@@ -96,7 +96,7 @@ pub enum RegistryError {
         /// What was asked of whom.
         exchange: Exchange,
         /// The answer.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// The host's answer contradicts the protocol or what was asked for.
     #[error("{exchange}: {problem}")]

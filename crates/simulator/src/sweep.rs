@@ -227,7 +227,7 @@ impl Sweep {
                 }
                 Case::Far if peer % 2 == 1 => options.faults.push(Fault::Far { node, factor: 16 }),
                 Case::Unequal => {
-                    options.faults.push(Fault::Favoured { node, share: 1 << (drawn(seed, peer) % 3) })
+                    options.faults.push(Fault::Favoured { node, share: 1 << (drawn(seed, peer) % 3) });
                 }
                 _ if factor > 1 => options.faults.push(Fault::Slow { node, factor }),
                 _ => {}
