@@ -276,7 +276,9 @@ impl Origin {
     /// The bytes of these blobs that came from here were wrong: where there is another copy, it is read next.
     pub(crate) fn distrust(&self, artifact: &Artifact, blobs: &[BlobIndex]) {
         if let Self::Hub(snapshot) = self {
-            blobs.iter().for_each(|blob| snapshot.distrust(&artifact.blob(*blob).digest));
+            for blob in blobs {
+                snapshot.distrust(&artifact.blob(*blob).digest);
+            }
         }
     }
 }

@@ -90,7 +90,7 @@ fn large() -> HubModel {
 fn assert_is(model: &HubModel, dir: &Path, paths: &[&str]) {
     let mut found = contents(dir);
     found.retain(|(path, _)| !path.starts_with(".modelctl"));
-    assert_eq!(found.len(), paths.len(), "{dir:?}");
+    assert_eq!(found.len(), paths.len(), "{}", dir.display());
     for path in paths {
         assert!(fs::read(dir.join(path)).unwrap() == model.bytes(path), "{path}");
     }

@@ -132,14 +132,12 @@ fn is_complete(cache: &CachedModel, listing: &Listing, printer: &Printer) -> any
 
 fn is_good(file: &HubFile, path: &Path) -> io::Result<bool> {
     let mut opened = File::open(path)?;
-    match &file.lfs {
-        Some(digest) => Ok(hash::sha256(&mut opened)? == *digest),
-        None => {
-            let mut raw = Vec::new();
-            opened.take(file.size + 1).read_to_end(&mut raw)?;
-            Ok(file.is_made_of(&raw))
-        }
+    if let Some(digest) = &file.lfs {
+        return Ok(hash::sha256(&mut opened)? == *digest);
     }
+    let mut raw = Vec::new();
+    opened.take(file.size + 1).read_to_end(&mut raw)?;
+    Ok(file.is_made_of(&raw))
 }
 
 impl std::fmt::Display for WasThere {
