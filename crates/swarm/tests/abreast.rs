@@ -66,7 +66,7 @@ impl Play {
             self.now = self.swarm.next_wake().expect("somebody is to read").max(self.now);
             self.tell(Input::Tick);
         }
-        let waited = self.now - before;
+        let waited = self.now.saturating_sub(before);
         self.now += TOOK;
         let (read, run) = self.read.take().expect("asked for");
         for piece in run.pieces() {
