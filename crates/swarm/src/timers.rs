@@ -289,7 +289,17 @@ impl Swarm {
         }
         let has_scheduler = self.is_planned() && !self.config.standalone;
         let can_wait = has_scheduler || self.plan.as_ref().is_some_and(|plan| !plan.members.is_empty());
-        !can_wait || self.now >= self.last_news + NO_SOURCE_AFTER
+        !can_wait || self.now >= self.last_news + NO_SOURCE_AFTER && !self.has_hope()
+    }
+
+    /// Whether something is on its way, or a seed has it and is asked when this peer's turn comes.
+    fn has_hope(&self) -> bool {
+        let is_coming =
+            |link: &Link| link.reads.iter().filter_map(|id| self.reads.get(*id)).any(|read| read.is_live);
+        self.links.iter().filter(|(_, link)| link.is_usable()).any(|(peer, link)| {
+            is_coming(link)
+                || self.seeds.contains(peer) && self.wanted.count_common(&self.wanted, &link.has) > 0
+        })
     }
 
     /// Every moment at which time alone may change something. Moments that have passed may be among them.

@@ -399,3 +399,30 @@ fn a_seed_is_spared_what_somebody_has_who_pauses() {
     assert!(asked_at >= Duration::from_secs(1), "a pause costs the seed's budget: {asked_at:?}");
     assert!(asked_at < Duration::from_secs(3), "{asked_at:?}");
 }
+
+/// Nobody gives anything, and a seed that is linked has everything: it is asked when this peer's turn comes, after others'.
+#[test]
+fn whoever_has_a_seed_waits_for_its_turn_and_does_not_give_up() {
+    const SEED: PeerId = PeerId::new([3; 16]);
+    let mut plan = plan();
+    let member = |id, is_seed| Member { id, is_seed, ..plan.members[0].clone() };
+    let others = (4..12).map(|number| member(PeerId::new([number; 16]), false));
+    plan.members = others.chain([member(PARENT, false), member(SEED, true)]).collect();
+    plan.stripes.iter_mut().for_each(|part| part.backups = vec![SEED]);
+    let mut swarm = linked_to(0, plan);
+    swarm.handle(Duration::ZERO, Input::LinkUp { peer: SEED, in_flight_max: 16 });
+    swarm.handle(Duration::ZERO, Input::Have { peer: SEED, runs: vec![Run::new(0, PIECES)] });
+    let mut now = Duration::ZERO;
+    loop {
+        let outputs: Vec<Output> = std::iter::from_fn(|| swarm.poll()).collect();
+        let has_failed = outputs.iter().any(|output| matches!(output, Output::Failed { .. }));
+        assert!(!has_failed, "gives up at {now:?}");
+        let is_asked = |output: &Output| matches!(output, Output::Read { source: Source::Peer(SEED), .. });
+        if outputs.iter().any(is_asked) {
+            break;
+        }
+        now = swarm.next_wake().expect("its turn comes").max(now);
+        swarm.handle(now, Input::Tick);
+    }
+    assert!(now > Duration::from_secs(30), "others come first: {now:?}");
+}
