@@ -136,6 +136,52 @@ fn a_model_goes_from_a_hub_through_a_registry_to_another_store() {
     assert_is(&small(), &there.path("model"), &SMALL);
 }
 
+/// A model of eight tensors of 4 MiB each, of which one may be another than at first.
+fn layers(trained: Option<u32>) -> HubModel {
+    const BYTES: u32 = 4 << 20;
+    let tensor = |number: u32| {
+        format!(
+            r#""layer.{number}":{{"dtype":"F32","shape":[1024,1024],"data_offsets":[{},{}]}}"#,
+            number * BYTES,
+            (number + 1) * BYTES
+        )
+    };
+    let header = format!("{{{}}}", (0..8).map(tensor).collect::<Vec<_>>().join(","));
+    let mut file = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    for number in 0..8 {
+        let mut bytes = vec![0; BYTES as usize];
+        let seed = [number, u32::from(trained == Some(number))].map(u32::to_le_bytes).concat();
+        blake3::Hasher::new().update(&seed).finalize_xof().fill(&mut bytes);
+        file.extend(bytes);
+    }
+    HubModel::new().with("config.json", r#"{"model_type":"bert"}"#).with_lfs("model.safetensors", file)
+}
+
+/// Two versions from a hub through a registry into a store, which fetches of the second what differs.
+#[test]
+fn a_new_version_of_a_model_moves_only_what_differs() {
+    let (here, there, registry) = (Scratch::new(), Scratch::new(), Registry::start());
+    let [first, second] = ["models/layers:v1", "models/layers:v2"].map(|name| registry.reference(name));
+    let mut peer =
+        Running::start(there.modelctl(&["peer", "--store", "store", "--socket", "peer.sock", "--json"]));
+    peer.line();
+    let mut said = Vec::new();
+    for (model, reference, dir) in
+        [(layers(None), &first, "layers-v1"), (layers(Some(3)), &second, "layers-v2")]
+    {
+        let hub = Hub::start(model);
+        said.push(hub.run(&here, &["push", NAME, reference, "--plain-http"]));
+        let pull = ["pull", reference, "--plain-http", "--peer", "unix:peer.sock", "-o", dir];
+        if dir == "layers-v2" {
+            let diff = ["diff", &first, reference, "--plain-http"];
+            said.push(format!("$ modelctl {}\n{}", diff.join(" "), there.run(&diff)));
+        }
+        said.push(format!("$ modelctl {}\n{}", pull.join(" "), there.run(&pull)));
+    }
+    assert_said!(said.join("\n"));
+    assert_is(&layers(Some(3)), &there.path("layers-v2"), &["config.json", "model.safetensors"]);
+}
+
 #[test]
 fn what_is_published_from_a_hub_is_as_good_as_what_is_built_from_its_files() {
     let (scratch, registry, hub) = (Scratch::new(), Registry::start(), Hub::start(large()));
