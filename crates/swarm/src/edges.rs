@@ -39,6 +39,8 @@ const LOOK_MIN: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Behind {
     Not,
+    /// Nothing is on its way: others that are near are asked.
+    Near,
     /// So much of it that others are asked, or trees have drained, and cards are idle.
     Some,
     /// So much of it that others are asked in other racks, too.
@@ -60,10 +62,12 @@ pub(crate) struct Edges {
     looked_at: Duration,
     /// Since when most stripes are done.
     draining_since: Option<Duration>,
+    /// Whether they have been for long.
+    is_drained: bool,
     /// Since when nothing is on its way here, though something is wanted.
     starved_since: Option<Duration>,
-    /// Whether either has been so for long.
-    is_drained: bool,
+    /// Whether that has been so for long.
+    is_starved: bool,
     /// Whether plan or links have changed since these were drawn.
     pub(crate) are_stale: bool,
 }
@@ -77,8 +81,9 @@ impl Edges {
             behind: Vec::new(),
             looked_at: Duration::ZERO,
             draining_since: None,
-            starved_since: None,
             is_drained: false,
+            starved_since: None,
+            is_starved: false,
             are_stale: true,
         }
     }
@@ -116,7 +121,7 @@ impl Swarm {
             } else if rests > 0 || behind != Behind::Not {
                 self.edges.orphans.unite_common(mask, &self.edges.spread);
                 // What somebody lets into this rack in time is not fetched there by others too.
-                if is_far || behind == Behind::Much {
+                if is_far && (rests > 0 || behind != Behind::Near) || behind == Behind::Much {
                     self.edges.away.unite_common(mask, &self.edges.spread);
                 }
                 orphaned |= bit(number);
@@ -187,6 +192,7 @@ impl Swarm {
             match mask.count_common(&wanted, &self.edges.spread) {
                 lag if lag >= much_from => Behind::Much,
                 lag if lag >= behind_from || self.edges.is_drained => Behind::Some,
+                _ if self.edges.is_starved => Behind::Near,
                 _ => Behind::Not,
             }
         };
@@ -213,8 +219,8 @@ impl Swarm {
         self.edges.spread = Bits::in_more_than(&links, places, drawn, self.layout.piece_count());
     }
 
-    /// Once most stripes are done, whoever still has pieces to give has a card to spare. So has this peer while nothing is
-    /// on its way here: the parents of what it wants may have less than others.
+    /// Once most stripes are done, whoever still has pieces to give has a card to spare. While nothing is on its way here,
+    /// this peer has: the parents of what it wants may have less than others.
     fn see_whether_trees_drain(&mut self, elapsed: Duration) {
         let mut left: Vec<u32> = self.stripes.all().iter().map(|stripe| stripe.wanted).collect();
         left.sort_unstable();
@@ -225,10 +231,10 @@ impl Swarm {
             self.edges.starved_since = None;
         }
         let patience = (elapsed / DRAIN_SHARE).max(DRAIN_MIN);
+        let is_long = |since: Duration| self.now > since && self.now >= since + patience;
         let draining = *self.edges.draining_since.get_or_insert(self.now);
         let starved = *self.edges.starved_since.get_or_insert(self.now);
-        self.edges.is_drained =
-            [draining, starved].iter().any(|since| self.now > *since && self.now >= *since + patience);
+        (self.edges.is_drained, self.edges.is_starved) = (is_long(draining), is_long(starved));
     }
 
     /// Whether backups of a stripe are to be linked: its parent does not do, or it is read first hand.
@@ -239,7 +245,7 @@ impl Swarm {
             |link: &Link| link.is_slow || matches!(link.state, LinkState::Leaving | LinkState::Down { .. });
         self.links.get(&parent).is_some_and(is_broken)
             || self.seeds.contains(&parent)
-            || self.edges.behind.get(number).is_some_and(|at| *at != Behind::Not)
+            || self.edges.behind.get(number).is_some_and(|at| matches!(at, Behind::Some | Behind::Much))
     }
 }
 
