@@ -182,6 +182,27 @@ fn a_new_version_of_a_model_moves_only_what_differs() {
     assert_is(&layers(Some(3)), &there.path("layers-v2"), &["config.json", "model.safetensors"]);
 }
 
+/// What a mirror has says nothing of the registry that is written to.
+#[test]
+fn a_push_from_a_hub_asks_no_mirror() {
+    let (scratch, registry, mirror) = (Scratch::new(), Registry::start(), Registry::start());
+    let (hub, name) = (Hub::start(small()), "models/small:v1");
+    for at in [&mirror, &registry] {
+        hub.run(&scratch, &["push", NAME, &at.reference(name), "--plain-http"]);
+    }
+    let settings = format!(
+        "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
+        registry.address(),
+        mirror.address()
+    );
+    scratch.write("registries.conf", settings);
+    let before = mirror.requests().len();
+    let mut again = hub.modelctl(&scratch, &["push", NAME, &registry.reference(name), "--plain-http"]);
+    let output = again.env("CONTAINERS_REGISTRIES_CONF", "registries.conf").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(mirror.requests().len(), before);
+}
+
 #[test]
 fn what_is_published_from_a_hub_is_as_good_as_what_is_built_from_its_files() {
     let (scratch, registry, hub) = (Scratch::new(), Registry::start(), Hub::start(large()));

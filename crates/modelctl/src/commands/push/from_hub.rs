@@ -67,7 +67,7 @@ pub(super) fn run(
     }
     let created_at_unix = source_date_epoch()?;
     let access = access::hub(&args.registry)?;
-    let repository = access::repository(&args.registry, to)?;
+    let repository = access::destination(&args.registry, to)?;
     let published = access::runtime()?.block_on(async {
         // What cannot work is found before the hub is read.
         let reached = repository.has_blob(&Sha256Digest::of(b"{}"), 2).await;
