@@ -43,8 +43,6 @@ pub(crate) enum Action {
 /// token instead of asking for one each.
 pub(crate) struct Auth {
     credentials: Credentials,
-    /// A proof that is shown unasked, to hosts that ask for none.
-    fixed: Option<HeaderValue>,
     /// Another repository of the registry that tokens for pushing are to open as well.
     other: Option<String>,
     pull: Mutex<Proof>,
@@ -76,21 +74,20 @@ impl fmt::Debug for Auth {
 
 impl Auth {
     pub(crate) fn new(credentials: Credentials) -> Self {
-        Self { credentials, fixed: None, other: None, pull: Mutex::default(), push: Mutex::default() }
+        Self { credentials, other: None, pull: Mutex::default(), push: Mutex::default() }
     }
 
     /// With a token that is shown with every request; `None` if no header can carry it.
     pub(crate) fn bearer(token: Option<&str>) -> Option<Self> {
-        let fixed = match token {
-            Some(token) => Some(sensitive(format!("Bearer {token}"))?),
-            None => None,
-        };
-        Some(Self { fixed, ..Self::new(Credentials::Anonymous) })
+        let Some(token) = token else { return Some(Self::new(Credentials::Anonymous)) };
+        let authorization = format!("Bearer {token}");
+        HeaderValue::try_from(&authorization).ok()?;
+        Some(Self::new(Credentials::Forwarded { authorization: Some(authorization) }))
     }
 
     /// The same, with nothing proved yet.
     pub(crate) fn afresh(&self) -> Self {
-        Self { fixed: self.fixed.clone(), ..Self::new(self.credentials.clone()) }
+        Self::new(self.credentials.clone())
     }
 
     /// The same, but tokens for pushing open another repository for reading, too.
@@ -111,9 +108,6 @@ impl Auth {
         if let Credentials::Forwarded { authorization } = &self.credentials {
             return Ok(authorization.clone().and_then(sensitive));
         }
-        if self.fixed.is_some() {
-            return Ok(self.fixed.clone());
-        }
         let mut proof = self.proof(action).lock().await;
         if let Some(header) = proof.header.as_ref().filter(|header| header.is_fresh()) {
             return Ok(Some(header.value.clone()));
@@ -129,7 +123,7 @@ impl Auth {
         headers: &HeaderMap,
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
-        if self.fixed.is_some() || matches!(self.credentials, Credentials::Forwarded { .. }) {
+        if matches!(self.credentials, Credentials::Forwarded { .. }) {
             return Ok(None);
         }
         let mut proof = self.proof(action).lock().await;
