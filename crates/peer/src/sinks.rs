@@ -353,7 +353,7 @@ impl Sinks {
             (Arc::clone(&self.landing), Arc::clone(registrar), self.bytes_of(at.run));
         let sinks = Arc::downgrade(self);
         let started = detach(move || {
-            let region = landing.region(at.blob);
+            let region = landing.region(at.blob, range.clone());
             // The landing is free before anybody hears of it.
             drop(landing);
             let result = match region {

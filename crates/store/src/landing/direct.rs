@@ -3,10 +3,11 @@
 //! Owns: whether that is possible here, the mapping, and what is sealed in it from the start. Does not own: registration
 //! with a network card, or who reads into which range.
 
-use std::{ops::Range, os::unix::fs::MetadataExt as _, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use memory::{Access, Region};
 use modelpack::layout::{BlobIndex, PieceSpan};
+use rustix::fs::FallocateFlags;
 
 use super::{Landing, Stage, unpoison};
 use crate::{
@@ -26,21 +27,37 @@ impl Landing {
         self.kind
     }
 
-    /// The blob's file, mapped: what is written to a lease of it has landed, and is committed in place. Mapped when it
-    /// is first asked for, then the same until the blob is published, and after that for as long as somebody holds it.
+    /// The blob's file, mapped, with space for `range` of it: what is written to a lease there has landed, and is
+    /// committed in place. Mapped when it is first asked for, then the same until the blob is published, and after that
+    /// for as long as somebody holds it. To write a page without space would end the process, so that a range is asked
+    /// for before it is leased.
     ///
-    /// `None` where the file system does not allow it, before [`Self::preallocate`] (a page without space cannot be
-    /// written), and for a blob that is not to be written.
+    /// `None` where the file system does not allow it, before [`Self::preallocate`], and for a blob that is not to be
+    /// written.
     ///
     /// What has landed is sealed in it: proved pieces, and those that wait for the proof of the whole blob. What is
     /// landed from then on in either way is sealed too, until the blob is forgotten.
     ///
     /// # Errors
-    /// If it cannot be mapped.
-    pub fn region(&self, blob: BlobIndex) -> Result<Option<Arc<Region>>, StoreError> {
+    /// If it cannot be mapped, or there is no space left.
+    ///
+    /// # Panics
+    /// If the range is none of the blob's.
+    pub fn region(&self, blob: BlobIndex, range: Range<usize>) -> Result<Option<Arc<Region>>, StoreError> {
         if !self.kind.lands_direct() {
             return Ok(None);
         }
+        let Some(region) = self.mapped(blob)? else { return Ok(None) };
+        assert!(range.end <= region.len(), "{range:?} of a blob of {} bytes", region.len());
+        let (start, len) = (range.start as u64, range.len() as u64);
+        if len > 0 {
+            rustix::fs::fallocate(&*self.file(blob), FallocateFlags::empty(), start, len)
+                .context("allocate", self.blob_path(blob))?;
+        }
+        Ok(Some(region))
+    }
+
+    fn mapped(&self, blob: BlobIndex) -> Result<Option<Arc<Region>>, StoreError> {
         let slot = self.slot(blob);
         {
             let held = unpoison(slot.state.read());
@@ -55,9 +72,8 @@ impl Landing {
         }
         let path = self.blob_path(blob);
         let (bytes, meta) = (self.layout.blob_bytes(blob), held.file.metadata().context("look at", &path)?);
-        // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
-        let has_space = bytes > 0 && meta.len() >= bytes && meta.blocks() * 512 >= bytes;
-        let Some(len) = usize::try_from(bytes).ok().filter(|_| has_space) else { return Ok(None) };
+        let has_size = bytes > 0 && meta.len() >= bytes;
+        let Some(len) = usize::try_from(bytes).ok().filter(|_| has_size) else { return Ok(None) };
         let region = Region::map(&held.file, len, Access::ReadWrite).context("map", &path)?;
         self.seal_what_is_here(blob, &region);
         held.region = Some(Arc::clone(&region));

@@ -16,7 +16,7 @@ use modelpack::{
 };
 use proptest::prelude::*;
 
-use crate::support::{Artifact, TWO_PIECES, pattern, skip};
+use crate::support::{Artifact, Mount, TWO_PIECES, pattern, skip};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -47,7 +47,8 @@ fn open(artifact: &Artifact, dir: &Path) -> Landing {
 fn lease(artifact: &Artifact, landing: &Landing, piece: PieceIndex) -> Option<Lease> {
     let span = artifact.contents.layout.span(piece);
     let start = usize::try_from(span.offset).unwrap();
-    landing.region(span.blob).unwrap().unwrap().lease(start..start + span.len as usize)
+    let range = start..start + span.len as usize;
+    landing.region(span.blob, range.clone()).unwrap().unwrap().lease(range)
 }
 
 fn filled(mut lease: Lease, bytes: &[u8]) -> Filled {
@@ -85,11 +86,12 @@ fn what_arrived_at_its_offset_is_proved_and_published_without_being_written() {
         land_directly(&artifact, &landing, piece);
         assert!(lease(&artifact, &landing, piece).is_none(), "it is never lent again");
     }
-    let regions: Vec<_> = (0..3).map(|blob| landing.region(BlobIndex(blob)).unwrap().unwrap()).collect();
+    let regions: Vec<_> =
+        (0..3).map(|blob| landing.region(BlobIndex(blob), 0..1).unwrap().unwrap()).collect();
     let proofs = artifact.proofs(&landing);
     output.publish(proofs).unwrap();
     artifact.assert_published(&target);
-    assert!(landing.region(BlobIndex(0)).unwrap().is_none(), "what is published is not to be written");
+    assert!(landing.region(BlobIndex(0), 0..1).unwrap().is_none(), "what is published is not to be written");
     assert!(regions.iter().all(|region| region.is_sealed()));
     let mut tail = [0; 10];
     regions[0].read_at(TWO_PIECES - 10, &mut tail);
@@ -97,22 +99,58 @@ fn what_arrived_at_its_offset_is_proved_and_published_without_being_written() {
 }
 
 #[test]
-fn only_files_in_memory_that_have_their_space_and_are_to_be_written_are_mapped() {
+fn only_files_in_memory_that_have_their_size_and_are_to_be_written_are_mapped() {
     let Some(dir) = in_memory() else { return };
     let artifact = Artifact::new(vec![pattern(1, 5000), Vec::new()], &[("a", 0), ("b", 1)]);
     let landing = Landing::open(dir.path(), &artifact.contents.layout, &artifact.contents.digest).unwrap();
-    assert!(landing.region(BlobIndex(0)).unwrap().is_none(), "a page without space cannot be written");
+    assert!(landing.region(BlobIndex(0), 0..1).unwrap().is_none(), "a page beyond the end cannot be written");
     landing.preallocate().unwrap();
-    assert_eq!(landing.region(BlobIndex(0)).unwrap().unwrap().len(), 5000);
-    assert!(landing.region(BlobIndex(1)).unwrap().is_none(), "nothing to map");
+    assert_eq!(landing.region(BlobIndex(0), 0..1).unwrap().unwrap().len(), 5000);
+    assert!(landing.region(BlobIndex(1), 0..1).unwrap().is_none(), "nothing to map");
 
     let disk = tempfile::tempdir().unwrap();
     if filesystem_of(disk.path()).unwrap() == FsKind::Tmpfs {
         return skip("the directory of temporary files is in memory");
     }
     let landing = open(&artifact, disk.path());
-    assert!(landing.region(BlobIndex(0)).unwrap().is_none());
+    assert!(landing.region(BlobIndex(0), 0..1).unwrap().is_none());
     assert!(!landing.filesystem().lands_direct());
+}
+
+#[test]
+fn a_range_without_space_is_refused_before_it_can_be_written() {
+    let Some(mount) = Mount::tmpfs("size=4m") else { return };
+    let artifact = Artifact::new(vec![pattern(1, 3 << 20)], &[("a", 0)]);
+    let landing = open(&artifact, &mount.dir.path().join("landing"));
+    land_directly(&artifact, &landing, PieceIndex(0));
+    // Somebody else was faster.
+    std::fs::write(mount.dir.path().join("other"), vec![1; 2 << 20]).unwrap();
+    let error = landing.region(BlobIndex(0), 1 << 20..3 << 20).unwrap_err();
+    assert!(error.hint().is_some_and(|hint| hint.contains("free some space")), "{error}");
+    let piece = PieceIndex(2);
+    let verified = artifact.trees[0]
+        .verify(Landed::new(artifact.contents.layout.span(piece).in_blob, artifact.piece(piece)));
+    assert!(landing.commit(piece, &verified.unwrap()).is_err());
+    std::fs::remove_file(mount.dir.path().join("other")).unwrap();
+    land_directly(&artifact, &landing, PieceIndex(1));
+    assert!(is_right(&artifact, &landing, PieceIndex(0)));
+}
+
+#[test]
+fn memory_is_taken_as_bytes_come() {
+    let Some(dir) = in_memory() else { return };
+    let artifact = Artifact::new(vec![pattern(1, 8 << 20)], &[("a", 0)]);
+    let landing = open(&artifact, dir.path());
+    let taken = || landing_blocks(dir.path()) * 512;
+    assert!(taken() < 1 << 20, "to find pages for all of a model first takes as long as landing it");
+    land_directly(&artifact, &landing, PieceIndex(3));
+    assert!((1 << 20..3 << 20).contains(&taken()), "{} bytes for one piece", taken());
+}
+
+fn landing_blocks(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let blobs = std::fs::read_dir(dir.join("blobs")).unwrap();
+    blobs.map(|blob| blob.unwrap().metadata().unwrap().blocks()).sum()
 }
 
 #[test]
@@ -186,11 +224,11 @@ fn a_forgotten_blob_is_landed_again_in_the_same_region() {
     let Some(dir) = in_memory() else { return };
     let artifact = Artifact::small();
     let landing = open(&artifact, dir.path());
-    let region = landing.region(BlobIndex(0)).unwrap().unwrap();
+    let region = landing.region(BlobIndex(0), 0..1).unwrap().unwrap();
     land_directly(&artifact, &landing, PieceIndex(0));
     let out = lease(&artifact, &landing, PieceIndex(1)).unwrap();
     landing.forget_blob(BlobIndex(0)).unwrap();
-    assert!(std::sync::Arc::ptr_eq(&region, &landing.region(BlobIndex(0)).unwrap().unwrap()));
+    assert!(std::sync::Arc::ptr_eq(&region, &landing.region(BlobIndex(0), 0..1).unwrap().unwrap()));
     assert!(lease(&artifact, &landing, PieceIndex(1)).is_none(), "a read of the round before is still out");
     drop(out);
     for piece in 0..2 {
