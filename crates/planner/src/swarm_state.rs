@@ -165,6 +165,7 @@ impl SwarmState {
         facts: &Arc<Registered>,
         joining: Joining<'_>,
     ) {
+        self.stalls.joined(now);
         let epoch = joining.progress.epoch;
         if epoch > self.epoch && epoch <= EPOCH_MAX {
             // Another scheduler's plan. The next one comes after it, so that no epoch means two plans.

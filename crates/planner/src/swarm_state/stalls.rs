@@ -31,14 +31,14 @@ const BELIEVED: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Spread {
     count: u32,
-    first: Duration,
+    /// When the last one did; or, while none has, when it was first looked for.
     last: Duration,
 }
 
 impl Spread {
-    fn is_still_at(&self) -> Duration {
-        let interval = self.last.saturating_sub(self.first) / self.count.saturating_sub(1).max(1);
-        self.last + (interval * STILL_INTERVALS).max(STILL_MIN)
+    /// What it took for each, since the swarm began.
+    fn interval(&self, begun: Duration) -> Option<Duration> {
+        (self.count > 0).then(|| self.last.saturating_sub(begun) / self.count)
     }
 }
 
@@ -55,6 +55,8 @@ pub(super) struct Stalls {
     /// The pieces that a member has had, and those that a second one has had.
     once: PieceMap,
     twice: PieceMap,
+    /// When the last member joined before anything spread.
+    begun: Duration,
     spreads: [Spread; STRIPES],
     said: BTreeMap<Node, Said>,
     /// Those that have stalled, with those who said so: the next plan gives these the stripes.
@@ -64,7 +66,21 @@ pub(super) struct Stalls {
 impl Stalls {
     pub(super) fn new(piece_count: u32) -> Self {
         let (once, twice) = (PieceMap::empty(piece_count), PieceMap::empty(piece_count));
-        Self { once, twice, spreads: Default::default(), said: BTreeMap::new(), found: BTreeMap::new() }
+        Self {
+            once,
+            twice,
+            begun: Duration::ZERO,
+            spreads: Default::default(),
+            said: BTreeMap::new(),
+            found: BTreeMap::new(),
+        }
+    }
+
+    /// A member joins.
+    pub(super) fn joined(&mut self, now: Duration) {
+        if self.spreads.iter().all(|spread| spread.count == 0) {
+            self.begun = now;
+        }
     }
 
     /// A member has one more piece.
@@ -73,10 +89,16 @@ impl Stalls {
             return;
         }
         let spread = &mut self.spreads[stripe];
-        if spread.count == 0 {
-            spread.first = now;
-        }
         (spread.count, spread.last) = (spread.count + 1, now.max(spread.last));
+    }
+
+    /// From when on nothing has spread of a stripe, if that goes on. Of one of which nothing ever has, what is usual for
+    /// others counts: the first pieces take the longest.
+    fn is_still_at(&self, stripe: usize) -> Option<Duration> {
+        let known = self.spreads.iter().filter_map(|spread| spread.interval(self.begun));
+        let spread = self.spreads[stripe];
+        let interval = spread.interval(self.begun).or_else(|| known.max())?;
+        Some(spread.last + (interval * STILL_INTERVALS).max(STILL_MIN))
     }
 
     pub(super) fn left(&mut self, node: Node) {
@@ -117,13 +139,17 @@ impl SwarmState {
 
     /// When it is to be looked whether those have stalled of whom it was said.
     pub(super) fn stalls_due(&self) -> Option<Duration> {
-        self.stalls.said.iter().map(|(node, said)| self.still_at(*node).min(said.until)).min()
+        let due = |(node, said): (&Node, &Said)| {
+            self.still_at(*node).map_or(said.until, |still_at| still_at.min(said.until))
+        };
+        self.stalls.said.iter().map(due).min()
     }
 
-    /// From when on nothing has spread of what a member is the entrant of, if that goes on.
-    fn still_at(&self, node: Node) -> Duration {
+    /// From when on nothing has spread of what a member is the entrant of, if that goes on; `None` where nothing ever
+    /// has of anything.
+    fn still_at(&self, node: Node) -> Option<Duration> {
         let its = (0..self.entrants.len()).filter(|stripe| self.entrants[*stripe] == Some(node));
-        its.map(|stripe| self.stalls.spreads[stripe].is_still_at()).max().unwrap_or_default()
+        its.map(|stripe| self.stalls.is_still_at(stripe)).max().flatten()
     }
 
     /// Finds out which of those have stalled; says whether the plan should change.
@@ -133,7 +159,7 @@ impl SwarmState {
             if !self.entrants.contains(&Some(node)) {
                 continue;
             }
-            if self.still_at(node) <= now {
+            if self.still_at(node).is_some_and(|at| at <= now) {
                 is_changed |=
                     self.note_straggler(node, Straggles { until: now + RECOVERS, is_slow_card: false });
                 if let Some(member) = self.roster.get_mut(node) {

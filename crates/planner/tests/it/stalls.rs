@@ -92,3 +92,32 @@ fn one_that_nobody_reads_from_cannot_stall() {
     let now: Vec<Vec<usize>> = (1..=MEMBERS).map(|number| stripes_of(&fleet, id(number))).collect();
     assert_eq!(now, its);
 }
+
+#[test]
+fn on_a_slow_network_the_first_pieces_may_take_their_time() {
+    let mut fleet = Fleet::default();
+    for number in 1..=MEMBERS {
+        fleet.join(number, 0, true, Vec::new());
+    }
+    let (entrant, child) = (id(3), id(5));
+    let its = stripes_of(&fleet, entrant);
+    stalls(&mut fleet, ms(300), child, entrant);
+    fleet.tell_at(ms(700), Input::Tick);
+    assert_eq!(stripes_of(&fleet, entrant), its, "nobody has got anything yet");
+    let other = (0..STRIPES).find(|stripe| !its.contains(&(*stripe as usize))).unwrap();
+    spreads(&mut fleet, ms(1000), other);
+    stalls(&mut fleet, ms(1001), child, entrant);
+    for at in [1300, 1500] {
+        fleet.tell_at(ms(at), Input::Tick);
+        assert_eq!(stripes_of(&fleet, entrant), its, "what came first took a second");
+    }
+    // Its own first piece and nothing after it.
+    spreads(&mut fleet, ms(1500), u32::try_from(its[0]).unwrap());
+    for at in (1600..5900).step_by(300) {
+        stalls(&mut fleet, ms(at), child, entrant);
+        assert_eq!(stripes_of(&fleet, entrant), its, "{at}");
+    }
+    stalls(&mut fleet, ms(6001), child, entrant);
+    fleet.tell_at(ms(6002), Input::Tick);
+    assert!(stripes_of(&fleet, entrant).is_empty());
+}
