@@ -236,7 +236,12 @@ pub(crate) async fn fill_and_publish(
 ) -> Result<Done, PeerError> {
     let landing = output.landing();
     let allocating = Arc::clone(&landing);
-    blocking(move || allocating.preallocate()).await?;
+    let output = blocking(move || {
+        allocating.preallocate()?;
+        output.unpack_ahead();
+        Ok::<_, StoreError>(output)
+    })
+    .await?;
     let ground = ground_of(landing);
     let Filled { proofs, bounded_by, bound } = fill(&ground).await?;
     let published = blocking(move || output.publish(proofs)).await?;

@@ -68,6 +68,12 @@ impl Contents {
         Ok(Self { selection: Some(Arc::clone(selection)), matched, ..Self::from(&part) })
     }
 
+    /// Bytes of all archives, as they are packed.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        let bytes = |archive: &Archive| self.blobs[archive.blob.0 as usize].size;
+        self.archives.iter().map(bytes).fold(0, u64::saturating_add)
+    }
+
     /// What a landing of it is known by: its pieces are numbered differently in each selection.
     pub(crate) fn identity(&self) -> Sha256Digest {
         match &self.selection {

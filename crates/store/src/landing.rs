@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -32,6 +32,7 @@ use crate::{
 
 mod consistent;
 mod direct;
+mod follow;
 mod recheck;
 mod shared;
 mod write;
@@ -56,6 +57,8 @@ pub struct Landing {
     layout: PieceLayout,
     slots: Vec<Slot>,
     state: Mutex<State>,
+    /// Told of every piece that is here.
+    moved: Condvar,
     kind: FsKind,
     /// What this run made, to be taken back if there is no space.
     created: Created,
@@ -69,6 +72,8 @@ struct State {
     claims: Claims,
     /// Checked since this landing was opened.
     verified: PieceMap,
+    /// On disk, whatever is known of it: what was written, or looked at again, since this landing was opened.
+    here: PieceMap,
 }
 
 #[derive(Debug)]
@@ -221,7 +226,8 @@ impl Landing {
             });
         }
         let kind = dir.kind()?;
-        let state = Mutex::new(State { journal, claims, verified });
+        let here = verified.clone();
+        let state = Mutex::new(State { journal, claims, verified, here });
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             id,
@@ -230,6 +236,7 @@ impl Landing {
             layout: layout.clone(),
             slots,
             state,
+            moved: Condvar::new(),
             kind,
             created,
             _pin: pin,
@@ -376,6 +383,7 @@ impl Landing {
         state.claims.apply(Record::Forget(blob), &self.layout);
         for piece in self.layout.pieces_of(blob).pieces() {
             state.verified.remove(piece);
+            state.here.remove(piece);
         }
         Ok(())
     }
@@ -433,6 +441,8 @@ impl Landing {
     pub(crate) fn set_placed(&self, blob: BlobIndex, file: File) {
         let mut held = unpoison(self.slot(blob).state.write());
         *held = SlotState { file: Arc::new(file), stage: Stage::Placed, region: None };
+        self.state().here.insert_run(self.layout.pieces_of(blob));
+        self.moved.notify_all();
     }
 
     /// Ends all writing to the blob: those under way are waited for, and the handle becomes read-only.

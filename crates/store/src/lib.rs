@@ -4,6 +4,7 @@
 //! archives of files ([`read_archive`]), the content store ([`Store`]) and `oci:` layouts ([`LayoutWriter`], [`LayoutReader`]). Does not own: what is
 //! fetched or from whom, hashing threads, or any async runtime; every call here may block.
 
+mod ahead;
 mod archive;
 mod contents;
 mod error;

@@ -15,6 +15,7 @@ use modelpack::{digest::Sha256Digest, layout::BlobIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    ahead::Ahead,
     contents::Contents,
     error::{Context as _, Occupied, StoreError},
     files::{Dir, Fingerprint, FsKind, is_regular},
@@ -159,10 +160,12 @@ pub enum OpenedOutput {
 #[derive(Debug)]
 pub struct Output {
     pub(crate) target: Target,
-    pub(crate) contents: Box<Contents>,
+    pub(crate) contents: Arc<Contents>,
     pub(crate) landing: Arc<Landing>,
     /// Blobs that were handed over as a whole, and whether by a second name.
     pub(crate) placed: Mutex<BTreeMap<BlobIndex, LinkUsed>>,
+    /// Archives that are unpacked while they land.
+    pub(crate) ahead: Mutex<Option<Ahead>>,
 }
 
 /// Where the published files go.
@@ -270,8 +273,8 @@ impl OutputDir {
         if let Some(selection) = &contents.selection {
             landing.dir().write_atomic(SELECTION_NAME, selection.to_string().as_bytes())?;
         }
-        let placed = Mutex::new(BTreeMap::new());
-        Ok(OpenedOutput::Fresh(Output { target, contents: Box::new(contents), landing, placed }))
+        let (contents, placed, ahead) = (Arc::new(contents), Mutex::default(), Mutex::default());
+        Ok(OpenedOutput::Fresh(Output { target, contents, landing, placed, ahead }))
     }
 }
 
@@ -334,6 +337,19 @@ impl Output {
     /// Where the blobs land.
     pub fn landing(&self) -> Arc<Landing> {
         Arc::clone(&self.landing)
+    }
+
+    /// Begins to unpack archives while they land, so that little is left to do at the end. It is a head start and proves
+    /// nothing: what comes of it counts if, in the end, its decoder has read the very bytes that the manifest names, and
+    /// is unpacked again otherwise.
+    ///
+    /// The space that blobs need has been allocated: what is unpacked must not take it away.
+    pub fn unpack_ahead(&self) {
+        let begin = || Ahead::begin(&self.contents, &self.landing);
+        match begin() {
+            Ok(ahead) => *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead,
+            Err(error) => tracing::debug!(%error, "nothing is unpacked before everything is here"),
+        }
     }
 
     /// The artifact it is for.

@@ -26,6 +26,7 @@ use rustix::fs::{Mode, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::{
     archive::{ArchiveError, Budget, Packed, Taker, followed, read_archive},
+    contents::Contents,
     error::{Context as _, StoreError},
     files::{Dir, free_bytes},
     link::{self, LinkMode},
@@ -51,16 +52,26 @@ pub(crate) struct Unpacked {
     pub(crate) is_weight: bool,
 }
 
+/// What came of one archive: its files, and what the selection has to do with them.
+pub(crate) type Part = (Vec<Unpacked>, Matched);
+
 impl Output {
-    /// Unpacks every archive. Their blobs have been proved, and nothing changes them any more.
+    /// Unpacks every archive that was not unpacked while it landed. Their blobs have been proved, and nothing changes
+    /// them any more.
     pub(crate) fn unpack(&self, staging: &Dir) -> Result<Vec<Unpacked>, StoreError> {
-        clear(staging)?;
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let early = match ahead {
+            Some(ahead) => ahead.finish(),
+            None => {
+                clear(staging)?;
+                BTreeMap::new()
+            }
+        };
         let mut matched = self.contents.matched.clone();
-        let archives = &self.contents.archives;
         let mut unpacked = Vec::new();
-        if !archives.is_empty() {
+        if !self.contents.archives.is_empty() {
             let dir = staging.make(UNPACKED_NAME)?;
-            for (mut files, here) in self.unpack_all(&dir)? {
+            for (mut files, here) in self.unpack_rest(&dir, early)? {
                 unpacked.append(&mut files);
                 matched.join(&here);
             }
@@ -73,61 +84,83 @@ impl Output {
         Ok(unpacked)
     }
 
-    /// In the order of the archives.
-    fn unpack_all(&self, dir: &Dir) -> Result<Vec<(Vec<Unpacked>, Matched)>, StoreError> {
+    /// All archives in their order; those of `early`, by number, are unpacked.
+    fn unpack_rest(&self, dir: &Dir, early: BTreeMap<usize, Part>) -> Result<Vec<Part>, StoreError> {
         let archives = &self.contents.archives;
-        let size = |archive: &Archive| self.contents.blobs[archive.blob.0 as usize].size;
-        let budget = Budget::new(archives.iter().map(size).fold(0, u64::saturating_add));
+        let rest: Vec<_> = (0..archives.len()).filter(|number| !early.contains_key(number)).collect();
+        let budget = Budget::new(self.contents.packed_bytes());
         let next = AtomicUsize::new(0);
-        let done = Mutex::new(BTreeMap::new());
+        let done: Mutex<BTreeMap<_, _>> =
+            Mutex::new(early.into_iter().map(|(number, part)| (number, Ok(part))).collect());
         let work = || {
             loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some(archive) = archives.get(number) else { break };
-                let result = self.unpack_one(archive, dir, &budget);
+                let Some(number) = rest.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let archive = &archives[*number];
+                let source = Positioned { file: self.landing.file(archive.blob), offset: 0 };
+                let result = unpack_one(&self.contents, (archive, source), dir, &budget);
                 if result.is_err() {
                     // The others need not begin.
-                    next.store(archives.len(), Ordering::Relaxed);
+                    next.store(rest.len(), Ordering::Relaxed);
                 }
-                done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, result);
+                done.lock().unwrap_or_else(PoisonError::into_inner).insert(*number, result);
             }
         };
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = threads.min(AT_ONCE_MAX).min(archives.len());
         thread::scope(|scope| {
-            for _ in 1..threads {
+            for _ in 1..threads_for(rest.len()) {
                 scope.spawn(work);
             }
             work();
         });
         done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
     }
+}
 
-    fn unpack_one(
-        &self,
-        archive: &Archive,
-        dir: &Dir,
-        budget: &Budget,
-    ) -> Result<(Vec<Unpacked>, Matched), StoreError> {
-        let source = Positioned { file: self.landing.file(archive.blob), offset: 0 };
-        let mut files = Files {
-            archive,
-            dir,
-            selection: self.contents.selection.as_deref(),
-            matched: Matched::default(),
-            unpacked: Vec::new(),
-            links: BTreeMap::new(),
-        };
-        let read = read_archive(source, archive.packing, budget, &mut files);
-        let read = read.and_then(|()| files.make_links());
-        match read {
-            Ok(()) => Ok((files.unpacked, files.matched)),
-            Err(ArchiveError::Store(error)) => Err(error),
-            Err(source) => {
-                Err(StoreError::Archive { archive: archive.to_string(), source: Box::new(source) })
-            }
+/// How many threads unpack that many archives.
+pub(crate) fn threads_for(archives: usize) -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get).min(AT_ONCE_MAX).min(archives)
+}
+
+/// Unpacks one archive into files without their final names. What was unpacked of one that fails is removed.
+pub(crate) fn unpack_one(
+    contents: &Contents,
+    (archive, source): (&Archive, impl Read),
+    dir: &Dir,
+    budget: &Budget,
+) -> Result<Part, StoreError> {
+    let mut files = Files {
+        archive,
+        dir,
+        selection: contents.selection.as_deref(),
+        matched: Matched::default(),
+        unpacked: Vec::new(),
+        links: BTreeMap::new(),
+    };
+    let read = read_archive(source, archive.packing, budget, &mut files);
+    match read.and_then(|()| files.make_links()) {
+        Ok(()) => Ok((files.unpacked, files.matched)),
+        Err(error) => {
+            remove(dir, archive, files.unpacked.len() + 1);
+            Err(match error {
+                ArchiveError::Store(error) => error,
+                source => StoreError::Archive { archive: archive.to_string(), source: Box::new(source) },
+            })
         }
     }
+}
+
+/// Removes the first `count` files of an archive: they take space and are of no use. Best effort, for the next run
+/// removes what is left.
+pub(crate) fn remove(dir: &Dir, archive: &Archive, count: usize) {
+    for number in 0..count {
+        if let Err(error) = dir.remove_if_there(&name_of(archive, number)) {
+            tracing::warn!(%error, "an unpacked file is left behind; the next run removes it");
+        }
+    }
+}
+
+/// No two archives are the same blob, so that no two files get the same name.
+fn name_of(archive: &Archive, number: usize) -> String {
+    format!("{}-{number}", archive.blob)
 }
 
 /// Removes what an earlier run has unpacked.
@@ -180,9 +213,8 @@ impl Files<'_> {
         self.selection.is_none_or(|selection| selection.selects(path, kind, &mut self.matched))
     }
 
-    /// No two archives are the same blob, so that no two files get the same name.
     fn next_name(&self) -> String {
-        format!("{}-{}", self.archive.blob, self.unpacked.len())
+        name_of(self.archive, self.unpacked.len())
     }
 
     fn done(&mut self, path: &str, name: String, sha256: Sha256Digest) {

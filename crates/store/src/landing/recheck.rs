@@ -55,6 +55,9 @@ impl Landing {
         let mut state = self.state();
         if is_good {
             note(&mut state);
+            state.here.insert(piece);
+            drop(state);
+            self.moved.notify_all();
             held.seal();
         } else {
             state.claims.withdraw(piece);

@@ -200,9 +200,18 @@ impl Landing {
         let mut state = self.state();
         state.journal.append(record)?;
         state.claims.apply(record, &self.layout);
-        if let Record::Verified(index) = record {
-            state.verified.insert(index);
+        match record {
+            Record::Verified(index) => {
+                state.verified.insert(index);
+                state.here.insert(index);
+            }
+            Record::Landed(index, _) | Record::Read(index, _) => {
+                state.here.insert(index);
+            }
+            Record::Forget(_) => {}
         }
+        drop(state);
+        self.moved.notify_all();
         Ok(())
     }
 

@@ -6,6 +6,7 @@
     reason = "clippy lets tests unwrap and print, but not the helpers that they share"
 )]
 
+mod ahead;
 mod archives;
 mod collect;
 mod corpora;
