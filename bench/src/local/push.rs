@@ -30,6 +30,11 @@ use crate::{
     output::{OutputArgs, tell},
 };
 
+/// Anonymous memory of a push.
+const RSS_ANON_BUDGET_MIB: f64 = 64.0;
+
+const MIB: f64 = 1_048_576.0;
+
 /// Copies of the model in memory while it is measured: source, layout, registry.
 const COPIES: u64 = 3;
 
@@ -100,6 +105,7 @@ fn measure(args: &PushArgs) -> anyhow::Result<()> {
         row.ratios.retain(|key, _| is_again(key) == row_is_again);
     }
     let bytes = model.artifact.bytes() + u64::try_from(model.artifact.config.len())?;
+    add_budgets(&mut table);
     args.output.print(&Pushed { bench: "push", size: bytes, runs: args.runs, table })
 }
 
@@ -117,6 +123,14 @@ fn contenders(modelctl: &Path, model: &Model) -> Vec<Contender> {
         Contender { name: "modelctl-again", tools: &[], script: push },
         Contender { name: "skopeo-again", tools: &["skopeo"], script: copy },
     ]
+}
+
+fn add_budgets(table: &mut Table) {
+    let Some(row) = table.row("modelctl").cloned() else { return };
+    table.budget("time to that of skopeo", row.ratios.get("ratio_to_skopeo").copied(), 1.0);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let rss = row.rss_anon_max as f64;
+    table.budget("anonymous memory, MiB", Some(rss / MIB), RSS_ANON_BUDGET_MIB);
 }
 
 /// A registry that is empty before each run, or has it all if something is to run before.

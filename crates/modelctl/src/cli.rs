@@ -149,7 +149,8 @@ artifact comes along: signatures, SBOMs, piece trees.
 
 A model on a hub becomes an artifact as it streams through: every byte is proved against what the
 hub lists, and its BLAKE3 hashes are computed on the way. What the registry has is not fetched from
-the hub; it is read back instead, for its hashes. See `modelctl pull --help` on hubs.
+the hub; it is read back instead, for its hashes, unless the tag is what would be published already.
+A selection takes a part of such a model only. See `modelctl pull --help` on hubs.
 
 Example:
   $ modelctl push oci:out:v1 registry.example.org/models/minilm:v1
@@ -166,6 +167,9 @@ pub(crate) struct PushArgs {
     /// Speak HTTP without TLS to the source only
     #[arg(long)]
     pub(crate) from_plain_http: bool,
+
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
 
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
@@ -207,7 +211,7 @@ pub(crate) enum Algorithm {
 #[command(after_help = "\
 Each file is hashed and compared with the manifest: by BLAKE3 where the manifest states it, else
 by SHA-256. Exits with 3 if a file differs or is missing. Files that the artifact does not have
-are reported, nothing more.
+are reported, nothing more. With the selection of a pull, only that part has to be there.
 
 Example:
   $ modelctl verify registry.example.org/models/minilm:v1 /models/minilm")]
@@ -218,6 +222,9 @@ pub(crate) struct VerifyArgs {
 
     /// The directory to check
     pub(crate) dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
 
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,

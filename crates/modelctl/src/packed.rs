@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use modelpack::{
     digest::{Sha256Digest, Sha256Hasher},
-    manifest::{Archive, Blob, Manifest},
+    manifest::{Archive, Blob, Kind, Manifest},
     path,
 };
 use store::{ArchiveError, Budget, Packed, StoreError, Taker, followed, read_archive};
@@ -26,6 +26,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(crate) struct Content {
     pub(crate) size: u64,
     pub(crate) sha256: Sha256Digest,
+    pub(crate) kind: Kind,
 }
 
 /// Every file of all archives, by path. `open` gives an archive's bytes.
@@ -57,7 +58,7 @@ fn read_one(
     progress: &Progress,
 ) -> anyhow::Result<Vec<(String, Content)>> {
     let mut source = Hashing { source, hasher: Sha256Hasher::default(), progress };
-    let mut files = Files::default();
+    let mut files = Files { archive, files: Vec::new(), links: BTreeMap::new() };
     let read = read_archive(&mut source, archive.packing, budget, &mut files);
     // Whatever it says: if it is not the archive that was meant, nothing else matters.
     io::copy(&mut source, &mut io::sink())?;
@@ -86,26 +87,27 @@ impl<R: Read> Read for Hashing<'_, R> {
     }
 }
 
-#[derive(Default)]
-struct Files {
+struct Files<'a> {
+    archive: &'a Archive,
     files: Vec<(String, Content)>,
     links: BTreeMap<String, String>,
 }
 
-impl Files {
+impl Files<'_> {
     /// With links as the files that they lead to.
     fn resolved(mut self) -> anyhow::Result<Vec<(String, Content)>> {
         let by_path: BTreeMap<_, _> = self.files.iter().cloned().collect();
         for (path, first) in &self.links {
             let content = followed(&self.links, first).find_map(|target| by_path.get(target));
             let content = content.with_context(|| format!("`{path}` is a link to no file of the archive"))?;
-            self.files.push((path.clone(), *content));
+            let kind = self.archive.kind_of(path);
+            self.files.push((path.clone(), Content { kind, ..*content }));
         }
         Ok(self.files)
     }
 }
 
-impl Taker for Files {
+impl Taker for Files<'_> {
     fn file(&mut self, file: &Packed, bytes: &mut dyn Read) -> Result<(), ArchiveError> {
         let mut hasher = Sha256Hasher::default();
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -115,7 +117,8 @@ impl Taker for Files {
                 count => hasher.update(&buffer[..count]),
             }
         }
-        self.files.push((file.path.clone(), Content { size: file.size, sha256: hasher.finish() }));
+        let kind = self.archive.kind_of(&file.path);
+        self.files.push((file.path.clone(), Content { size: file.size, sha256: hasher.finish(), kind }));
         Ok(())
     }
 

@@ -32,6 +32,7 @@ use wire::{
 
 use crate::{
     artifact::Artifact,
+    delta::Delta,
     error::{ErrorClass, HINT_VERSION, PeerError},
     fill::blocking,
     lookup::{self, lookup},
@@ -70,6 +71,7 @@ pub(crate) struct Clients {
     schedulers: Vec<String>,
     /// How bytes of other peers land in the store.
     landing: LandingMode,
+    delta: Delta,
     transfers: Mutex<BTreeMap<ArtifactId, Weak<Transfer>>>,
     is_stopping: watch::Sender<bool>,
 }
@@ -108,10 +110,10 @@ impl Clients {
         node: Arc<Node>,
         store: Arc<Store>,
         schedulers: Vec<String>,
-        landing: LandingMode,
+        (landing, delta): (LandingMode, Delta),
     ) -> Arc<Self> {
         let is_stopping = watch::Sender::new(false);
-        Arc::new(Self { node, store, schedulers, landing, transfers: Mutex::default(), is_stopping })
+        Arc::new(Self { node, store, schedulers, landing, delta, transfers: Mutex::default(), is_stopping })
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -268,7 +270,7 @@ impl Clients {
             return (running, true);
         }
         let wanted = (Arc::clone(&wanted.artifact), wanted.origin.clone());
-        let started = Transfer::start(&self.node, &self.store, wanted, self.landing);
+        let started = Transfer::start(&self.node, &self.store, wanted, (self.landing, self.delta));
         transfers.insert(id, Arc::downgrade(&started));
         (started, false)
     }

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
 use crate::{
     clients::Clients,
+    delta::Delta,
     descriptors,
     error::PeerError,
     fill::blocking,
@@ -70,6 +71,8 @@ pub struct PeerOptions {
     pub transports: Transports,
     /// How bytes of other peers land in its store.
     pub landing: LandingMode,
+    /// Whether it takes what it has of older versions.
+    pub delta: Delta,
 }
 
 /// A peer that is ready: its sockets are open.
@@ -150,7 +153,8 @@ impl Peer {
         if let Some(face) = face {
             present.show_on(face);
         }
-        let conversations = Clients::new(Arc::clone(present.node()), store, schedulers, options.landing);
+        let how = (options.landing, options.delta);
+        let conversations = Clients::new(Arc::clone(present.node()), store, schedulers, how);
         if let Some(mirror) = mirror {
             mirror.begin(&conversations, &mut present);
         }

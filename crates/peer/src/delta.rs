@@ -37,6 +37,17 @@ const HEADERS_AT_ONCE: usize = 8;
 /// Most tensors of old files that are kept in mind: ten times what the largest models have.
 const TENSORS_MAX: usize = 1 << 20;
 
+/// Whether a peer looks for bytes of a new artifact in older ones of its store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delta {
+    /// It does.
+    #[default]
+    FromStore,
+    /// It does not: reading and proving old bytes can take longer than fetching them, where the network is faster than the
+    /// disk.
+    Off,
+}
+
 /// Where old files are looked for.
 #[derive(Debug)]
 pub(crate) enum Bases {

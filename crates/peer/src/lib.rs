@@ -65,6 +65,7 @@ pub use blame::Blamed;
 pub use client::LocalPeer;
 pub use clients::default_socket;
 pub use daemon::{Peer, PeerOptions};
+pub use delta::Delta;
 pub use embedded::{FleetOptions, Lingering, pull_in_fleet, serve_directory};
 pub use error::{ErrorClass, PeerError, RemoteCause};
 pub use leaving::{Leaving, Left, LeftBecause};

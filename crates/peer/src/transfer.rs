@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     artifact::{Artifact, Check},
-    delta::{self, Bases},
+    delta::{self, Bases, Delta},
     error::PeerError,
     fetch::Ground,
     fill::{Filled, blocking, detach, fill_alone, resume},
@@ -77,7 +77,7 @@ impl Transfer {
         node: &Arc<Node>,
         store: &Arc<Store>,
         (artifact, origin): (Arc<Artifact>, Option<Origin>),
-        mode: LandingMode,
+        (mode, delta): (LandingMode, Delta),
     ) -> Arc<Self> {
         let total = artifact.layout().total_bytes();
         let counters = Counters::new(total, Arc::clone(node.metrics()));
@@ -91,6 +91,7 @@ impl Transfer {
             origin: origin.clone(),
             counters: Arc::clone(&counters),
             mode,
+            delta,
         };
         let running = Running::begin(node.metrics());
         let task = tokio::spawn(async move {
@@ -170,6 +171,7 @@ struct Bring {
     origin: Option<Origin>,
     counters: Arc<Counters>,
     mode: LandingMode,
+    delta: Delta,
 }
 
 impl Bring {
@@ -197,7 +199,10 @@ impl Bring {
             Arc::clone(&self.counters),
             (self.node.means().clone(), vouching),
         );
-        let bases = Bases::Store(Arc::clone(&self.store));
+        let bases = match self.delta {
+            Delta::FromStore => Bases::Store(Arc::clone(&self.store)),
+            Delta::Off => Bases::Files(Vec::new()),
+        };
         let filled = fill(&self.node, &ground, self.origin.clone(), bases).await?;
         let Filled { proofs, bounded_by, bound } = filled;
         let (store, artifact) = (Arc::clone(&self.store), Arc::clone(&self.artifact));

@@ -214,7 +214,7 @@ impl StoreError {
                 Some("move it away, or pull into a new directory".into())
             }
             Self::Occupied { reason: Occupied::OtherArtifact(_), dir } => Some(format!(
-                "pull into a new directory, or remove `{}` if it is no longer needed",
+                "pull into a new directory; with `--base {}` only what differs is fetched",
                 dir.display()
             )),
             Self::Occupied { .. } => Some("pull into a new directory".into()),

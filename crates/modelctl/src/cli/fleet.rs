@@ -110,20 +110,20 @@ fn base(text: &str) -> Result<Reference, ReferenceError> {
     if text.starts_with("oci:") { reference(text) } else { Ok(Reference::Directory(text.into())) }
 }
 
-/// Which part of an artifact is pulled.
+/// Which part of an artifact is meant.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Selection")]
 pub(crate) struct SelectionArgs {
     /// Only files whose path this matches; may be given several times
-    #[arg(long, value_name = "GLOB", requires = "output")]
+    #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
 
     /// No files whose path this matches; may be given several times
-    #[arg(long, value_name = "GLOB", requires = "output")]
+    #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
 
     /// Only files of these kinds
-    #[arg(long, value_enum, value_name = "KIND[,KIND]", value_delimiter = ',', requires = "output")]
+    #[arg(long, value_enum, value_name = "KIND[,KIND]", value_delimiter = ',')]
     pub(crate) kind: Vec<FileKind>,
 }
 
@@ -399,6 +399,11 @@ pub(crate) struct PeerArgs {
     /// How bytes of other peers land in its store; without RDMA always through buffers
     #[arg(long, value_enum, default_value_t = Landing::Auto)]
     pub(crate) landing: Landing,
+
+    /// Fetch all of a new version, instead of taking from older ones in the store what is the same: for
+    /// networks that are faster than the disk
+    #[arg(long, env = "MODELCTL_NO_DELTA", hide_env_values = true)]
+    pub(crate) no_delta: bool,
 
     /// How long its end may take while others still read from it
     #[arg(long, value_name = "TIME", default_value = "30s", env = "MODELCTL_DRAIN", hide_env_values = true)]

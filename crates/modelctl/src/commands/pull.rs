@@ -144,6 +144,10 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
         let message = format!("`{}` lies on this machine, and a peer opens no path", args.reference);
         return Err(Refusal::usage(message).hint("name a directory with `-o DIR`").into());
     }
+    if !args.selection.selection()?.is_everything() {
+        let message = "a part of an artifact has no place in a store, which keeps whole ones";
+        return Err(Refusal::usage(message).hint("name a directory with `-o DIR`").into());
+    }
     let asked = Asked::from(args);
     let local = match way::local_peer(&asked).await? {
         Found::Answers(local) => local,
@@ -414,11 +418,14 @@ impl fmt::Display for Plan {
         if self.complete {
             say("to move", format!("nothing: `{}` is complete", self.output));
         } else {
-            say("to move", format!("up to {} from {}", text::bytes(self.bytes), self.from));
+            let packed = if self.archives > 0 { ", packed" } else { "" };
+            say("to move", format!("up to {}{packed} from {}", text::bytes(self.bytes), self.from));
             say("proved", format!("{} by {}", self.proved_by, self.proved_by));
             let fits = if self.fits { "it fits" } else { "it does not fit" };
             let at = Path::new(&self.output).display();
-            say("space", format!("{} free at {at}: {fits}", text::bytes(self.free_bytes)));
+            let packed =
+                if self.archives > 0 { " packed; what it unpacks to is known only then" } else { "" };
+            say("space", format!("{} free at {at}: {fits}{packed}", text::bytes(self.free_bytes)));
         }
         table.fmt(f)
     }

@@ -30,6 +30,13 @@ use crate::{
 /// Copies, and says what was published.
 pub(crate) fn run(args: &PushArgs, printer: &Printer) -> anyhow::Result<()> {
     let start = Instant::now();
+    let is_part = !args.selection.selection()?.is_everything();
+    if is_part && !matches!(args.source, Reference::Hub(_)) {
+        let message = format!("`{}` has a manifest already, which is copied byte for byte", args.source);
+        let hint =
+            "a selection is for models of a hub: `modelctl push hf://ORG/NAME DESTINATION --include GLOB`";
+        return Err(Refusal::usage(message).hint(hint).into());
+    }
     let (from, to) = match ends(args)? {
         (From::Layout(from), to) => (from, to),
         (From::Registry(from), to) => return between::run(args, from, to, printer),

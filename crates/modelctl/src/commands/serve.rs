@@ -9,7 +9,8 @@ use face::Rule;
 use identity::{FleetKey, Identity, Security};
 use modelpack::{manifest::Blob, reference::Reference};
 use peer::{
-    Left, LeftBecause, MirrorOptions, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles, Upstream,
+    Delta, Left, LeftBecause, MirrorOptions, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles,
+    Upstream,
 };
 use planner::Place;
 use scheduler::RecordFile;
@@ -109,6 +110,7 @@ pub(crate) fn peer(args: &PeerArgs, printer: &Printer) -> anyhow::Result<()> {
         security: PeerSecurity { control, data },
         transports,
         landing: args.landing.into(),
+        delta: if args.no_delta { Delta::Off } else { Delta::FromStore },
     };
     access::runtime()?.block_on(async {
         let mut signals = EndSignals::new()?;

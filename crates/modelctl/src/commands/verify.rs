@@ -8,6 +8,7 @@ use modelpack::{
     digest::{Blake3Root, Sha256Digest},
     layout::BlobIndex,
     manifest::{Blob, ModelFile},
+    selection::Selection,
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -31,6 +32,8 @@ struct Report {
     reference: String,
     digest: String,
     directory: String,
+    /// Which part of the artifact was looked for, as on the command line; `None` for all of it.
+    selection: Option<String>,
     files: usize,
     bytes: u64,
     verified: bool,
@@ -46,13 +49,15 @@ pub(crate) fn run(args: &VerifyArgs, printer: &Printer) -> anyhow::Result<()> {
     let start = Instant::now();
     let runtime = access::runtime()?;
     let artifact = runtime.block_on(Artifact::open(&args.reference, &args.registry))?;
+    let selection = args.selection.selection()?;
     let walk = Walk::of(&args.dir)?;
-    let wanted = expected(&artifact, runtime.handle(), printer)?;
+    let wanted = expected((&artifact, &selection), runtime.handle(), printer)?;
     let manifest = artifact.manifest;
     let mut report = Report {
         reference: args.reference.to_string(),
         digest: manifest.digest().to_string(),
         directory: args.dir.display().to_string(),
+        selection: (!selection.is_everything()).then(|| selection.to_string()),
         files: wanted.len(),
         bytes: wanted.iter().map(|file| file.size).sum(),
         verified: false,
@@ -76,9 +81,14 @@ struct Expected {
     root: Option<Blake3Root>,
 }
 
-/// Every file of the artifact. What is in archives the manifest does not say: they are read once more.
-fn expected(artifact: &Artifact, runtime: &Handle, printer: &Printer) -> anyhow::Result<Vec<Expected>> {
-    let manifest = &artifact.manifest;
+/// Every file of the artifact that is wanted. What is in archives the manifest does not say: they are read once more.
+fn expected(
+    (artifact, selection): (&Artifact, &Selection),
+    runtime: &Handle,
+    printer: &Printer,
+) -> anyhow::Result<Vec<Expected>> {
+    let (manifest, mut matched) = artifact.manifest.select(selection)?;
+    let manifest = &manifest;
     let blob_of = |blob: BlobIndex| &manifest.blobs()[blob.0 as usize];
     let of_file = |file: &ModelFile| {
         let Blob { size, digest: sha256, root } = *blob_of(file.blob);
@@ -89,12 +99,14 @@ fn expected(artifact: &Artifact, runtime: &Handle, printer: &Printer) -> anyhow:
     let progress = printer.progress("reading archives", bytes);
     let contents = packed::contents(manifest, |blob| artifact.blocking_reader(blob, runtime), &progress)?;
     progress.finish();
-    expected.extend(contents.into_iter().map(|(path, Content { size, sha256 })| Expected {
-        path,
-        size,
-        sha256,
-        root: None,
-    }));
+    for (path, Content { size, sha256, kind }) in contents {
+        if selection.selects(&path, kind, &mut matched) {
+            expected.push(Expected { path, size, sha256, root: None });
+        }
+    }
+    if !selection.is_everything() {
+        selection.check(&matched)?;
+    }
     Ok(expected)
 }
 

@@ -37,6 +37,7 @@ mod reading;
 mod registry;
 mod running;
 mod schedulers;
+mod second;
 mod seeds;
 mod selection;
 mod sidecar;

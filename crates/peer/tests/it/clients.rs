@@ -55,6 +55,7 @@ impl Alone {
             security: peer::PeerSecurity::default(),
             transports: peer::Transports::tcp(),
             landing: peer::LandingMode::Auto,
+            delta: peer::Delta::FromStore,
         };
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -78,6 +79,7 @@ impl Alone {
             access,
             output: self.output(output),
             landing: peer::LandingMode::Auto,
+            delta: peer::Delta::FromStore,
             selection: std::sync::Arc::default(),
             bases: Vec::new(),
         };
@@ -145,6 +147,7 @@ async fn only_the_owner_may_speak_to_a_peer() {
         security: peer::PeerSecurity::default(),
         transports: peer::Transports::tcp(),
         landing: peer::LandingMode::Auto,
+        delta: peer::Delta::FromStore,
     };
     let error = Peer::start(second.clone()).await.err().unwrap();
     assert!(matches!(error, PeerError::Listen { .. }), "{error:?}");

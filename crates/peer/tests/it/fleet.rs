@@ -84,6 +84,7 @@ impl Fleet {
             security: self.security.clone(),
             transports: self.transports.clone(),
             landing: peer::LandingMode::Auto,
+            delta: peer::Delta::FromStore,
         }
     }
 
@@ -121,6 +122,7 @@ impl Fleet {
             access,
             output: self.output(number),
             landing: peer::LandingMode::Auto,
+            delta: peer::Delta::FromStore,
             selection: Arc::default(),
             bases: Vec::new(),
         };
@@ -286,6 +288,7 @@ async fn what_is_damaged_is_not_announced() {
         security: PeerSecurity::default(),
         transports: Transports::tcp(),
         landing: peer::LandingMode::Auto,
+        delta: peer::Delta::FromStore,
     };
     let error = Peer::start(options).await.err().unwrap();
     assert_eq!(error.class(), ErrorClass::Integrity);

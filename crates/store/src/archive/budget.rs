@@ -90,7 +90,7 @@ pub(super) fn read_error(error: io::Error) -> ArchiveError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::{Packed, Taker, read_archive}, *};
 
     #[test]
     fn what_expands_too_much_is_told_from_what_is_damaged() {
@@ -107,6 +107,51 @@ mod tests {
         let read = |count| Counted::new(&[0; 8][..count], &budget).read_to_end(&mut Vec::new());
         assert_eq!(read(8).unwrap(), 8);
         assert!(read(3).is_err());
+    }
+
+    #[test]
+    fn bombs_of_every_packing_end_at_the_bound() {
+        use std::io::Write as _;
+
+        use modelpack::manifest::Packing;
+
+        struct Nothing;
+        impl Taker for Nothing {
+            fn file(&mut self, _: &Packed, bytes: &mut dyn Read) -> Result<(), ArchiveError> {
+                io::copy(bytes, &mut io::sink()).map_err(ArchiveError::reading).map(drop)
+            }
+
+            fn link(&mut self, _: &str, _: &str) -> Result<(), ArchiveError> {
+                Ok(())
+            }
+        }
+
+        let mut header = tar::Header::new_gnu();
+        header.set_path("zeros").unwrap();
+        header.set_size(8 << 20);
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_cksum();
+        let tar = [header.as_bytes(), &vec![0; (8 << 20) + 1024][..]].concat();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let zstd = zstd::encode_all(&tar[..], 1).unwrap();
+        for (packing, bomb) in
+            [(Packing::Tar, &tar), (Packing::TarGzip, &gzip), (Packing::TarZstd, &zstd)]
+        {
+            let error = read_archive(&bomb[..], packing, &Budget::of(1 << 20), &mut Nothing).unwrap_err();
+            assert!(matches!(error, ArchiveError::TooLarge(_)), "{packing}: {error:?}");
+            read_archive(&bomb[..], packing, &Budget::of(16 << 20), &mut Nothing).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_number_of_files_is_bounded() {
+        let budget = Budget::new(0);
+        for _ in 0..FILES_MAX {
+            budget.take_name("a").unwrap();
+        }
+        assert!(matches!(budget.take_name("a"), Err(ArchiveError::TooMany)));
     }
 
     #[test]

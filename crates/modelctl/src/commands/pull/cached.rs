@@ -51,6 +51,10 @@ pub(super) async fn run(args: &PullArgs, access: Access, printer: &Printer) -> a
         let message = format!("`{}` is no model on a hub, and only those have a cache", args.reference);
         return Err(Refusal::usage(message).hint("name a directory with `-o DIR`").into());
     };
+    if !args.selection.selection()?.is_everything() {
+        let message = "the cache of the hub's tools is filled with whole models only";
+        return Err(Refusal::usage(message).hint("name a directory with `-o DIR`").into());
+    }
     let Some(root) = access.hub.cache.clone() else {
         let message = "nothing says where the cache is";
         return Err(Refusal::usage(message).hint("name it with `HF_HUB_CACHE`, or set `HOME`").into());

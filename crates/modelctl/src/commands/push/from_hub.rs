@@ -5,7 +5,7 @@
 //! (`modelpack::build`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,12 +16,14 @@ use std::{
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use modelpack::{
-    build::{self, Options},
-    digest::Sha256Digest,
+    build::{self, Built, Options},
+    digest::{Blake3Root, Sha256Digest},
+    hub::HubFile,
     manifest::{Blob, Manifest},
-    piece_tree::{PieceTree, Provisional},
+    piece_trees::{self, TreesManifest},
     reference::{HubReference, Reference, RegistryReference},
     safetensors::Summary,
+    selection::{Matched, Selection},
 };
 use registry::{Repository, Snapshot};
 
@@ -41,12 +43,14 @@ use crate::{
 /// Headers read from the hub at the same time.
 const HEADERS_AT_ONCE: usize = 4;
 
-/// What was computed of each blob.
-type Trees = BTreeMap<Sha256Digest, PieceTree<Provisional>>;
+/// Of each blob its root, and its tree as it travels.
+type Trees = BTreeMap<Sha256Digest, (Blake3Root, Vec<u8>)>;
 
 /// One copy under way.
 struct Copy<'a> {
     from: Arc<Snapshot>,
+    /// The paths of the files that are wanted.
+    wanted: BTreeSet<String>,
     to: Repository,
     printer: &'a Printer,
     progress: Progress,
@@ -65,6 +69,7 @@ pub(super) fn run(
         let message = format!("`{to}` states a digest, which is known only when all bytes have passed");
         return Err(Refusal::usage(message).hint("name the artifact by a tag").into());
     }
+    let selection = args.selection.selection()?;
     let created_at_unix = source_date_epoch()?;
     let access = access::hub(&args.registry)?;
     let repository = access::destination(&args.registry, to)?;
@@ -74,17 +79,25 @@ pub(super) fn run(
         reached.with_context(|| format!("cannot publish `{to}`"))?;
         let snapshot =
             Snapshot::open(from, &access).await.with_context(|| format!("cannot read `{from}`"))?;
-        let blobs: BTreeMap<_, _> = snapshot.files().map(|(file, digest)| (*digest, file.size)).collect();
+        let wanted = wanted(&snapshot, &selection)?;
+        let files = snapshot.files().filter(|(file, _)| wanted.contains(&file.path));
+        let blobs: BTreeMap<_, _> = files.map(|(file, digest)| (*digest, file.size)).collect();
         let progress = printer.progress("copying", blobs.values().sum());
         let sent = AtomicU64::new(0);
-        let copy = Copy { from: Arc::new(snapshot), to: repository, printer, progress, sent };
-        let trees = copy.blobs(blobs).await.with_context(|| format!("cannot publish `{to}`"))?;
+        let copy = Copy { from: Arc::new(snapshot), wanted, to: repository, printer, progress, sent };
         let options = Options { created_at_unix, ..copy.from.options() };
-        let built = copy.build(&trees, &options).await.with_context(|| format!("cannot publish `{from}`"))?;
-        let manifest = Manifest::parse(&built.manifest)?;
-        let whole = artifact(manifest, built);
-        let finished = whole.finish(&copy.to, to.tag.as_deref()).await;
-        finished.with_context(|| format!("cannot publish `{to}`"))?;
+        let whole = match copy.published(to.tag.as_deref(), &blobs, &options).await {
+            Some(built) => artifact(Manifest::parse(&built.manifest)?, built),
+            None => {
+                let trees = copy.blobs(blobs).await.with_context(|| format!("cannot publish `{to}`"))?;
+                let built = copy.build(&trees, &options).await;
+                let built = built.with_context(|| format!("cannot publish `{from}`"))?;
+                let whole = artifact(Manifest::parse(&built.manifest)?, built);
+                let finished = whole.finish(&copy.to, to.tag.as_deref()).await;
+                finished.with_context(|| format!("cannot publish `{to}`"))?;
+                whole
+            }
+        };
         copy.progress.finish();
         let published = Published::new(&Reference::Registry(to.clone()), &whole.manifest, start.elapsed());
         anyhow::Ok(Published { sent_bytes: Some(copy.sent.into_inner()), ..published })
@@ -92,7 +105,69 @@ pub(super) fn run(
     printer.result(&published)
 }
 
+/// The paths of the files that are wanted.
+fn wanted(snapshot: &Snapshot, selection: &Selection) -> anyhow::Result<BTreeSet<String>> {
+    let mut matched = Matched::default();
+    let is_wanted = |file: &&HubFile| selection.selects(&file.path, build::kind_of(&file.path), &mut matched);
+    let files = snapshot.files().map(|(file, _)| file).filter(is_wanted);
+    let wanted = files.map(|file| file.path.clone()).collect();
+    selection.check(&matched)?;
+    Ok(wanted)
+}
+
 impl Copy<'_> {
+    /// What is under that tag, if it is to the byte what would be published, and all of it is there. Then no byte has to
+    /// be read for its hashes: nothing new is said by leaving what is there.
+    async fn published(
+        &self,
+        tag: Option<&str>,
+        blobs: &BTreeMap<Sha256Digest, u64>,
+        options: &Options,
+    ) -> Option<Built> {
+        let looked = async {
+            let Some((raw, trees)) = self.known(tag).await? else { return Ok(None) };
+            if !blobs.keys().all(|blob| trees.contains_key(blob)) {
+                return Ok(None);
+            }
+            let built = self.build(&trees, options).await?;
+            if built.manifest != raw {
+                return Ok(None);
+            }
+            for (blob, size) in blobs {
+                if !self.to.has_blob(blob, *size).await? {
+                    return Ok(None);
+                }
+            }
+            anyhow::Ok(Some(built))
+        };
+        looked.await.unwrap_or_else(|error| {
+            tracing::debug!(error = format!("{error:#}"), "what is there is not looked at");
+            None
+        })
+    }
+
+    /// The manifest under that tag, and the trees that are kept of its blobs.
+    async fn known(&self, tag: Option<&str>) -> anyhow::Result<Option<(Vec<u8>, Trees)>> {
+        let Some(tag) = tag else { return Ok(None) };
+        let Some(raw) = self.to.find_tagged(tag).await? else { return Ok(None) };
+        let manifest = Manifest::parse(&raw)?;
+        let root = |blob: &Blob| Some((blob.digest, (blob.root?, Vec::new())));
+        let mut trees: Trees = manifest.blobs().iter().filter_map(root).collect();
+        for referrer in self.to.referrers(&manifest.digest(), piece_trees::ARTIFACT_TYPE).await? {
+            for layer in TreesManifest::parse(&self.to.manifest(&referrer).await?)?.layers {
+                if let Some((_, tree)) = trees.get_mut(&layer.blob) {
+                    *tree = self.to.small_blob(&layer.digest, layer.size).await?;
+                }
+            }
+        }
+        Ok(Some((raw, trees)))
+    }
+
+    /// The files that are wanted, each with its SHA-256.
+    fn files(&self) -> impl Iterator<Item = (&HubFile, &Sha256Digest)> {
+        self.from.files().filter(|(file, _)| self.wanted.contains(&file.path))
+    }
+
     /// Brings every blob into the registry, several at a time, and gives their trees.
     async fn blobs(&self, blobs: BTreeMap<Sha256Digest, u64>) -> anyhow::Result<Trees> {
         let copies = stream::iter(blobs).map(|(digest, size)| async move {
@@ -108,17 +183,17 @@ impl Copy<'_> {
                 tree
             };
             at(size);
-            anyhow::Ok((digest, tree))
+            anyhow::Ok((digest, (tree.root(), tree.serialise())))
         });
         copies.buffer_unordered(UPLOADS_AT_ONCE).try_collect().await
     }
 
     /// Describes the files, whose bytes are in the registry now.
     async fn build(&self, trees: &Trees, options: &Options) -> anyhow::Result<build::Built> {
-        let files = stream::iter(self.from.files()).map(|(file, digest)| async move {
-            let tree = trees.get(digest).context("a file has no bytes")?;
+        let files = stream::iter(self.files()).map(|(file, digest)| async move {
+            let (root, tree) = trees.get(digest).context("a file has no bytes")?;
             let mut source = file.source(*digest);
-            (source.root, source.tree) = (Some(tree.root()), tree.serialise());
+            (source.root, source.tree) = (Some(*root), tree.clone());
             if is_safetensors(&file.path) {
                 let blob = Blob { digest: *digest, size: file.size, root: source.root };
                 match hub_tensors(&self.from, &blob, SUMMED_HEADER_BYTES_MAX).await {
