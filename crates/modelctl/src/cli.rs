@@ -23,7 +23,7 @@ use modelpack::reference::{Reference, ReferenceError};
 
 pub(crate) use self::fleet::{
     EmbeddedArgs, FleetKeyAction, FleetKeyArgs, Landing, PeerArgs, PeerChoice, PullArgs, SchedulerArgs,
-    TrustArgs, label,
+    SelectionArgs, TrustArgs, label,
 };
 pub(crate) use self::login::{LoginArgs, LogoutArgs};
 pub(crate) use self::mirror::{MirrorArgs, UpstreamUrl};

@@ -182,6 +182,59 @@ fn a_new_version_of_a_model_moves_only_what_differs() {
     assert_is(&layers(Some(3)), &there.path("layers-v2"), &["config.json", "model.safetensors"]);
 }
 
+/// What a peer has of an older version is left alone where that is asked for.
+#[test]
+fn a_peer_without_delta_fetches_all_of_a_new_version() {
+    let (here, there, registry) = (Scratch::new(), Scratch::new(), Registry::start());
+    let args = ["peer", "--store", "store", "--socket", "peer.sock", "--no-delta", "--json"];
+    let mut peer = Running::start(there.modelctl(&args));
+    peer.line();
+    for (model, tag) in [(layers(None), "v1"), (layers(Some(3)), "v2")] {
+        let (hub, reference) = (Hub::start(model), registry.reference(&format!("models/layers:{tag}")));
+        hub.run(&here, &["push", NAME, &reference, "--plain-http"]);
+        let pull = ["pull", &reference, "--plain-http", "--peer", "unix:peer.sock", "-o", tag];
+        let pulled = there.json(&pull);
+        assert!(pulled["origin_bytes"].as_u64().unwrap() > 8 * (4 << 20), "{pulled}");
+    }
+    assert_is(&layers(Some(3)), &there.path("v2"), &["config.json", "model.safetensors"]);
+}
+
+#[test]
+fn a_second_push_from_a_hub_reads_nothing_back_but_never_leaves_what_is_another() {
+    let (scratch, registry, hub) = (Scratch::new(), Registry::start(), Hub::start(large()));
+    let reference = registry.reference("models/large:v1");
+    let push = ["push", NAME, &reference, "--plain-http"];
+    let first = hub.json(&scratch, &push);
+    let (read, sent) = (hub.reads(), registry.sent());
+    let second = hub.json(&scratch, &push);
+    assert_eq!((&second["digest"], &second["sent_bytes"]), (&first["digest"], &Value::from(0)), "{second}");
+    assert_eq!(hub.reads(), read + 1, "whether it may be read is asked, and nothing more");
+    assert!(registry.sent() - sent < 10_000, "the list of piece trees, and not the weights");
+
+    // Another artifact of the same bytes is under the tag: what is published is the hub's.
+    scratch.write("model/model.bin", large().bytes("model.bin"));
+    let other = scratch.json(&["build", "model", "-t", &reference, "--plain-http"]);
+    assert_ne!(other["digest"], first["digest"]);
+    assert_eq!(hub.json(&scratch, &push)["digest"], first["digest"]);
+    assert_eq!(registry.digest("models/large", "v1"), first["digest"].as_str().unwrap());
+}
+
+#[test]
+fn a_part_of_a_hubs_model_is_published() {
+    let (scratch, registry, hub) = (Scratch::new(), Registry::start(), Hub::start(small()));
+    let reference = registry.reference("models/part:v1");
+    let part = ["--kind", "weight,config", "--exclude", "tools/**"];
+    let pushed = hub.json(&scratch, &[&["push", NAME, &reference, "--plain-http"], &part[..]].concat());
+    assert_eq!(pushed["files"], 2, "{pushed}");
+    scratch.stdout(&["pull", &reference, "--plain-http", "--peer", "none", "-o", "part"]);
+    assert_is(&small(), &scratch.path("part"), &["config.json", "model.safetensors"]);
+    let none = hub.json(&scratch, &["push", NAME, &reference, "--plain-http", "--include", "*.gguf"]);
+    assert_eq!(none["exit_code"], 1, "{none}");
+    let other = registry.reference("models/other:v1");
+    let copied = scratch.json(&["push", &reference, &other, "--plain-http", "--kind", "weight"]);
+    assert_eq!(copied["exit_code"], 2, "a manifest is copied as it is: {copied}");
+}
+
 /// What a mirror has says nothing of the registry that is written to.
 #[test]
 fn a_push_from_a_hub_asks_no_mirror() {

@@ -292,7 +292,13 @@ fn the_local_peer_keeps_the_archive_and_the_client_unpacks_it() {
         scratch.assert_pulled("model", &dir);
         assert_eq!(scratch.json(&["verify", &reference, &dir, "--plain-http"])["verified"], true);
     }
-    let part = pull("three", &["--include", "**/*.json", "--include", "tools/**"]);
+    let part = ["--include", "**/*.json", "--include", "tools/**"];
+    let dry = scratch.stdout(&["pull", &reference, "-o", "four", "--plain-http", "--peer", "none", "--dry-run"]);
+    assert!(dry.contains(" packed from ") || dry.contains(", packed from "), "{dry}");
+    assert!(dry.contains("what it unpacks to is known only then"), "{dry}");
+    let verify = [&["verify", &reference, "three", "--plain-http"], &part[..]].concat();
+    let part = pull("three", &part);
+    assert_eq!(scratch.json(&verify)["verified"], true);
     assert_eq!((&part["files"], &part["verified"]), (&json!(2), &json!(true)), "{part}");
     assert!(!scratch.path("three/model.safetensors").exists());
 }

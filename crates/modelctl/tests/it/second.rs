@@ -174,8 +174,12 @@ fn what_crane_copies_is_what_we_wrote_and_it_finds_nothing_wrong_with_it() {
     let built = scratch.json(&["build", "model", "-t", &ours, "--plain-http"]);
     let dir = scratch.path(".");
     run(&crane, &["copy", "--insecure", &ours, &theirs], &dir);
-    assert_eq!(run(&crane, &["digest", "--insecure", &theirs], &dir).trim(), built["digest"].as_str().unwrap());
-    let manifest: Value = serde_json::from_str(&run(&crane, &["manifest", "--insecure", &theirs], &dir)).unwrap();
+    assert_eq!(
+        run(&crane, &["digest", "--insecure", &theirs], &dir).trim(),
+        built["digest"].as_str().unwrap()
+    );
+    let manifest: Value =
+        serde_json::from_str(&run(&crane, &["manifest", "--insecure", &theirs], &dir)).unwrap();
     assert_eq!(manifest["artifactType"], "application/vnd.cncf.model.manifest.v1+json");
     scratch.json(&pull(&theirs, "of-crane"));
     scratch.assert_pulled("model", "of-crane");

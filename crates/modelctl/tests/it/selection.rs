@@ -35,6 +35,16 @@ fn what_is_left_out_is_not_read() {
         "{kinds:?}"
     );
     assert!(!kinds.iter().any(|path| path == "README.md" || path.starts_with("tools/")), "{kinds:?}");
+    let verify = |more: &[&str]| {
+        scratch.json(&[&["verify", &reference, "some", "--plain-http"], more].concat())
+    };
+    assert_eq!(verify(&[])["exit_code"], 3, "the rest is missing");
+    let verified = verify(&["--include", "*.json", "--include", "tools/*"]);
+    assert_eq!((&verified["verified"], &verified["files"]), (&json!(true), &json!(2)), "{verified}");
+    assert_eq!(verified["selection"], result["selection"]);
+    assert_eq!(verify(&["--include", "*.gguf"])["exit_code"], 1, "a pattern that matches nothing");
+    fs::write(scratch.path("some/tools/convert.py"), "print()").unwrap();
+    assert_eq!(verify(&["--include", "tools/*"])["exit_code"], 3);
     let record = fs::read_to_string(scratch.path("some/.modelctl/complete.json")).unwrap();
     let record: Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["selection"], result["selection"]);

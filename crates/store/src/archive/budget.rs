@@ -90,7 +90,10 @@ pub(super) fn read_error(error: io::Error) -> ArchiveError {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::{Packed, Taker, read_archive}, *};
+    use super::{
+        super::{Packed, Taker, read_archive},
+        *,
+    };
 
     #[test]
     fn what_expands_too_much_is_told_from_what_is_damaged() {
@@ -136,9 +139,7 @@ mod tests {
         gzip.write_all(&tar).unwrap();
         let gzip = gzip.finish().unwrap();
         let zstd = zstd::encode_all(&tar[..], 1).unwrap();
-        for (packing, bomb) in
-            [(Packing::Tar, &tar), (Packing::TarGzip, &gzip), (Packing::TarZstd, &zstd)]
-        {
+        for (packing, bomb) in [(Packing::Tar, &tar), (Packing::TarGzip, &gzip), (Packing::TarZstd, &zstd)] {
             let error = read_archive(&bomb[..], packing, &Budget::of(1 << 20), &mut Nothing).unwrap_err();
             assert!(matches!(error, ArchiveError::TooLarge(_)), "{packing}: {error:?}");
             read_archive(&bomb[..], packing, &Budget::of(16 << 20), &mut Nothing).unwrap();

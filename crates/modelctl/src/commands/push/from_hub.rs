@@ -189,7 +189,7 @@ impl Copy<'_> {
     }
 
     /// Describes the files, whose bytes are in the registry now.
-    async fn build(&self, trees: &Trees, options: &Options) -> anyhow::Result<build::Built> {
+    async fn build(&self, trees: &Trees, options: &Options) -> anyhow::Result<Built> {
         let files = stream::iter(self.files()).map(|(file, digest)| async move {
             let (root, tree) = trees.get(digest).context("a file has no bytes")?;
             let mut source = file.source(*digest);
