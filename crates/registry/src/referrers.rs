@@ -83,19 +83,14 @@ impl Repository {
         subject: &Sha256Digest,
         artifact_type: &str,
     ) -> Result<Vec<Sha256Digest>, RegistryError> {
-        let mut found = Vec::new();
-        let entries = match self.listed(subject, Some(artifact_type)).await? {
-            Some(entries) => entries,
-            None => self.tagged_entries(subject).await?,
-        };
-        for entry in entries.into_iter().filter(|entry| entry.artifact_type.as_deref() == Some(artifact_type))
-        {
-            match entry.digest.parse() {
-                Ok(digest) if !found.contains(&digest) => found.push(digest),
-                _ => {}
-            }
+        let listed = self.listed(subject, Some(artifact_type)).await?.unwrap_or_default();
+        let found = of_type(listed, artifact_type);
+        if !found.is_empty() {
+            return Ok(found);
         }
-        Ok(found)
+        // A registry that lists referrers may still not say so when one is pushed, and go-containerregistry's lists them
+        // under their config's type: then whoever pushed them has written the tag as well.
+        Ok(of_type(self.tagged_entries(subject).await?, artifact_type))
     }
 
     /// All manifests that state `subject` as theirs, also those that are listed only under the tag that older clients
@@ -230,6 +225,18 @@ impl Repository {
         }
         Err(problem("other writers keep replacing its index"))
     }
+}
+
+/// The digests of entries of this type, each once.
+fn of_type(entries: Vec<Entry>, artifact_type: &str) -> Vec<Sha256Digest> {
+    let mut found = Vec::new();
+    for entry in entries.into_iter().filter(|entry| entry.artifact_type.as_deref() == Some(artifact_type)) {
+        match entry.digest.parse() {
+            Ok(digest) if !found.contains(&digest) => found.push(digest),
+            _ => {}
+        }
+    }
+    found
 }
 
 fn empty_index() -> Map<String, Value> {

@@ -293,7 +293,8 @@ fn the_local_peer_keeps_the_archive_and_the_client_unpacks_it() {
         assert_eq!(scratch.json(&["verify", &reference, &dir, "--plain-http"])["verified"], true);
     }
     let part = ["--include", "**/*.json", "--include", "tools/**"];
-    let dry = scratch.stdout(&["pull", &reference, "-o", "four", "--plain-http", "--peer", "none", "--dry-run"]);
+    let dry =
+        scratch.stdout(&["pull", &reference, "-o", "four", "--plain-http", "--peer", "none", "--dry-run"]);
     assert!(dry.contains(" packed from ") || dry.contains(", packed from "), "{dry}");
     assert!(dry.contains("what it unpacks to is known only then"), "{dry}");
     let verify = [&["verify", &reference, "three", "--plain-http"], &part[..]].concat();

@@ -35,9 +35,8 @@ fn what_is_left_out_is_not_read() {
         "{kinds:?}"
     );
     assert!(!kinds.iter().any(|path| path == "README.md" || path.starts_with("tools/")), "{kinds:?}");
-    let verify = |more: &[&str]| {
-        scratch.json(&[&["verify", &reference, "some", "--plain-http"], more].concat())
-    };
+    let verify =
+        |more: &[&str]| scratch.json(&[&["verify", &reference, "some", "--plain-http"], more].concat());
     assert_eq!(verify(&[])["exit_code"], 3, "the rest is missing");
     let verified = verify(&["--include", "*.json", "--include", "tools/*"]);
     assert_eq!((&verified["verified"], &verified["files"]), (&json!(true), &json!(2)), "{verified}");

@@ -97,7 +97,15 @@ async fn falls_back_to_the_tag() {
     let subject = digest(MANIFEST);
     let one = digest(b"1").to_string();
     let path = format!("/v2/models/one/manifests/{}", fallback_tag(&subject));
-    for api in [Reply::status(404), Reply::status(405), Reply::body(200, "<html>welcome</html>")] {
+    let apis = [
+        Reply::status(404),
+        Reply::status(405),
+        Reply::body(200, "<html>welcome</html>"),
+        // Under the type of its config, as go-containerregistry's registry lists it; or not at all.
+        Reply::body(200, index(&[(&one, "application/vnd.oci.empty.v1+json")])),
+        Reply::body(200, index(&[])),
+    ];
+    for api in apis {
         let listed = index(&[(&one, ARTIFACT_TYPE)]);
         let tag = path.clone();
         let server =

@@ -38,6 +38,8 @@ struct Parts {
     config: Option<Part>,
     #[serde(default)]
     layers: Vec<Part>,
+    #[serde(default, rename = "artifactType")]
+    artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +125,9 @@ impl Copy<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.blobs(&raw).await?;
+        let stated = self.blobs(&raw).await?;
+        // What it says of itself weighs more than what a registry lists it as.
+        let artifact_type = stated.as_ref().unwrap_or(artifact_type);
         self.to.push_referrer(&raw, subject, artifact_type).await?;
         Ok(true)
     }
@@ -139,9 +143,10 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Copies all blobs that a manifest names, several at a time.
-    async fn blobs(&self, raw: &[u8]) -> anyhow::Result<()> {
-        let Parts { config, layers } = serde_json::from_slice(raw).context("the manifest is not JSON")?;
+    /// Copies all blobs that a manifest names, several at a time; gives the type that it states.
+    async fn blobs(&self, raw: &[u8]) -> anyhow::Result<Option<String>> {
+        let Parts { config, layers, artifact_type } =
+            serde_json::from_slice(raw).context("the manifest is not JSON")?;
         let mut blobs = BTreeSet::new();
         for part in layers.into_iter().chain(config) {
             blobs.insert((part.digest.parse::<Sha256Digest>()?, part.size));
@@ -154,6 +159,7 @@ impl Copy<'_> {
             }
             anyhow::Ok(())
         });
-        copies.buffer_unordered(UPLOADS_AT_ONCE).try_collect::<()>().await
+        copies.buffer_unordered(UPLOADS_AT_ONCE).try_collect::<()>().await?;
+        Ok(artifact_type)
     }
 }
