@@ -129,7 +129,8 @@ impl Work {
     fn unpack(&self, archive: &Archive) -> Result<Option<Part>, StoreError> {
         let mut source =
             Following { work: self, blob: archive.blob, offset: 0, hasher: Sha256Hasher::default() };
-        let part = unpack_one(&self.contents, (archive, &mut source), &self.dir, &self.budget)?;
+        let part =
+            unpack_one((&self.contents, &self.landing), (archive, &mut source), &self.dir, &self.budget)?;
         let read = io::copy(&mut source, &mut io::sink());
         let is_named = source.hasher.finish() == self.contents.blobs[archive.blob.0 as usize].digest;
         if read.is_ok() && is_named {

@@ -255,16 +255,12 @@ impl Landing {
     /// Asks for free space first. Whatever goes wrong, what this run made is taken back, and the landing is of no
     /// further use.
     pub fn preallocate(&self) -> Result<(), StoreError> {
-        let mut need = 0_u64;
         let mut before = Vec::new();
         for blob in self.writable_blobs() {
             let file = self.file(blob);
-            let meta = file.metadata().context("look at", self.blob_path(blob))?;
-            // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
-            need += self.layout.blob_bytes(blob).saturating_sub(meta.blocks() * 512);
-            before.push((file, meta.len()));
+            before.push((Arc::clone(&file), file.metadata().context("look at", self.blob_path(blob))?.len()));
         }
-        self.allocate(need).inspect_err(|_| {
+        self.allocate(self.space_to_come()?).inspect_err(|_| {
             for (file, bytes) in before {
                 if let Err(error) = file.set_len(bytes) {
                     tracing::warn!(%error, "a partial blob keeps space that it does not use");
@@ -302,6 +298,17 @@ impl Landing {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of space that its blobs will take yet.
+    pub(crate) fn space_to_come(&self) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for blob in self.writable_blobs() {
+            let meta = self.file(blob).metadata().context("look at", self.blob_path(blob))?;
+            // st_blocks counts 512 bytes whatever the file system's block is (stat(2)).
+            bytes += self.layout.blob_bytes(blob).saturating_sub(meta.blocks() * 512);
+        }
+        Ok(bytes)
     }
 
     fn writable_blobs(&self) -> impl Iterator<Item = BlobIndex> + '_ {

@@ -343,7 +343,7 @@ impl Output {
     /// nothing: what comes of it counts if, in the end, its decoder has read the very bytes that the manifest names, and
     /// is unpacked again otherwise.
     ///
-    /// The space that blobs need has been allocated: what is unpacked must not take it away.
+    /// What is unpacked leaves blobs the space that they will take.
     pub fn unpack_ahead(&self) {
         let begin = || Ahead::begin(&self.contents, &self.landing);
         match begin() {

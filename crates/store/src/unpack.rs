@@ -29,6 +29,7 @@ use crate::{
     contents::Contents,
     error::{Context as _, StoreError},
     files::{Dir, free_bytes},
+    landing::Landing,
     link::{self, LinkMode},
     output::Output,
 };
@@ -97,7 +98,7 @@ impl Output {
                 let Some(number) = rest.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let archive = &archives[*number];
                 let source = Positioned { file: self.landing.file(archive.blob), offset: 0 };
-                let result = unpack_one(&self.contents, (archive, source), dir, &budget);
+                let result = unpack_one((&self.contents, &self.landing), (archive, source), dir, &budget);
                 if result.is_err() {
                     // The others need not begin.
                     next.store(rest.len(), Ordering::Relaxed);
@@ -122,13 +123,14 @@ pub(crate) fn threads_for(archives: usize) -> usize {
 
 /// Unpacks one archive into files without their final names. What was unpacked of one that fails is removed.
 pub(crate) fn unpack_one(
-    contents: &Contents,
+    (contents, landing): (&Contents, &Landing),
     (archive, source): (&Archive, impl Read),
     dir: &Dir,
     budget: &Budget,
 ) -> Result<Part, StoreError> {
     let mut files = Files {
         archive,
+        landing,
         dir,
         selection: contents.selection.as_deref(),
         matched: Matched::default(),
@@ -199,6 +201,7 @@ impl Read for Positioned {
 /// Takes the files of one archive.
 struct Files<'a> {
     archive: &'a Archive,
+    landing: &'a Landing,
     dir: &'a Dir,
     selection: Option<&'a Selection>,
     matched: Matched,
@@ -254,7 +257,7 @@ impl Files<'_> {
 
     fn write(&self, file: &Packed, bytes: &mut dyn Read, name: &str) -> Result<Sha256Digest, ArchiveError> {
         let path = self.dir.path().join(name);
-        let free = free_bytes(self.dir.path())?;
+        let free = free_bytes(self.dir.path())?.saturating_sub(self.landing.space_to_come()?);
         if file.size > free {
             let path = self.dir.path().to_path_buf();
             return Err(StoreError::NoSpace { need: file.size, free, path }.into());

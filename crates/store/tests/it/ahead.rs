@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::store::{BlobProof, Landing};
+use ::store::{BlobProof, Landing, StoreError};
 use modelpack::{
     layout::{BlobIndex, PieceIndex},
     manifest::Packing,
@@ -17,7 +17,7 @@ use modelpack::{
 };
 use tar::{Builder, EntryType, Header};
 
-use crate::support::{Artifact, pattern};
+use crate::support::{Artifact, Mount, pattern};
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -231,4 +231,25 @@ fn an_archive_that_cannot_be_unpacked_is_refused_at_the_end_and_leaves_nothing()
     let error = output.publish(proofs(&artifact, &landing)).unwrap_err();
     assert!(matches!(error, ::store::StoreError::Archive { .. }), "{error:?}");
     assert!(!dir.exists() && !top.path().join(".model.modelctl/unpacked").exists());
+}
+
+#[test]
+fn what_is_unpacked_leaves_blobs_the_space_that_they_need() {
+    // Room for the blobs, and for one of the two archives' files; the second one begins when the first is there.
+    let Some(mount) = Mount::tmpfs("size=18m") else { return };
+    let archive = packed(Packing::Tar).bytes[0].clone();
+    let blobs = vec![archive, pattern(5, 6 << 20)];
+    let artifact = Artifact::new(blobs, &[("other.bin", 1)]).with_archives(&[(0, Packing::Tar)]);
+    let dir = mount.dir.path().join("model");
+    let output = artifact.open(&dir);
+    let landing = output.landing();
+    landing.preallocate().unwrap();
+    // Somebody else takes what is left beside the blobs.
+    fs::write(mount.dir.path().join("other"), vec![1; 5 << 20]).unwrap();
+    output.unpack_ahead();
+    land_all(&artifact, &landing, BlobIndex(0));
+    land_all(&artifact, &landing, BlobIndex(1));
+    let proofs = proofs(&artifact, &landing);
+    let error = output.publish(proofs).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
 }
