@@ -61,12 +61,11 @@ impl Output {
     /// them any more.
     pub(crate) fn unpack(&self, staging: &Dir) -> Result<Vec<Unpacked>, StoreError> {
         let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let early = match ahead {
-            Some(ahead) => ahead.finish(),
-            None => {
-                clear(staging)?;
-                BTreeMap::new()
-            }
+        let early = if let Some(ahead) = ahead {
+            ahead.finish()
+        } else {
+            clear(staging)?;
+            BTreeMap::new()
         };
         let mut matched = self.contents.matched.clone();
         let mut unpacked = Vec::new();
@@ -94,8 +93,7 @@ impl Output {
         let done: Mutex<BTreeMap<_, _>> =
             Mutex::new(early.into_iter().map(|(number, part)| (number, Ok(part))).collect());
         let work = || {
-            loop {
-                let Some(number) = rest.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            while let Some(number) = rest.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let archive = &archives[*number];
                 let source = Positioned { file: self.landing.file(archive.blob), offset: 0 };
                 let result = unpack_one((&self.contents, &self.landing), (archive, source), dir, &budget);
