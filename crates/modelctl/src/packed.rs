@@ -58,7 +58,7 @@ fn read_one(
     progress: &Progress,
 ) -> anyhow::Result<Vec<(String, Content)>> {
     let mut source = Hashing { source, hasher: Sha256Hasher::default(), progress };
-    let mut files = Files { archive, files: Vec::new(), links: BTreeMap::new() };
+    let mut files = Files { archive, found: Vec::new(), links: BTreeMap::new() };
     let read = read_archive(&mut source, archive.packing, budget, &mut files);
     // Whatever it says: if it is not the archive that was meant, nothing else matters.
     io::copy(&mut source, &mut io::sink())?;
@@ -89,21 +89,21 @@ impl<R: Read> Read for Hashing<'_, R> {
 
 struct Files<'a> {
     archive: &'a Archive,
-    files: Vec<(String, Content)>,
+    found: Vec<(String, Content)>,
     links: BTreeMap<String, String>,
 }
 
 impl Files<'_> {
     /// With links as the files that they lead to.
     fn resolved(mut self) -> anyhow::Result<Vec<(String, Content)>> {
-        let by_path: BTreeMap<_, _> = self.files.iter().cloned().collect();
+        let by_path: BTreeMap<_, _> = self.found.iter().cloned().collect();
         for (path, first) in &self.links {
             let content = followed(&self.links, first).find_map(|target| by_path.get(target));
             let content = content.with_context(|| format!("`{path}` is a link to no file of the archive"))?;
             let kind = self.archive.kind_of(path);
-            self.files.push((path.clone(), Content { kind, ..*content }));
+            self.found.push((path.clone(), Content { kind, ..*content }));
         }
-        Ok(self.files)
+        Ok(self.found)
     }
 }
 
@@ -118,7 +118,7 @@ impl Taker for Files<'_> {
             }
         }
         let kind = self.archive.kind_of(&file.path);
-        self.files.push((file.path.clone(), Content { size: file.size, sha256: hasher.finish(), kind }));
+        self.found.push((file.path.clone(), Content { size: file.size, sha256: hasher.finish(), kind }));
         Ok(())
     }
 

@@ -79,7 +79,6 @@ impl Alone {
             access,
             output: self.output(output),
             landing: peer::LandingMode::Auto,
-            delta: peer::Delta::FromStore,
             selection: std::sync::Arc::default(),
             bases: Vec::new(),
         };

@@ -122,7 +122,6 @@ impl Fleet {
             access,
             output: self.output(number),
             landing: peer::LandingMode::Auto,
-            delta: peer::Delta::FromStore,
             selection: Arc::default(),
             bases: Vec::new(),
         };

@@ -20,7 +20,7 @@ use tar::{Builder, EntryType, Header};
 use crate::support::{Artifact, Mount, pattern};
 
 /// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Two files, the first of them small and early, the other longer than the decoders' and readers' buffers.
 fn packed(packing: Packing) -> Artifact {

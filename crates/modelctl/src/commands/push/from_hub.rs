@@ -86,17 +86,16 @@ pub(super) fn run(
         let sent = AtomicU64::new(0);
         let copy = Copy { from: Arc::new(snapshot), wanted, to: repository, printer, progress, sent };
         let options = Options { created_at_unix, ..copy.from.options() };
-        let whole = match copy.published(to.tag.as_deref(), &blobs, &options).await {
-            Some(built) => artifact(Manifest::parse(&built.manifest)?, built),
-            None => {
-                let trees = copy.blobs(blobs).await.with_context(|| format!("cannot publish `{to}`"))?;
-                let built = copy.build(&trees, &options).await;
-                let built = built.with_context(|| format!("cannot publish `{from}`"))?;
-                let whole = artifact(Manifest::parse(&built.manifest)?, built);
-                let finished = whole.finish(&copy.to, to.tag.as_deref()).await;
-                finished.with_context(|| format!("cannot publish `{to}`"))?;
-                whole
-            }
+        let whole = if let Some(built) = copy.published(to.tag.as_deref(), &blobs, &options).await {
+            artifact(Manifest::parse(&built.manifest)?, built)
+        } else {
+            let trees = copy.blobs(blobs).await.with_context(|| format!("cannot publish `{to}`"))?;
+            let built = copy.build(&trees, &options).await;
+            let built = built.with_context(|| format!("cannot publish `{from}`"))?;
+            let whole = artifact(Manifest::parse(&built.manifest)?, built);
+            let finished = whole.finish(&copy.to, to.tag.as_deref()).await;
+            finished.with_context(|| format!("cannot publish `{to}`"))?;
+            whole
         };
         copy.progress.finish();
         let published = Published::new(&Reference::Registry(to.clone()), &whole.manifest, start.elapsed());
