@@ -131,6 +131,7 @@ pub(crate) struct Download<H> {
     inputs: VecDeque<Input>,
     reads: BTreeMap<ReadId, OpenRead>,
     transfers: BTreeMap<u64, Transfer>,
+    asked: asked::Asked,
     last_transfer: u64,
     links: BTreeMap<PeerId, OpenLink>,
     last_generation: u64,
@@ -205,6 +206,7 @@ impl<H: Herald> Download<H> {
         let up = if origin.is_some() { Input::OriginUp { ranges: true } } else { Input::OriginDown };
         Self {
             prefixes: Prefixes::new(&ground.artifact, &ground.landing),
+            asked: asked::Asked::new(Arc::clone(&ground.counters.metrics)),
             ground,
             origin,
             herald,
@@ -533,7 +535,7 @@ impl<H: Herald> Download<H> {
             granted.link.post(request).map_err(|_| granted.link.is_closed())
         });
         match posted {
-            Some(Ok(())) => {}
+            Some(Ok(())) => self.asked.posted(id, transfer.peer),
             // Or the grant is smaller than the reads that are being given up. The swarm pauses the link.
             Some(Err(false)) => self.transfer_ended(id, Err(ReadOutcome::Retry)),
             None | Some(Err(true)) => self.transfer_ended(id, Err(ReadOutcome::SourceGone)),
@@ -541,6 +543,7 @@ impl<H: Herald> Download<H> {
     }
 
     fn transfer_ended(&mut self, id: u64, result: Result<memory::Filled, ReadOutcome>) {
+        self.asked.ended(id);
         let Some(transfer) = self.transfers.remove(&id) else { return };
         let Transfer { read, piece, peer, right, voucher, carrier, .. } = transfer;
         let Some(open) = self.reads.get_mut(&read) else { return };
@@ -569,6 +572,7 @@ impl<H: Herald> Download<H> {
     }
 }
 
+mod asked;
 mod blamed;
 mod carried;
 mod linked;

@@ -36,6 +36,7 @@ mod limit;
 mod link_test;
 mod links;
 mod lookup;
+mod meter;
 mod metrics;
 mod mirror;
 mod node;

@@ -17,6 +17,7 @@ use std::{
 };
 
 pub use self::cards::Cards;
+pub(crate) use self::cards::Counters;
 use self::{
     cards::Totals,
     way::{LOOK_INTERVAL, Way},

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,8 @@ pub(crate) struct Metrics {
     from_peers: ByLevel,
     was_here: AtomicU64,
     links: ByLevel,
+    /// Parents that have reads of this process to answer, once for each download.
+    parents_asked: AtomicI64,
     fallbacks: AtomicU64,
     stalls: AtomicU64,
     refused_pieces: AtomicU64,
@@ -72,6 +74,15 @@ impl Metrics {
         let seeds = [tcp, rdma];
         let ByLevel { tcp, rdma } = &self.from_peers;
         [&self.from_origin, tcp, rdma].into_iter().chain(seeds).map(read).sum()
+    }
+
+    /// So many more parents have reads to answer.
+    pub(crate) fn asks(&self, parents: i64) {
+        self.parents_asked.fetch_add(parents, Ordering::Relaxed);
+    }
+
+    pub(crate) fn parents_asked(&self) -> i64 {
+        self.parents_asked.load(Ordering::Relaxed)
     }
 
     /// A link over RDMA failed and was opened anew over TCP.

@@ -13,7 +13,7 @@ use std::{
 use identity::ReaderKey;
 use modelpack::{
     digest::Sha256Digest,
-    layout::{PieceIndex, Run},
+    layout::{PIECE_BYTES, PieceIndex, Run},
     piece_map::PieceMap,
 };
 use planner::{ArtifactId, Charge, PeerId};
@@ -21,7 +21,7 @@ use store::{Readers, StoreError};
 use swarm::Config;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
-use transport::{Exports, tcp};
+use transport::Exports;
 use wire::control::DescribeReply;
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     error::PeerError,
     have_feed::{Coming, HaveFeed},
     link_test::LinkTests,
+    meter::{Meter, Traffic},
     metrics::Metrics,
     security::PeerSecurity,
     seed::{Prepared, SeedBlob},
@@ -149,6 +150,11 @@ impl Node {
         &self.metrics
     }
 
+    /// What it has sent and received of each artifact that is shared.
+    pub(crate) fn traffic(&self) -> BTreeMap<ArtifactId, [u64; 2]> {
+        self.state().shared.iter().map(|(id, shared)| (*id, shared.traffic.totals())).collect()
+    }
+
     /// How many artifacts others may read here.
     pub(crate) fn shared_count(&self) -> usize {
         self.state().shared.len()
@@ -222,7 +228,7 @@ impl Node {
         let feed = HaveFeed::new(have);
         let mut shared = Shared::new(self.planes(), artifact, files, feed.clone());
         shared.share.vouching = vouching;
-        let sources = shared.share.sources.clone();
+        let (sources, traffic) = (shared.share.sources.clone(), Arc::clone(&shared.traffic));
         let shared = Shared { events: Some(events), origin_ok, ..shared };
         self.enter(id, shared);
         let herald = NodeHerald {
@@ -230,6 +236,7 @@ impl Node {
             artifact: id,
             feed,
             sources,
+            traffic,
             unsent: Mutex::new(Unsent { runs: Vec::new(), pieces: 0, since: Instant::now() }),
         };
         let seed = self.me.bytes().iter().fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte));
@@ -344,13 +351,12 @@ impl Node {
     pub(crate) async fn follow_session(
         self: Arc<Self>,
         mut events: mpsc::UnboundedReceiver<SessionEvent>,
-        server: tcp::Server,
+        mut meter: Meter,
     ) {
-        let mut meter = Meter::new(Arc::clone(&self.metrics), server);
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
-                load = meter.next() => {
+                load = meter.next(&self) => {
                     self.state().say(load);
                     continue;
                 }
@@ -431,6 +437,7 @@ pub(crate) struct NodeHerald {
     artifact: ArtifactId,
     feed: HaveFeed,
     sources: Option<Sources>,
+    traffic: Arc<Traffic>,
     unsent: Mutex<Unsent>,
 }
 
@@ -459,6 +466,7 @@ impl Herald for NodeHerald {
             sources.readable(run);
         }
         self.feed.publish(run);
+        self.traffic.received(u64::from(run.len()) * PIECE_BYTES);
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         unsent.runs.push(run);
         unsent.pieces += run.len();
@@ -499,39 +507,6 @@ impl Drop for NodeHerald {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         self.send(&mut unsent);
         self.node.download_ended(&self.artifact, &self.feed);
-    }
-}
-
-/// Measures this process's traffic.
-struct Meter {
-    metrics: Arc<Metrics>,
-    server: tcp::Server,
-    last: (Instant, u64, u64),
-    ticks: Option<tokio::time::Interval>,
-}
-
-impl Meter {
-    fn new(metrics: Arc<Metrics>, server: tcp::Server) -> Self {
-        Self { metrics, server, last: (Instant::now(), 0, 0), ticks: None }
-    }
-
-    fn set_interval(&mut self, interval: Duration) {
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.ticks = Some(ticks);
-    }
-
-    /// The load since the last time, when it is due; never before a scheduler has said how often.
-    async fn next(&mut self) -> SessionCommand {
-        match &mut self.ticks {
-            Some(ticks) => ticks.tick().await,
-            None => std::future::pending().await,
-        };
-        let (at, sent, received) = self.last;
-        self.last = (Instant::now(), self.server.sent_bytes(), self.metrics.received());
-        let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / millis;
-        SessionCommand::Load { sent: rate(self.last.1, sent), received: rate(self.last.2, received) }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::Path,
     sync::Arc,
 };
 
@@ -25,6 +26,8 @@ use crate::{
     error::PeerError,
     fill::blocking,
     leaving::Leaving,
+    limit::Counters,
+    meter::{Meter, Sending},
     metrics::Watch,
     node::Node,
     service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
@@ -129,7 +132,11 @@ impl Presence {
             let schedulers = Schedulers::new(&security, schedulers);
             let session = SessionOptions { schedulers, me, control_address, name, nic_rate, place, security };
             present.node.set_session(Session::spawn(session, events));
-            present.tasks.spawn(Arc::clone(&present.node).follow_session(inbox, self.data.clone()));
+            let sending = Sending { server: self.data.clone(), children: present.children.clone() };
+            let metrics = Arc::clone(present.node.metrics());
+            // Where none is in sight, what others move is not known.
+            let meter = Meter::new(metrics, sending, Counters::find(Path::new("/")).ok());
+            present.tasks.spawn(Arc::clone(&present.node).follow_session(inbox, meter));
         }
         let until = present.stopped();
         present.tasks.spawn(async move { self.data.run(until).await });

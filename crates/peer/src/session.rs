@@ -12,7 +12,7 @@ use std::{
 
 use identity::Security;
 use modelpack::layout::{PieceIndex, Run};
-use planner::{ArtifactId, PeerId, PeerPlan, Place};
+use planner::{ArtifactId, Measured, PeerId, PeerPlan, Place};
 use tokio::{
     sync::mpsc::{self, UnboundedSender, error::TrySendError},
     task::JoinHandle,
@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 use wire::{
     connection::RUNS_PER_MESSAGE_MAX,
     control::{self, PeerToScheduler, peer_to_scheduler::Kind as Said},
-    convert,
+    convert, measured,
     schedulers::Schedulers,
 };
 
@@ -112,6 +112,8 @@ pub(crate) enum SessionCommand {
         sent: u64,
         /// Received.
         received: u64,
+        /// What it has found out about its card.
+        measured: Measured,
     },
     /// A peer sent bytes that do not match the manifest.
     Complaint {
@@ -240,11 +242,8 @@ fn messages(command: SessionCommand) -> Vec<Said> {
         SessionCommand::Leave { artifact } => {
             vec![Said::Leave(control::Leave { artifact: artifact.0.to_vec() })]
         }
-        SessionCommand::Load { sent, received } => {
-            vec![Said::Load(control::Load {
-                sent_bytes_per_second: sent,
-                received_bytes_per_second: received,
-            })]
+        SessionCommand::Load { sent, received, measured } => {
+            vec![Said::Load(measured::load_message((sent, received), &measured))]
         }
         SessionCommand::Complaint { artifact, about, piece } => {
             vec![Said::Complaint(control::Complaint {

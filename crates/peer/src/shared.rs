@@ -22,6 +22,7 @@ use crate::{
     download::Event,
     error::PeerError,
     have_feed::HaveFeed,
+    meter::Traffic,
     seed::{Prepared, SeedBlob},
     service::Share,
     session::SessionCommand,
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) bytes: u64,
     pub(crate) piece_count: u32,
     pub(crate) origin_ok: bool,
+    /// What it has cost this process.
+    pub(crate) traffic: Arc<Traffic>,
     /// If it is a seed: its blobs, for pulls on this machine.
     pub(crate) seeded: Option<Seeded>,
     /// Of its running download.
@@ -51,6 +54,7 @@ struct BlobExport {
     first: u32,
     feed: HaveFeed,
     guard: Option<Arc<Guard>>,
+    traffic: Arc<Traffic>,
 }
 
 /// The blobs of a seed.
@@ -102,6 +106,10 @@ impl Export for BlobExport {
     fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    fn sent(&self, bytes: u64) {
+        self.traffic.sent(bytes);
+    }
 }
 
 impl Shared {
@@ -135,7 +143,7 @@ impl Shared {
         feed: HaveFeed,
     ) -> Self {
         let layout = artifact.layout();
-        let mut sources = Vec::new();
+        let (mut sources, traffic) = (Vec::new(), Arc::<Traffic>::default());
         let window = |(blob, (file, guard)): (_, (Arc<File>, Option<Arc<Guard>>))| {
             let (bytes, pieces) = (layout.blob_bytes(blob), layout.pieces_of(blob));
             let export = BlobExport {
@@ -144,6 +152,7 @@ impl Shared {
                 first: pieces.start.0,
                 feed: feed.clone(),
                 guard: guard.clone(),
+                traffic: Arc::clone(&traffic),
             };
             let handle = exports.register(Arc::new(export));
             if let Some(rdma) = rdma.filter(|_| bytes > 0) {
@@ -175,6 +184,7 @@ impl Shared {
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),
             origin_ok: false,
+            traffic,
             seeded: None,
             events: None,
         }

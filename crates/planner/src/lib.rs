@@ -1,9 +1,11 @@
 //! Phase one, in the scheduler, pure: who gets which part of an artifact from whom.
 //!
-//! Owns: stripe trees, origin shares, backups, the bound that a distribution is measured against. Does not own: the
-//! choice of a source for each piece (crate `swarm`), streams and messages (crates `scheduler`, `wire`).
+//! Owns: stripe trees, origin shares, backups, the bound that a distribution is measured against, how a card is learned.
+//! Does not own: the choice of a source for each piece (crate `swarm`), streams and messages (crates `scheduler`, `wire`).
 
 pub mod bound;
+pub mod capacity;
+mod cards;
 mod forest;
 mod id;
 mod pace;
@@ -17,6 +19,7 @@ mod stripe_set;
 mod swarm_state;
 mod trees;
 
+pub use cards::{Measured, SwarmLoad};
 pub use id::{ArtifactId, PeerId};
 pub use place::Place;
 pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
 
+use crate::capacity::{Foreign, Learned};
+use crate::cards::{Cards, Measured};
 use crate::id::{ArtifactId, PeerId};
 use crate::place::Place;
 use crate::plan::PeerPlan;
@@ -85,6 +87,8 @@ pub enum Input {
         sent: u64,
         /// Bytes per second.
         received: u64,
+        /// What it has found out about its card.
+        measured: Measured,
     },
     /// A member got bytes that do not match the manifest.
     Complaint {
@@ -176,6 +180,7 @@ pub struct Planner {
     peers: BTreeMap<PeerId, Arc<Registered>>,
     /// (sent, received) in bytes per second, as last reported.
     loads: BTreeMap<PeerId, (u64, u64)>,
+    cards: Cards,
     swarms: BTreeMap<ArtifactId, SwarmState>,
     quarantine: Quarantine,
     /// The latest come last.
@@ -229,7 +234,8 @@ impl Planner {
                     self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
                 if swarm.is_about(bytes, piece_count) {
                     let (have, progress) = (&have[..], &progress);
-                    swarm.join(now, peer, facts, Joining { origin_ok, is_seed, have, progress });
+                    let rate = self.cards.residue(self.now, peer, &artifact);
+                    swarm.join(now, peer, facts, Joining { origin_ok, is_seed, have, rate, progress });
                     self.replan(artifact);
                 }
             }
@@ -243,9 +249,10 @@ impl Planner {
                     self.replan(artifact);
                 }
             }
-            Input::Load { peer, sent, received } => {
+            Input::Load { peer, sent, received, measured } => {
                 if self.peers.contains_key(&peer) {
                     self.loads.insert(peer, (sent, received));
+                    self.measured(peer, measured);
                 }
             }
             Input::Complaint { peer, artifact, about, .. } => {
@@ -271,7 +278,10 @@ impl Planner {
                 swarm.gathered();
                 due.push(*artifact);
             }
-            if swarm.pace_due().is_some_and(|at| at <= now) && swarm.compare_pace(now) {
+            let is_compared = swarm.pace_due().is_some_and(|at| at <= now) && swarm.compare_pace(now);
+            let residue = |peer| self.cards.residue(now, peer, artifact);
+            let is_reviewed = swarm.review_due().is_some_and(|at| at <= now) && swarm.review(now, residue);
+            if is_compared || is_reviewed {
                 due.push(*artifact);
             }
         }
@@ -282,9 +292,20 @@ impl Planner {
 
     fn register(&mut self, peer: PeerId, registered: Registered) {
         let registered = Arc::new(registered);
-        self.swarms.values_mut().for_each(|swarm| swarm.update(peer, &registered));
+        self.cards.register(peer, registered.nic_rate);
+        for (artifact, swarm) in &mut self.swarms {
+            swarm.update(peer, &registered);
+            swarm.set_rate(peer, self.cards.residue(self.now, peer, artifact));
+        }
         self.peers.insert(peer, registered);
         self.loads.remove(&peer);
+    }
+
+    /// A peer has found out something about its card.
+    fn measured(&mut self, peer: PeerId, measured: Measured) {
+        if self.cards.report(self.now, peer, measured) {
+            self.swarms.values_mut().for_each(|swarm| swarm.rate_may_have_changed(self.now, peer));
+        }
     }
 
     /// The next thing to do, until there is none.
@@ -310,7 +331,8 @@ impl Planner {
         let paces = self.swarms.values().filter_map(SwarmState::pace_due);
         // Where stripes get entrants after a pause, a comparison is overdue.
         let paces = paces.map(|at| at.max(self.now));
-        gathered.chain(paces).chain(self.quarantine.next_change()).min()
+        let reviews = self.swarms.values().filter_map(SwarmState::review_due);
+        gathered.chain(paces).chain(reviews).chain(self.quarantine.next_change()).min()
     }
 
     /// HOST:PORT of up to `max` members of a swarm other than the asker, those that have everything first.
@@ -380,6 +402,11 @@ impl Planner {
         self.peers.contains_key(&peer).then(|| self.loads.get(&peer).copied().unwrap_or_default())
     }
 
+    /// What has been learned of a peer's card, and what others move there.
+    pub(crate) fn measured_of(&self, peer: PeerId) -> (Option<Learned>, Option<Foreign>) {
+        self.cards.measured(self.now, peer)
+    }
+
     fn accused(&mut self, (by, about): (PeerId, PeerId), artifact: ArtifactId, charge: Charge) {
         let is_member = self.swarms.get(&artifact).is_some_and(|swarm| swarm.has(by));
         let Some(accuser) = self.peers.get(&by).filter(|_| is_member) else { return };
@@ -433,6 +460,7 @@ impl Planner {
 
     fn gone(&mut self, peer: PeerId) {
         self.loads.remove(&peer);
+        self.cards.gone(peer);
         if let Some(registered) = self.peers.remove(&peer) {
             self.departed.retain(|before| before.peer != peer);
             if self.departed.len() >= DEPARTED_MAX {

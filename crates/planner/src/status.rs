@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::capacity::{Foreign, Learned};
 use crate::id::{ArtifactId, PeerId};
 use crate::place::Place;
 use crate::plan::StripeSource;
@@ -20,6 +21,10 @@ pub struct PeerStatus {
     pub address: String,
     /// What its network card does in each direction, in bytes per second, if it knows.
     pub nic_rate: Option<u64>,
+    /// What it has learned of its card, if anything.
+    pub learned: Option<Learned>,
+    /// What others move on its card, if it can read that.
+    pub foreign: Option<Foreign>,
     /// Bytes per second that it sends, as it last reported.
     pub sent: u64,
     /// Bytes per second that it receives.
@@ -29,8 +34,15 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
-    fn new(peer: PeerId, registered: &Registered, (sent, received): (u64, u64)) -> Self {
+    fn new(
+        peer: PeerId,
+        registered: &Registered,
+        (sent, received): (u64, u64),
+        (learned, foreign): (Option<Learned>, Option<Foreign>),
+    ) -> Self {
         Self {
+            learned,
+            foreign,
             peer,
             name: registered.name.to_string(),
             address: registered.address.to_string(),
@@ -110,6 +122,9 @@ pub struct MemberStatus {
     pub name: String,
     /// What its network card does in each direction, in bytes per second, if it knows.
     pub nic_rate: Option<u64>,
+    /// What of the card the plan counts with, in bytes per second, if that is known: what it does, given or learned, less
+    /// what others move there.
+    pub counts: Option<u64>,
     /// Where it stands.
     pub place: Place,
     /// Whether it announces the artifact.
@@ -137,6 +152,7 @@ impl From<(&MemberState, Vec<StripeSource>)> for MemberStatus {
             peer: member.peer,
             name: member.facts.name.to_string(),
             nic_rate: member.facts.nic_rate,
+            counts: member.counts(),
             place: member.facts.place.clone(),
             is_seed: member.is_seed,
             pieces: member.have.len(),
@@ -149,7 +165,8 @@ impl Planner {
     /// Every peer whose stream is open.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
         self.registered().map(|(peer, registered)| {
-            PeerStatus::new(*peer, registered, self.load(*peer).unwrap_or_default())
+            let load = self.load(*peer).unwrap_or_default();
+            PeerStatus::new(*peer, registered, load, self.measured_of(*peer))
         })
     }
 

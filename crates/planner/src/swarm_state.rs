@@ -21,6 +21,7 @@ use crate::trees::Trees;
 
 mod entrants;
 mod parts;
+mod residues;
 mod roster;
 mod shares;
 mod stalls;
@@ -52,6 +53,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) origin_ok: bool,
     pub(crate) is_seed: bool,
     pub(crate) have: &'a [Run],
+    /// What is left of its card, if that is known.
+    pub(crate) rate: Option<u64>,
     pub(crate) progress: &'a Progress,
 }
 
@@ -92,6 +95,9 @@ pub(crate) struct SwarmState {
     /// Of all who want anything, in all that they get.
     gains: Pace<stragglers::Who>,
     stalls: stalls::Stalls,
+    review: residues::Review,
+    /// Everybody counts as something else since the last plan.
+    is_reweighed: bool,
 }
 
 impl SwarmState {
@@ -121,6 +127,8 @@ impl SwarmState {
             pace: Pace::of_sharers(ENTRANTS_INTERVAL),
             gains: Pace::new(MEMBERS_INTERVAL),
             stalls: stalls::Stalls::new(piece_count),
+            review: residues::Review::default(),
+            is_reweighed: false,
         }
     }
 
@@ -202,12 +210,13 @@ impl SwarmState {
     }
 
     fn member(&self, peer: PeerId, facts: &Arc<Registered>, joining: Joining<'_>) -> MemberState {
-        let Joining { origin_ok, is_seed, have, progress } = joining;
+        let Joining { origin_ok, is_seed, have, rate, progress } = joining;
         let mut member = MemberState {
             peer,
             facts: Arc::clone(facts),
             origin_ok,
             is_seed,
+            rate: rounded(rate.unwrap_or(0)),
             round: progress.round.min(ROUNDS_MAX),
             have: PieceMap::empty(self.piece_count),
             held: [0; STRIPES],
@@ -265,6 +274,13 @@ impl SwarmState {
         }
     }
 
+    /// A member that is here already has come again.
+    pub(crate) fn set_rate(&mut self, peer: PeerId, rate: Option<u64>) {
+        if let Some(member) = self.roster.node(peer).and_then(|node| self.roster.get_mut(node)) {
+            member.rate = rounded(rate.unwrap_or(0));
+        }
+    }
+
     /// The next plan goes to everybody: also whoever keeps its sources has to hear who is no longer named.
     pub(crate) fn tell_everybody(&mut self) {
         self.is_for_all = true;
@@ -310,7 +326,7 @@ impl SwarmState {
         self.note_round();
         let serving_before = self.roster.serving_rank();
         let mut sorted = self.roster.sort(self.round);
-        if self.roster.serving_rank() != serving_before {
+        if self.roster.serving_rank() != serving_before || std::mem::take(&mut self.is_reweighed) {
             sorted.extend(self.roster.nodes());
         }
         let holders = self.roster.holders();

@@ -372,7 +372,8 @@ mod tests {
         }
         driver.handle(Event::Ended { stream: 0, peer });
         assert!(driver.planner.load(peer).is_some(), "the planner knows the peer");
-        let load = |sent| Input::Load { peer, sent, received: 0 };
+        let measured = planner::Measured::default;
+        let load = |sent| Input::Load { peer, sent, received: 0, measured: measured() };
         driver.handle(Event::Said { stream: 1, peer, input: load(5) });
         driver.handle(Event::Said { stream: 0, peer, input: load(6) });
         assert_eq!(driver.planner.load(peer), Some((5, 0)), "the older stream says nothing any more");

@@ -89,7 +89,7 @@ impl Recorder {
                 self.because.insert(Cause::Gone);
                 self.put(now, Event::Gone { peer: number });
             }
-            Input::Load { peer, sent, received } => self.load(now, *peer, (*sent, *received)),
+            Input::Load { peer, sent, received, .. } => self.load(now, *peer, (*sent, *received)),
             Input::Complaint { peer, artifact, about, .. } => {
                 self.accused(now, (*peer, *about), artifact, Charge::WrongBytes);
             }

@@ -16,6 +16,7 @@ use wire::{
     connection::{CONNECT_TIMEOUT, explain},
     control::{self, PeerToScheduler, peer_to_scheduler::Kind},
     convert,
+    measured::measured,
 };
 
 use crate::{
@@ -177,11 +178,10 @@ impl Joined {
                 let artifact = convert::artifact_id(&leave.artifact)?;
                 self.piece_counts.remove(&artifact).map(|_| Input::Leave { peer, artifact })
             }
-            Kind::Load(load) => Some(Input::Load {
-                peer,
-                sent: load.sent_bytes_per_second,
-                received: load.received_bytes_per_second,
-            }),
+            Kind::Load(load) => {
+                let (sent, received) = (load.sent_bytes_per_second, load.received_bytes_per_second);
+                Some(Input::Load { peer, sent, received, measured: measured(load)? })
+            }
             Kind::Complaint(complaint) => {
                 let artifact = convert::artifact_id(&complaint.artifact)?;
                 let about = convert::peer_id(&complaint.about)?;

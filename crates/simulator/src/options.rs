@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use planner::Standing;
+use planner::capacity::Learned;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,13 @@ pub enum Fault {
     NoOrigin,
     /// No node says what its card does.
     NoRates,
+    /// Others than this fleet move so much on the card of node `node`, in each direction, and it measures that.
+    Foreign {
+        /// Its number.
+        node: usize,
+        /// Bytes per second.
+        rate: u64,
+    },
 }
 
 /// How nodes stand in racks: as many in each, in the order of their numbers. The origin stands in none.
@@ -141,6 +149,8 @@ pub struct Options {
     pub time_max: Duration,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// What each node has learned of its card before; nothing, where there are fewer.
+    pub learned: Vec<Option<Learned>>,
 }
 
 /// Far beyond any case that is measured.
@@ -150,7 +160,8 @@ impl Options {
     /// A healthy fleet.
     pub fn new(nodes: usize, pieces: u32, rate: u64) -> Self {
         let (racks, quanta, seed, time_max, faults) = (None, 4, 1, TIME_MAX, Vec::new());
-        Self { nodes, pieces, rate, origin_rate: rate, racks, quanta, seed, time_max, faults }
+        let (origin_rate, learned) = (rate, Vec::new());
+        Self { nodes, pieces, rate, origin_rate, racks, quanta, seed, time_max, faults, learned }
     }
 }
 
@@ -169,6 +180,8 @@ pub struct Report {
     pub core_bytes: u64,
     /// Pieces each node received, duplicates included.
     pub received: Vec<u64>,
+    /// What each node has learned of its card.
+    pub learned: Vec<Option<Learned>>,
     /// Nodes that were blamed.
     pub blamed: BTreeSet<usize>,
     /// What the scheduler trusts nodes with, where that has changed.
@@ -212,6 +225,7 @@ impl Report {
             seed_bytes: 0,
             core_bytes: 0,
             received: vec![0; nodes],
+            learned: vec![None; nodes],
             blamed: BTreeSet::new(),
             standings: BTreeMap::new(),
             busy: Vec::new(),

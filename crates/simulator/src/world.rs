@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
+use planner::capacity::LOOK_INTERVAL;
 use planner::{ArtifactId, HostAddr, PeerId, Place, Planner};
 use swarm::{Config, Input, Output, ReadId, ReadOutcome, Swarm};
 
@@ -13,6 +14,7 @@ use crate::network::{Crossed, Network, Served};
 use crate::options::{Fault, Options, Report};
 use crate::queue::Queue;
 
+mod learning;
 mod links;
 pub(crate) mod news;
 mod orphans;
@@ -52,6 +54,8 @@ enum Event {
     SchedulerBack,
     Rejoin(u32),
     Watch,
+    /// Nodes look at what they have moved.
+    Look,
 }
 
 impl From<Served> for Event {
@@ -87,6 +91,7 @@ struct Node {
     /// How much of that its scheduler was told.
     reported: usize,
     wake: Option<Duration>,
+    learning: learning::Learning,
 }
 
 struct World {
@@ -187,6 +192,7 @@ impl World {
             world.queue.push(at, Event::Begin(number(node)));
         }
         world.queue.push(Duration::ZERO, Event::Watch);
+        world.queue.push(LOOK_INTERVAL, Event::Look);
         world
     }
 
@@ -209,6 +215,7 @@ impl World {
             tells_at: None,
             reported: 0,
             wake: None,
+            learning: learning::Learning::new(),
         });
     }
 
@@ -245,6 +252,10 @@ impl World {
             Fault::Seed { node } => self.nodes[node].is_seed = true,
             Fault::NoOrigin => self.origin_ok = false,
             Fault::NoRates => self.has_rates = false,
+            Fault::Foreign { node, rate } => {
+                self.set_rate(node, self.options.rate.saturating_sub(rate));
+                self.nodes[node].learning.foreign = rate;
+            }
         }
     }
 
@@ -324,6 +335,7 @@ impl World {
             }
             Event::Rejoin(node) => self.join(node),
             Event::Watch => self.watch(),
+            Event::Look => self.look(),
         }
     }
 
@@ -360,6 +372,7 @@ impl World {
         let rack = self.rack_of(node).map_or_else(String::new, |rack| format!("rack-{rack}"));
         let place = Place { zone: String::new(), rack };
         self.tell_planner(planner::Input::Register { peer, address, name, nic_rate, place, host });
+        self.say_measured(node);
         self.tell_planner(planner::Input::Join {
             peer,
             artifact: ARTIFACT,

@@ -280,3 +280,80 @@ fn random_faults_never_keep_a_healthy_node_from_finishing() {
         check("random", &Options { seed, faults, ..Options::new(nodes, 64, RATE) }, &dead);
     }
 }
+
+/// Cards of a whole, half and quarter of the rate, a third of the nodes each, and nobody says so.
+fn undeclared(nodes: usize, learned: Vec<Option<planner::capacity::Learned>>) -> Options {
+    let slow = (0..nodes).filter(|node| node % 3 > 0);
+    let slow = slow.map(|node| Fault::Slow { node, factor: 1 << (node % 3) });
+    let faults = slow.chain([Fault::NoRates]).collect();
+    let (pieces, rate) = (2048, RATE / 2);
+    Options { pieces, rate, origin_rate: rate, learned, ..fleet(nodes, faults) }
+}
+
+/// When the last node of each kind of card was done, the fastest first, in multiples of the time that its card needs.
+fn by_card(report: &Report, options: &Options) -> [f64; 3] {
+    let whole = (u64::from(options.pieces) * PIECE_BYTES) as f64 / options.rate as f64;
+    [0, 1, 2].map(|kind| {
+        let of = report.done.iter().enumerate().filter(|(node, _)| node % 3 == kind);
+        let last = of.filter_map(|(_, done)| *done).max().unwrap_or_default();
+        last.as_secs_f64() / whole / f64::from(1 << kind)
+    })
+}
+
+#[test]
+fn a_fleet_learns_its_cards_and_the_next_broadcast_is_faster() {
+    for nodes in [8, 16] {
+        let first = undeclared(nodes, Vec::new());
+        let (report, _) = check("nobody knows", &first, &[]);
+        let before = by_card(&report, &first);
+        for (node, learned) in report.learned.iter().enumerate() {
+            let learned = learned.unwrap_or_else(|| panic!("node {node} has learned nothing"));
+            let part = learned.rate as f64 / (first.rate >> (node % 3)) as f64;
+            assert!((0.8..=1.05).contains(&part) && learned.is_full, "node {node}: {part} {learned:?}");
+        }
+        let second = undeclared(nodes, report.learned);
+        let (report, _) = check("learned", &second, &[]);
+        let after = by_card(&report, &second);
+        println!("N={nodes}, by the kind of card: {before:.3?}, then {after:.3?}");
+        assert!(after[0] <= 0.9 * before[0], "N={nodes}: the fastest took {before:?}, then {after:?}");
+        assert!(after.iter().all(|time| *time <= 1.12), "N={nodes}: {after:?}");
+    }
+}
+
+#[test]
+fn equal_cards_that_have_learned_are_as_quick_as_before() {
+    let first =
+        Options { pieces: 2048, rate: RATE / 2, origin_rate: RATE / 2, ..fleet(8, vec![Fault::NoRates]) };
+    let (report, before) = check("equal, nobody knows", &first, &[]);
+    let (_, after) = check("equal, learned", &Options { learned: report.learned, ..first }, &[]);
+    assert!(after <= before * 1.02, "{before} {after}");
+}
+
+#[test]
+fn a_slow_origin_teaches_nobody_that_its_card_is_slow() {
+    let rates = (RATE, RATE / 8);
+    let options =
+        Options { rate: rates.0, origin_rate: rates.1, pieces: 1024, ..fleet(8, vec![Fault::NoRates]) };
+    let (report, _) = check("slow origin", &options, &[]);
+    println!("{:?}", report.learned);
+    assert!(report.learned.iter().flatten().all(|learned| !learned.is_full), "{:?}", report.learned);
+}
+
+#[test]
+fn nobody_leans_on_a_card_that_others_use_and_measure() {
+    let pieces_and_rate =
+        |faults| Options { pieces: 2048, rate: RATE / 2, origin_rate: RATE / 2, ..fleet(8, faults) };
+    let others_of = |report: &Report| {
+        let others = report.done.iter().enumerate().filter(|(node, _)| *node != 3);
+        others.filter_map(|(_, done)| *done).max().unwrap_or_default().as_secs_f64()
+    };
+    // A third of its card is left.
+    let unseen = pieces_and_rate(vec![Fault::Lame { node: 3, factor: 3 }]);
+    let (report, _) = check("others, unseen", &unseen, &[]);
+    let before = others_of(&report);
+    let seen = pieces_and_rate(vec![Fault::Foreign { node: 3, rate: RATE / 3 }]);
+    let (report, _) = check("others, measured", &seen, &[]);
+    let after = others_of(&report);
+    println!("the others are done after {before:.3} s, then {after:.3} s");
+    assert!(after < before, "{before} {after}");
+}

@@ -17,6 +17,9 @@ pub trait Export: Send + Sync {
 
     /// The file's length in bytes once it is whole.
     fn bytes(&self) -> u64;
+
+    /// So many bytes of it were sent, for whoever counts them.
+    fn sent(&self, _bytes: u64) {}
 }
 
 /// The files that links may read from, by handle. Clones share one table.

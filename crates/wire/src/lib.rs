@@ -7,6 +7,7 @@ pub mod connection;
 pub mod convert;
 mod error;
 pub mod local;
+pub mod measured;
 pub mod plan_status;
 pub mod rdma;
 mod redact;

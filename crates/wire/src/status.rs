@@ -146,6 +146,8 @@ impl From<&PeerStatus> for control::PeerStatus {
             sent_bytes_per_second: status.sent,
             received_bytes_per_second: status.received,
             standing: control::Standing::from(status.standing).into(),
+            learned: status.learned.map(Into::into),
+            foreign: status.foreign.map(Into::into),
         }
     }
 }
@@ -162,6 +164,8 @@ impl TryFrom<control::PeerStatus> for PeerStatus {
             sent: status.sent_bytes_per_second,
             received: status.received_bytes_per_second,
             standing: standing(status.standing)?,
+            learned: status.learned.map(Into::into),
+            foreign: status.foreign.map(Into::into),
         })
     }
 }

@@ -6,7 +6,10 @@ use std::{fmt, time::Duration};
 
 use anyhow::Context as _;
 use modelpack::digest::Sha256Digest;
-use planner::{AlarmStatus, Charge, PeerId, PeerStatus, Standing, SwarmStatus};
+use planner::{
+    AlarmStatus, Charge, PeerId, PeerStatus, Standing, SwarmStatus,
+    capacity::{Foreign, Learned},
+};
 use scheduler::{Inquiry, Seen, inquire};
 use serde::Serialize;
 use wire::{schedulers::Schedulers, status::FleetStatus};
@@ -22,8 +25,8 @@ use crate::{
 const SHORT_DIGEST: usize = 12;
 
 /// Columns of names and addresses: with the numbers beside them a line has at most a hundred.
-const NAME_WIDTH: usize = 22;
-const ADDRESS_WIDTH: usize = 27;
+const NAME_WIDTH: usize = 18;
+const ADDRESS_WIDTH: usize = 22;
 
 /// Lines of each table: who wants more takes `--json`.
 const ROWS_MAX: usize = 100;
@@ -60,9 +63,28 @@ struct PeerFacts {
     name: String,
     address: String,
     nic_bytes_per_second: Option<u64>,
+    /// What its card does, by what it has moved.
+    learned: Option<LearnedFacts>,
+    /// What others than its process move on its card.
+    foreign: Option<ForeignFacts>,
     received_bytes_per_second: u64,
     sent_bytes_per_second: u64,
     standing: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct LearnedFacts {
+    bytes_per_second: u64,
+    /// Whether it does no more; else it does so much at least.
+    full: bool,
+    seconds_ago: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ForeignFacts {
+    received_bytes_per_second: u64,
+    sent_bytes_per_second: u64,
+    seconds_ago: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -167,6 +189,16 @@ impl From<PeerStatus> for PeerFacts {
             name: status.name,
             address: status.address,
             nic_bytes_per_second: status.nic_rate,
+            learned: status.learned.map(|Learned { rate, is_full, age }| LearnedFacts {
+                bytes_per_second: rate,
+                full: is_full,
+                seconds_ago: age.as_secs(),
+            }),
+            foreign: status.foreign.map(|Foreign { sent, received, age }| ForeignFacts {
+                received_bytes_per_second: received,
+                sent_bytes_per_second: sent,
+                seconds_ago: age.as_secs(),
+            }),
             received_bytes_per_second: status.received,
             sent_bytes_per_second: status.sent,
             standing: word(status.standing),
@@ -273,18 +305,33 @@ fn swarm_table(swarms: &[SwarmFacts]) -> Table<6> {
     table
 }
 
-fn peer_table(peers: &[PeerFacts]) -> Table<6> {
-    let mut table =
-        Table::new([Align::Left, Align::Left, Align::Right, Align::Right, Align::Right, Align::Left]);
-    table.row(["PEER", "ADDRESS", "CARD", "IN", "OUT", "STANDING"].map(str::to_owned));
-    let rate = |rate: u64| format!("{}/s", text::bytes(rate));
+/// What its card does: as it was said, as it was learned (`~`), or at least (`>`).
+fn card(peer: &PeerFacts) -> String {
+    let learned = || {
+        let LearnedFacts { bytes_per_second, full, .. } = peer.learned.as_ref()?;
+        Some(format!("{}{}", if *full { '~' } else { '>' }, rate(*bytes_per_second)))
+    };
+    peer.nic_bytes_per_second.map(rate).or_else(learned).unwrap_or_else(|| "?".to_owned())
+}
+
+fn rate(rate: u64) -> String {
+    format!("{}/s", text::bytes(rate))
+}
+
+fn peer_table(peers: &[PeerFacts]) -> Table<7> {
+    let (left, right) = (Align::Left, Align::Right);
+    let mut table = Table::new([left, left, right, right, right, right, left]);
+    table.row(["PEER", "ADDRESS", "CARD", "IN", "OUT", "OTHERS", "STANDING"].map(str::to_owned));
     for peer in peers.iter().take(ROWS_MAX) {
+        let foreign = peer.foreign.as_ref();
+        let others = foreign.map(|at| at.sent_bytes_per_second.max(at.received_bytes_per_second));
         table.row([
             text::clipped(&peer.name, NAME_WIDTH),
             text::clipped(&peer.address, ADDRESS_WIDTH),
-            peer.nic_bytes_per_second.map_or_else(|| "?".to_owned(), rate),
+            card(peer),
             rate(peer.received_bytes_per_second),
             rate(peer.sent_bytes_per_second),
+            others.map_or_else(|| "?".to_owned(), rate),
             peer.standing.to_owned(),
         ]);
     }
@@ -319,7 +366,9 @@ mod tests {
             peer: PeerId::new([number; 16]),
             name: name.to_owned(),
             address: format!("10.0.0.{number}:7200"),
-            nic_rate: (number != 2).then_some(3_125_000_000),
+            nic_rate: (number == 1).then_some(3_125_000_000),
+            learned: Some(Learned { rate: 999_950_000, is_full: number == 3, age: Duration::from_secs(75) }),
+            foreign: (number != 2).then_some(Foreign { sent: 0, received: 999_950_000, age: Duration::ZERO }),
             sent: u64::from(number) * 999_950_000,
             received: 0,
             standing,

@@ -17,17 +17,25 @@ const RDMA_UNIT: u64 = 4;
 /// are its own interfaces, so that traffic of others on the same card is not seen.
 #[derive(Clone, Debug)]
 pub struct Cards {
+    counters: Counters,
+    rate: u64,
+}
+
+/// Where the cards count what they move.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
     /// Files that count bytes, and in which unit.
     sent: Vec<(PathBuf, u64)>,
     received: Vec<(PathBuf, u64)>,
-    rate: u64,
+    /// What the links of hardware say that they do together in each direction, in bytes per second.
+    stated: Option<u64>,
 }
 
 /// What all of them have moved since the machine began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Totals {
-    pub(super) sent: u64,
-    pub(super) received: u64,
+pub(crate) struct Totals {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
 }
 
 impl Cards {
@@ -37,12 +45,35 @@ impl Cards {
     /// # Errors
     /// If there is none, or nobody says what they do.
     pub fn find(root: &Path, rate: Option<u64>) -> io::Result<Self> {
+        let counters = Counters::find(root)?;
+        let rate = rate.or(counters.stated).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "the network cards do not say how fast they are")
+        })?;
+        Ok(Self { counters, rate })
+    }
+
+    /// What they do together in each direction, in bytes per second.
+    pub(super) fn rate(&self) -> u64 {
+        self.rate
+    }
+
+    pub(super) fn totals(&self) -> io::Result<Totals> {
+        self.counters.totals()
+    }
+}
+
+impl Counters {
+    /// Those of the cards below `root`, as [`Cards::find`] looks for them.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn find(root: &Path) -> io::Result<Self> {
         let net = root.join("sys/class/net");
         let all: Vec<PathBuf> = dirs(&net)?.into_iter().filter(|dir| !dir.ends_with("lo")).collect();
         let hardware: Vec<PathBuf> = all.iter().filter(|dir| dir.join("device").exists()).cloned().collect();
         let is_counted_as_rdma = |dir: &PathBuf| read(&dir.join("type")).is_ok_and(|kind| kind == INFINIBAND);
         let interfaces = if hardware.is_empty() { all } else { hardware.clone() };
-        let mut cards = Self { sent: Vec::new(), received: Vec::new(), rate: 0 };
+        let mut cards = Self { sent: Vec::new(), received: Vec::new(), stated: None };
         for dir in interfaces.iter().filter(|dir| !is_counted_as_rdma(dir)) {
             cards.sent.push((dir.join("statistics/tx_bytes"), 1));
             cards.received.push((dir.join("statistics/rx_bytes"), 1));
@@ -62,18 +93,16 @@ impl Cards {
         // The speed that a virtual interface states is made up.
         let speed = |dir: &PathBuf| read(&dir.join("speed")).ok()?.parse::<u64>().ok();
         let stated: u64 = hardware.iter().filter_map(speed).map(|mbit| mbit.saturating_mul(125_000)).sum();
-        cards.rate = rate.or(Some(stated).filter(|rate| *rate > 0)).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the network cards do not say how fast they are")
-        })?;
+        cards.stated = Some(stated).filter(|rate| *rate > 0);
         Ok(cards)
     }
 
-    /// What they do together in each direction, in bytes per second.
-    pub(super) fn rate(&self) -> u64 {
-        self.rate
+    /// What the links of hardware say that they do together in each direction, in bytes per second.
+    pub(crate) fn stated(&self) -> Option<u64> {
+        self.stated
     }
 
-    pub(super) fn totals(&self) -> io::Result<Totals> {
+    pub(crate) fn totals(&self) -> io::Result<Totals> {
         let sum = |counters: &[(PathBuf, u64)]| {
             counters.iter().try_fold(0_u64, |sum, (path, unit)| {
                 let count: u64 = read(path)?.parse().map_err(io::Error::other)?;

@@ -176,6 +176,10 @@ fn plan(epoch: u64) -> PeerPlan {
     }
 }
 
+fn load(sent: u64, received: u64) -> SessionCommand {
+    SessionCommand::Load { sent, received, measured: Measured::default() }
+}
+
 #[tokio::test]
 async fn hello_joins_and_plans_travel() {
     let mut server = Server::start(any_port()).await;
@@ -226,14 +230,14 @@ async fn a_scheduler_that_comes_back_is_found() {
     drop(stream);
     server.stop().await;
     lost(&mut events).await;
-    session.send(SessionCommand::Load { sent: 1, received: 2 });
+    session.send(load(1, 2));
 
     let mut server = Server::start(address).await;
     let mut stream = server.accept().await;
     stream.welcome();
     assert_eq!(next(&mut events).await, connected(server.address));
     assert!(matches!(stream.hear().await, Said::Hello(_)));
-    session.send(SessionCommand::Load { sent: 3, received: 4 });
+    session.send(load(3, 4));
     let Said::Load(load) = stream.hear().await else { panic!("no load") };
     assert_eq!((load.sent_bytes_per_second, load.received_bytes_per_second), (3, 4), "nothing old is sent");
 }
@@ -372,11 +376,11 @@ async fn a_peer_goes_where_it_is_sent_and_leaves_nothing_before_it_is_welcome_th
     let mut high = first.accept().await;
     assert_eq!(hello_of(&mut high).await.unreachable, [""; 0]);
     // Not welcome there yet, it still talks to the lower one.
-    session.send(SessionCommand::Load { sent: 1, received: 2 });
+    session.send(load(1, 2));
     assert!(matches!(low.hear().await, Said::Load(_)));
     high.welcome();
     assert_eq!(next(&mut events).await, connected(first.address));
-    session.send(SessionCommand::Load { sent: 3, received: 4 });
+    session.send(load(3, 4));
     assert!(matches!(high.hear().await, Said::Load(_)));
     assert!(!matches!(in_time(low.inbound.message()).await, Ok(Some(_))), "it has left the lower one");
 }

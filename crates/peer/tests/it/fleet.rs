@@ -97,6 +97,11 @@ impl Fleet {
         Running { socket, task, _end: end }
     }
 
+    /// HOST:PORT of the scheduler.
+    pub(crate) fn scheduler(&self) -> &str {
+        &self.scheduler.as_ref().expect("it is there").0
+    }
+
     pub(crate) fn output(&self, number: usize) -> PathBuf {
         self.top.path().join(format!("out-{number}"))
     }

@@ -13,6 +13,7 @@ mod delta;
 mod fault_server;
 mod fleet;
 mod foreign;
+mod learning;
 mod limits;
 mod origin;
 mod rdma;

@@ -55,9 +55,9 @@ pub(super) struct Class {
     pub(super) rank: usize,
     /// The same, where whoever is slow at the origin comes second too: its card is as good as others' for what it has.
     pub(super) entry_rank: usize,
-    /// What its card does; 0 if it does not say.
+    /// What its card does for this swarm; 0 if that is not known.
     pub(super) rate: u64,
-    /// What it says that its card does, however slow it is.
+    /// The same, however slow it turned out to be.
     pub(super) claims: u64,
     pub(super) is_slow_card: bool,
     reads_origin: bool,
@@ -84,6 +84,8 @@ pub(crate) struct MemberState {
     pub(crate) facts: Arc<Registered>,
     pub(super) origin_ok: bool,
     pub(crate) is_seed: bool,
+    /// What of its card is counted with for this swarm, in bytes per second; 0 if that is not known.
+    pub(crate) rate: u64,
     /// How often its pieces did not add up to the manifest's digest.
     pub(super) round: u32,
     pub(crate) have: PieceMap,
@@ -130,6 +132,12 @@ impl MemberState {
         self.held[stripe] + self.in_flight(stripe)
     }
 
+    /// What of its card is counted with, if that is known.
+    pub(crate) fn counts(&self) -> Option<u64> {
+        let given = self.facts.nic_rate.filter(|given| rounded(*given) == self.rate);
+        given.or(Some(self.rate)).filter(|rate| *rate > 0)
+    }
+
     fn brief(&self, class: Class) -> Brief {
         Brief {
             peer: self.peer,
@@ -160,8 +168,7 @@ impl MemberState {
             Standing::Quarantined => QUARANTINED,
         };
         let (rank, entry_rank) = (rank(is_slow_card), rank(self.straggles.is_some()));
-        let claims = rounded(self.facts.nic_rate.unwrap_or(0));
-        let rate = slowed(claims, is_slow_card);
+        let (claims, rate) = (self.rate, slowed(self.rate, is_slow_card));
         Class { part, rank, entry_rank, rate, claims, is_slow_card, reads_origin: self.origin_ok }
     }
 }
@@ -173,7 +180,7 @@ pub(super) struct Brief {
     pub(super) address: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) rack: usize,
-    /// What its card does; 0 if it does not say.
+    /// What its card does for this swarm; 0 if that is not known.
     pub(super) rate: u64,
     pub(super) standing: Standing,
     pub(super) is_slow_card: bool,

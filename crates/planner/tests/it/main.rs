@@ -5,6 +5,7 @@ mod handover;
 mod racks;
 mod readers;
 mod repair;
+mod residues;
 mod stalls;
 mod stragglers;
 mod support;

@@ -16,11 +16,8 @@ pub(crate) const fn id(number: u8) -> PeerId {
 
 /// A member with a card of 1 GiB/s that can read the origin and has nothing comes.
 pub(crate) fn arrival(number: u8, piece_count: u32) -> [Input; 2] {
-    let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
-    let (place, host) = (Place::default(), HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into()));
-    let register = Input::Register { peer, address, name, nic_rate: Some(1 << 30), place, host };
     let join = Input::Join {
-        peer,
+        peer: id(number),
         artifact: ARTIFACT,
         bytes: u64::from(piece_count) << 20,
         piece_count,
@@ -29,7 +26,14 @@ pub(crate) fn arrival(number: u8, piece_count: u32) -> [Input; 2] {
         have: Vec::new(),
         progress: Progress::default(),
     };
-    [register, join]
+    [register(number, Some(1 << 30), Place::default()), join]
+}
+
+/// A peer opens its stream.
+pub(crate) fn register(number: u8, nic_rate: Option<u64>, place: Place) -> Input {
+    let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
+    let host = HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into());
+    Input::Register { peer, address, name, nic_rate, place, host }
 }
 
 /// One swarm.
@@ -75,9 +79,7 @@ impl Fleet {
 
     /// A peer that stands somewhere opens its stream.
     pub(crate) fn register(&mut self, number: u8, place: Place) {
-        let (peer, address, name) = (id(number), format!("node-{number}:1"), format!("node-{number}"));
-        let host = HostAddr::new(Ipv4Addr::new(10, 0, 0, number).into());
-        self.tell(Input::Register { peer, address, name, nic_rate: None, place, host });
+        self.tell(register(number, None, place));
     }
 
     /// Who reads something from the origin, and for whom a member is a parent.

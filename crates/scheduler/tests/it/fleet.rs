@@ -178,8 +178,8 @@ impl Stream {
         let outgoing = self.outgoing.clone();
         tokio::spawn(async move {
             let mut interval = tokio::time::interval(interval);
-            let load = Load { sent_bytes_per_second: 1, received_bytes_per_second: 2 };
-            while outgoing.send(PeerToScheduler { kind: Some(Said::Load(load)) }).await.is_ok() {
+            let load = Load { sent_bytes_per_second: 1, received_bytes_per_second: 2, ..Load::default() };
+            while outgoing.send(PeerToScheduler { kind: Some(Said::Load(load.clone())) }).await.is_ok() {
                 interval.tick().await;
             }
         })

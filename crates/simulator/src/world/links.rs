@@ -167,6 +167,9 @@ impl World {
         } else if self.at(from).is_seed {
             self.report.seed_bytes += PIECE_BYTES;
         }
+        if from != self.origin() {
+            self.at(from).learning.sent += PIECE_BYTES;
+        }
         if from != self.origin() && self.rack_of(from) != self.rack_of(to) {
             self.report.core_bytes += PIECE_BYTES;
         }

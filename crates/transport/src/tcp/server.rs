@@ -283,6 +283,7 @@ impl Inner {
             }
             offset += sent as u64;
             self.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+            export.sent(sent as u64);
         }
         socket.flush().await
     }

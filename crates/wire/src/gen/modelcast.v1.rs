@@ -130,6 +130,9 @@ pub struct MemberStatus {
     pub zone: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub rack: ::prost::alloc::string::String,
+    /// what of its card the plan counts with; 0: that is not known
+    #[prost(uint64, tag = "9")]
+    pub counts_bytes_per_second: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerStatus {
@@ -148,6 +151,10 @@ pub struct PeerStatus {
     pub received_bytes_per_second: u64,
     #[prost(enumeration = "Standing", tag = "7")]
     pub standing: i32,
+    #[prost(message, optional, tag = "8")]
+    pub learned: ::core::option::Option<LearnedCard>,
+    #[prost(message, optional, tag = "9")]
+    pub foreign: ::core::option::Option<ForeignLoad>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SwarmStatus {
@@ -288,12 +295,52 @@ pub struct Leave {
     #[prost(bytes = "vec", tag = "1")]
     pub artifact: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Load {
     #[prost(uint64, tag = "1")]
     pub sent_bytes_per_second: u64,
     #[prost(uint64, tag = "2")]
     pub received_bytes_per_second: u64,
+    /// absent: nothing is known
+    #[prost(message, optional, tag = "3")]
+    pub learned: ::core::option::Option<LearnedCard>,
+    /// absent: its cards do not say what they move
+    #[prost(message, optional, tag = "4")]
+    pub foreign: ::core::option::Option<ForeignLoad>,
+    /// what of its traffic belongs to which, at most 64
+    #[prost(message, repeated, tag = "5")]
+    pub swarms: ::prost::alloc::vec::Vec<SwarmLoad>,
+}
+/// What a peer's network card does in each direction, as far as it has found out by what it moved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LearnedCard {
+    #[prost(uint64, tag = "1")]
+    pub bytes_per_second: u64,
+    /// it does no more; else so much at least
+    #[prost(bool, tag = "2")]
+    pub full: bool,
+    /// since that was found out
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
+}
+/// What others than the peer's process move on its card.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForeignLoad {
+    #[prost(uint64, tag = "1")]
+    pub sent_bytes_per_second: u64,
+    #[prost(uint64, tag = "2")]
+    pub received_bytes_per_second: u64,
+    /// since the card was read
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwarmLoad {
+    #[prost(bytes = "vec", tag = "1")]
+    pub artifact: ::prost::alloc::vec::Vec<u8>,
+    /// of the direction in which there is more
+    #[prost(uint64, tag = "2")]
+    pub bytes_per_second: u64,
 }
 /// A source delivered bytes that do not match the manifest, or vouched for such.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -4,6 +4,7 @@ mod connection;
 mod convert;
 mod generated;
 mod local;
+mod measured;
 mod plan_status;
 mod rdma;
 mod status;

@@ -24,6 +24,7 @@ fn plan(members: usize, stripes: u32, name: &str) -> PlanStatus {
         peer: id(at),
         name: name.to_owned(),
         nic_rate: (at > 0).then_some(u64::MAX),
+        counts: (at > 0).then_some(u64::MAX),
         place: Place { zone: "z".repeat(LABEL_BYTES_MAX), rack: "r".repeat(LABEL_BYTES_MAX) },
         is_seed: at == 1,
         pieces: 40,

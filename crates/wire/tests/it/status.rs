@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use planner::{Alarm, AlarmStatus, ArtifactId, Charge, PeerId, PeerStatus, Standing, SwarmStatus};
+use planner::{
+    Alarm, AlarmStatus, ArtifactId, Charge, PeerId, PeerStatus, Standing, SwarmStatus,
+    capacity::{Foreign, Learned},
+};
 use wire::{
     WireError,
     control::StatusReply,
@@ -21,7 +24,11 @@ fn status() -> FleetStatus {
         accusers: 2,
         last_accused: Duration::ZERO,
     };
-    let peer = PeerStatus { peer, name, address, nic_rate: Some(7), sent: 5, received: 6, standing };
+    let age = Duration::from_millis(1500);
+    let learned = Some(Learned { rate: 9, is_full: true, age });
+    let foreign = Some(Foreign { sent: 3, received: 4, age });
+    let nic_rate = Some(7);
+    let peer = PeerStatus { peer, name, address, nic_rate, learned, foreign, sent: 5, received: 6, standing };
     let swarm = SwarmStatus {
         artifact: ArtifactId([7; 32]),
         bytes: 1 << 40,
@@ -33,7 +40,16 @@ fn status() -> FleetStatus {
     let (accused_ago, left) = (Duration::from_secs(3), Duration::from_millis(1));
     FleetStatus {
         redirect: Some("10.0.0.2:7100".to_owned()),
-        peers: vec![PeerStatus { nic_rate: None, standing: Standing::Suspect, ..peer.clone() }, peer],
+        peers: vec![
+            PeerStatus {
+                nic_rate: None,
+                learned: None,
+                foreign: None,
+                standing: Standing::Suspect,
+                ..peer.clone()
+            },
+            peer,
+        ],
         peer_count: 9,
         swarms: vec![swarm],
         swarm_count: 8,
@@ -85,7 +101,12 @@ fn the_longest_lists_fit_one_message() {
     let (mut status, long) = (status(), "a".repeat(254));
     let peer =
         PeerStatus { name: "n".repeat(128), address: format!("{long}:65535"), ..status.peers[1].clone() };
-    let peer = PeerStatus { nic_rate: Some(u64::MAX), sent: u64::MAX, received: u64::MAX, ..peer };
+    let age = Duration::from_hours(24 * 365);
+    let (learned, foreign) =
+        (Learned { rate: u64::MAX, is_full: true, age }, Foreign { sent: u64::MAX, received: u64::MAX, age });
+    let (learned, foreign) = (Some(learned), Some(foreign));
+    let peer =
+        PeerStatus { nic_rate: Some(u64::MAX), learned, foreign, sent: u64::MAX, received: u64::MAX, ..peer };
     status.alarms[0].alarm.name.clone_from(&peer.name);
     status.alarms[0].alarm.address.clone_from(&peer.address);
     status.peers = vec![peer; PEERS_MAX];

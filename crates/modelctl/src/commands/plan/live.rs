@@ -60,7 +60,8 @@ impl Current {
         let members: Vec<_> = by_name.into_values().collect();
         let peer = |member: &&planner::MemberStatus| Peer {
             name: member.name.clone(),
-            nic_rate: member.nic_rate,
+            // What the plan counts with, where that is known.
+            nic_rate: member.counts.or(member.nic_rate),
             place: member.place.clone(),
             is_seed: member.is_seed,
             done: Some(f64::from(member.pieces) / f64::from((*piece_count).max(1))),
