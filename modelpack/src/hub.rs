@@ -101,6 +101,18 @@ pub struct Commit([u8; 20]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GitBlob([u8; 20]);
 
+impl Commit {
+    /// The commit whose name has these bytes.
+    pub const fn new(bytes: [u8; 20]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its name.
+    pub const fn bytes(&self) -> &[u8; 20] {
+        &self.0
+    }
+}
+
 impl GitBlob {
     /// The name of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {

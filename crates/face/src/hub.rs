@@ -1,11 +1,12 @@
-//! The face of a Hugging Face hub that can only be read, on models that are artifacts of a registry.
+//! The face of a Hugging Face hub that can only be read.
 //!
-//! Owns: what is answered to a request for a model, a list of files or a file. Does not own: connections (`server`), the
-//! artifacts ([`Upstreams`]), other kinds of repositories than models.
+//! Owns: what is answered to a request for a model, a list of files or a file, and whether a name means an artifact of a
+//! registry or a model of the hub that stands behind. Does not own: connections (`server`), the artifacts ([`Upstreams`]),
+//! that hub ([`Hubs`]), other kinds of repositories than models.
 //!
-//! What the hub calls a commit is here the first 40 digits of the manifest's digest. A file's tag (`ETag`) is the SHA-256 of
-//! its bytes, as on the hub for every file that is kept as a large one, so that a cache filled here and one filled there
-//! share those.
+//! A model of the hub has its own commit and tags of files. Of an artifact, what the hub calls a commit is the first 40
+//! digits of the manifest's digest, and a file's tag (`ETag`) is the SHA-256 of its bytes, as on the hub for every file that
+//! is kept as a large one. So a cache filled here and one filled there share those.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +20,14 @@ use hyper::{
     header::{ALLOW, AUTHORIZATION, HeaderName, WARNING},
     http::request::Parts,
 };
-use modelpack::{digest::Sha256Digest, index::sole_manifest, manifest::Manifest};
+use modelpack::{digest::Sha256Digest, index::sole_manifest, manifest::Manifest, reference::MAIN};
 use serde_json::{Value, json};
 
 use crate::{
     part,
     reply::{self, Body, STALE, put},
     route::Named,
-    seam::{Caller, Refused, Upstreams, Why},
+    seam::{Caller, HubModel, Hubs, Refused, Upstreams, Why},
     server::Handler,
 };
 
@@ -34,7 +35,7 @@ mod listing;
 mod route;
 mod rule;
 
-use listing::{commit, is_commit};
+use listing::is_commit;
 use route::Route;
 pub use rule::Rule;
 
@@ -44,14 +45,23 @@ const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 
-/// Manifests that are kept parsed, and commits that are known: those of the models of a node.
+/// Models whose commits were told and are remembered: those of a node.
 const MODELS_MAX: usize = 64;
 
 /// Answers as the hub does.
 pub struct Hub<U> {
     upstreams: Arc<U>,
-    rule: Rule,
-    models: Mutex<BTreeMap<(String, String), Manifest>>,
+    rule: Option<Rule>,
+    models: Mutex<BTreeMap<(String, String), Told>>,
+}
+
+/// What a commit that was told here is.
+#[derive(Clone)]
+enum Told {
+    /// That artifact.
+    Artifact(Sha256Digest, Arc<HubModel>),
+    /// What the hub behind says that it is.
+    OfHub,
 }
 
 /// Why a client does not get what it asked for, in the hub's words.
@@ -67,16 +77,25 @@ impl Problem {
     }
 }
 
+/// Who asks.
+struct Asker {
+    /// With a proof for the registry of the rule.
+    caller: Caller,
+    /// With a token of the hub.
+    token: Option<String>,
+}
+
 /// A model at a revision.
 struct Found {
-    manifest: Manifest,
-    repository: String,
+    model: Arc<HubModel>,
+    /// Of the registry; none if it is on the hub behind.
+    repository: Option<String>,
     is_stale: bool,
 }
 
-impl<U: Upstreams> Hub<U> {
-    /// A hub whose models are what `rule` makes of their names.
-    pub fn new(upstreams: Arc<U>, rule: Rule) -> Self {
+impl<U: Upstreams + Hubs> Hub<U> {
+    /// A hub whose models are what `rule` makes of their names, and those of the hub behind.
+    pub fn new(upstreams: Arc<U>, rule: Option<Rule>) -> Self {
         Self { upstreams, rule, models: Mutex::default() }
     }
 
@@ -88,29 +107,29 @@ impl<U: Upstreams> Hub<U> {
         let Some(route) = Route::parse(head.uri.path()) else {
             return Err(Problem::new(StatusCode::NOT_FOUND, "", "this hub has models, and nothing else"));
         };
-        let caller = self.caller(head);
+        let asker = self.asker(head);
         let (found, mut response) = match route {
             Route::Info { id, revision } => {
-                let found = self.find(&caller, &id, &revision).await?;
-                let body = listing::info(&id, &found.manifest);
+                let found = self.find(&asker, &id, &revision).await?;
+                let body = listing::info(&id, &found.model);
                 (found, json_of(StatusCode::OK, &body))
             }
             Route::Tree { id, revision, dir } => {
-                let found = self.find(&caller, &id, &revision).await?;
+                let found = self.find(&asker, &id, &revision).await?;
                 let mut query = form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
                 let is_recursive =
                     query.any(|(name, value)| name == "recursive" && value.eq_ignore_ascii_case("true"));
-                let tree = listing::tree(&found.manifest, dir.as_deref(), is_recursive);
+                let tree = listing::tree(&found.model, dir.as_deref(), is_recursive);
                 let tree = tree.ok_or_else(|| no_entry("there is no such directory"))?;
                 (found, json_of(StatusCode::OK, &tree))
             }
             Route::File { id, revision, path } => {
-                let found = self.find(&caller, &id, &revision).await?;
-                let response = self.file(&caller, &found, &path, head).await?;
+                let found = self.find(&asker, &id, &revision).await?;
+                let response = self.file(&asker, &found, (&id, &path), head).await?;
                 (found, response)
             }
         };
-        put(&mut response, COMMIT, &commit(&found.manifest));
+        put(&mut response, COMMIT, &found.model.commit);
         if found.is_stale {
             put(&mut response, WARNING, STALE);
         }
@@ -119,88 +138,127 @@ impl<U: Upstreams> Hub<U> {
 
     async fn file(
         &self,
-        caller: &Caller,
+        asker: &Asker,
         found: &Found,
-        path: &str,
+        (id, path): (&str, &str),
         head: &Parts,
     ) -> Result<Response<Body>, Problem> {
-        let file = found.manifest.files().iter().find(|file| file.path == path);
+        let file = found.model.files.iter().find(|file| file.path == path);
         let file = file.ok_or_else(|| no_entry("there is no such file"))?;
-        let blob = listing::blob(&found.manifest, file);
-        let content = self.upstreams.blob(caller, &found.repository, &blob.digest).await;
+        let content = match &found.repository {
+            Some(repository) => self.upstreams.blob(&asker.caller, repository, &file.digest).await,
+            None => self.upstreams.file(asker.token.as_deref(), id, (&found.model, file)),
+        };
         let content = content.map_err(|refused| problem(&refused, "EntryNotFound"))?;
-        let etag = format!("\"{}\"", blob.digest.hex());
+        let etag = format!("\"{}\"", file.tag());
         let mut response = part::of(content, &head.headers, &etag);
         put(&mut response, LINKED_ETAG, &etag);
-        put(&mut response, LINKED_SIZE, &blob.size.to_string());
+        put(&mut response, LINKED_SIZE, &file.size.to_string());
         Ok(response)
     }
 
-    /// What a revision of a model stands for, if the caller may have it.
-    async fn find(&self, caller: &Caller, id: &str, revision: &str) -> Result<Found, Problem> {
-        let missing = if revision == "main" { "RepoNotFound" } else { "RevisionNotFound" };
-        let none =
-            || Problem::new(StatusCode::NOT_FOUND, missing, "no artifact is this model at this revision");
-        let known = self.models().get(&(id.to_owned(), revision.to_owned())).cloned();
+    /// What a revision of a model stands for, if the asker may have it. Only what the registry says it has not is asked of
+    /// the hub behind: a model that the registry hides, or cannot be asked for, must not become one that somebody has put
+    /// under its name there.
+    async fn find(&self, asker: &Asker, id: &str, revision: &str) -> Result<Found, Problem> {
+        let missing = if revision == MAIN { "RepoNotFound" } else { "RevisionNotFound" };
+        let told = self.models().get(&(id.to_owned(), revision.to_owned())).cloned();
+        if let (Some(rule), None | Some(Told::Artifact(..))) = (&self.rule, &told)
+            && let Some(found) = self.mapped(asker, rule, (id, revision, missing), told.as_ref()).await?
+        {
+            return Ok(found);
+        }
+        let found = self.upstreams.model(asker.token.as_deref(), id, revision).await;
+        let (model, is_stale) = found.map_err(|refused| problem(&refused, missing))?;
+        self.remember(id, &model.commit, Told::OfHub);
+        Ok(Found { model, repository: None, is_stale })
+    }
+
+    /// The artifact that the rule makes of a name, unless the registry has none there.
+    async fn mapped(
+        &self,
+        asker: &Asker,
+        rule: &Rule,
+        (id, revision, missing): (&str, &str, &'static str),
+        told: Option<&Told>,
+    ) -> Result<Option<Found>, Problem> {
         // A commit that was never told here can only be what the model is now.
-        let name = if is_commit(revision) { "main" } else { revision };
-        let (repository, tag) = self.rule.apply(id, name).ok_or_else(none)?;
-        let named = known.map_or(Named::Tag(tag), |manifest| Named::Digest(manifest.digest()));
-        let (manifest, is_stale) = self.manifest(caller, &repository, (&named, missing)).await?;
-        if is_commit(revision) && commit(&manifest) != revision {
-            return Err(none());
+        let name = if is_commit(revision) { MAIN } else { revision };
+        let Some((repository, tag)) = rule.apply(id, name) else { return Ok(None) };
+        let named = match told {
+            Some(Told::Artifact(digest, _)) => Named::Digest(*digest),
+            _ => Named::Tag(tag),
+        };
+        let Some((manifest, is_stale)) = self.manifest(asker, &repository, (&named, missing)).await? else {
+            return Ok(None);
+        };
+        let model = match told {
+            Some(Told::Artifact(digest, model)) if *digest == manifest.digest() => Arc::clone(model),
+            _ => Arc::new(listing::of_artifact(&manifest)),
+        };
+        if is_commit(revision) && model.commit != revision {
+            return Ok(None);
         }
         if !manifest.archives().is_empty() {
             let message = "some of its files are in archives, which are only unpacked by `modelctl pull`";
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "", message));
         }
-        let mut models = self.models();
-        if models.len() >= MODELS_MAX {
-            models.pop_first();
-        }
-        models.insert((id.to_owned(), commit(&manifest)), manifest.clone());
-        drop(models);
-        Ok(Found { manifest, repository, is_stale })
+        self.remember(id, &model.commit, Told::Artifact(manifest.digest(), Arc::clone(&model)));
+        Ok(Some(Found { model, repository: Some(repository), is_stale }))
     }
 
     async fn manifest(
         &self,
-        caller: &Caller,
+        asker: &Asker,
         repository: &str,
         (named, missing): (&Named, &'static str),
-    ) -> Result<(Manifest, bool), Problem> {
-        let ask = async |named: &Named| {
-            let document = self.upstreams.manifest(caller, repository, named).await;
-            document.map_err(|refused| problem(&refused, missing))
+    ) -> Result<Option<(Manifest, bool)>, Problem> {
+        let ask = async |named: &Named| match self.upstreams.manifest(&asker.caller, repository, named).await
+        {
+            Err(Refused { why: Why::NoName | Why::NoManifest, .. }) => Ok(None),
+            Err(refused) => Err(problem(&refused, missing)),
+            Ok(document) => Ok(Some(document)),
         };
         let unusable =
             || Problem::new(StatusCode::NOT_FOUND, missing, "what the registry has there is no model");
-        let mut document = ask(named).await?;
+        let Some(mut document) = ask(named).await? else { return Ok(None) };
         let sole: Option<Sha256Digest> = sole_manifest(&document.raw).map_err(|_| unusable())?;
         if let Some(sole) = sole {
-            document = ask(&Named::Digest(sole)).await?;
+            let Some(listed) = ask(&Named::Digest(sole)).await? else { return Err(unusable()) };
+            document = listed;
         }
         let manifest = Manifest::parse(&document.raw).map_err(|_| unusable())?;
-        Ok((manifest, document.is_stale))
+        Ok(Some((manifest, document.is_stale)))
     }
 
     /// Who asks. A token of the hub is none of the registry's and is not shown to it. `USER:PASSWORD` in its place, which no
-    /// token of the hub looks like, is meant for the registry.
-    fn caller(&self, head: &Parts) -> Caller {
+    /// token of the hub looks like, is meant for the registry, and is not shown to the hub.
+    fn asker(&self, head: &Parts) -> Asker {
         let header = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|header| header.strip_prefix("Bearer "));
         let pair = token.filter(|token| token.contains(':'));
         let authorization = pair.map(|pair| format!("Basic {}", STANDARD.encode(pair)));
-        Caller { upstream: Some(self.rule.registry().to_owned()), authorization }
+        let upstream = self.rule.as_ref().map(|rule| rule.registry().to_owned());
+        let token = token.filter(|token| !token.contains(':')).map(ToOwned::to_owned);
+        Asker { caller: Caller { upstream, authorization }, token }
     }
 
-    fn models(&self) -> MutexGuard<'_, BTreeMap<(String, String), Manifest>> {
+    fn remember(&self, id: &str, commit: &str, told: Told) {
+        let at = (id.to_owned(), commit.to_owned());
+        let mut models = self.models();
+        if models.len() >= MODELS_MAX && !models.contains_key(&at) {
+            models.pop_first();
+        }
+        models.insert(at, told);
+    }
+
+    fn models(&self) -> MutexGuard<'_, BTreeMap<(String, String), Told>> {
         // A panic elsewhere leaves the table whole: each change is one step.
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<U: Upstreams> Handler for Hub<U> {
+impl<U: Upstreams + Hubs> Handler for Hub<U> {
     fn answer(self: Arc<Self>, head: Parts) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
             match self.respond(&head).await {
@@ -235,6 +293,7 @@ fn problem(refused: &Refused, missing: &'static str) -> Problem {
         // As the hub has it: whether there is such a model is not told to those who may not know.
         Why::Unauthorized => (StatusCode::UNAUTHORIZED, "RepoNotFound"),
         Why::Denied => (StatusCode::FORBIDDEN, "GatedRepo"),
+        Why::Gated => (StatusCode::UNAUTHORIZED, "GatedRepo"),
         Why::NoName | Why::NoManifest | Why::NoBlob => (StatusCode::NOT_FOUND, missing),
         Why::TooMany => (StatusCode::TOO_MANY_REQUESTS, ""),
         Why::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ""),

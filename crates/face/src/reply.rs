@@ -74,7 +74,7 @@ pub(crate) fn read_only() -> Response<Body> {
 /// A refusal.
 pub(crate) fn refused(refused: &Refused) -> Response<Body> {
     let (status, code) = match refused.why {
-        Why::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+        Why::Unauthorized | Why::Gated => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
         Why::Denied => (StatusCode::FORBIDDEN, "DENIED"),
         Why::NoName => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
         Why::NoManifest => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),

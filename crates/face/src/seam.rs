@@ -2,7 +2,7 @@
 //!
 //! Owns: the words that both sides use. Does not own: how they become HTTP (`oci`).
 
-use std::{fmt, io, ops::Range};
+use std::{fmt, io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream::BoxStream};
@@ -57,6 +57,57 @@ pub trait Upstreams: Send + Sync + 'static {
         list: &'a List,
         query: Vec<(String, String)>,
     ) -> BoxFuture<'a, Result<Listed, Refused>>;
+}
+
+/// A hub that the face stands in for.
+pub trait Hubs: Send + Sync + 'static {
+    /// A model at a revision, if whoever has this token may have it; and whether the hub could not be asked, so that it is
+    /// what it said earlier.
+    fn model<'a>(
+        &'a self,
+        token: Option<&'a str>,
+        id: &'a str,
+        revision: &'a str,
+    ) -> BoxFuture<'a, Result<(Arc<HubModel>, bool), Refused>>;
+
+    /// A file of a model that was found just now with this token. Nothing is fetched before [`Content::read`].
+    fn file(
+        &self,
+        token: Option<&str>,
+        id: &str,
+        what: (&HubModel, &HubFile),
+    ) -> Result<Box<dyn Content>, Refused>;
+}
+
+/// A model at one commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubModel {
+    /// 40 hexadecimal digits.
+    pub commit: String,
+    /// Its files.
+    pub files: Vec<HubFile>,
+}
+
+/// A file of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubFile {
+    /// Where it is in the model.
+    pub path: String,
+    /// Its bytes.
+    pub size: u64,
+    /// The SHA-256 of them.
+    pub digest: Sha256Digest,
+    /// Its name in Git: 40 hexadecimal digits.
+    pub git: String,
+    /// Whether it is kept as a large file, and is known by its SHA-256.
+    pub is_large: bool,
+}
+
+impl HubFile {
+    /// What stands for its bytes in caches of clients.
+    pub(crate) fn tag(&self) -> String {
+        if self.is_large { self.digest.hex() } else { self.git.clone() }
+    }
 }
 
 /// A manifest as it is handed out.
@@ -119,6 +170,8 @@ pub enum Why {
     Unauthorized,
     /// It does not allow it.
     Denied,
+    /// It wants to know who asks, and that one to have agreed to its terms.
+    Gated,
     /// It has no such repository, or this face does not stand in for it.
     NoName,
     /// It has no such manifest, or it is none that is read here.

@@ -97,6 +97,15 @@ pub(crate) fn upstreams(args: &MirrorArgs) -> anyhow::Result<Vec<Upstream>> {
     args.oci_upstream.iter().map(upstream).collect()
 }
 
+/// How a peer reaches the hub that it stands in for, but not who asks: each client has a token of its own.
+pub(crate) fn hub_upstream(args: &MirrorArgs) -> anyhow::Result<Option<Access>> {
+    let Some(url) = &args.hub_upstream else { return Ok(None) };
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
+    let ca_pem = args.ca_cert.as_deref().map(read).transpose()?;
+    let hub = HubAccess { endpoint: url.0.clone(), ..HubAccess::default() };
+    Ok(Some(Access { hub, ca_pem, ..Access::default() }))
+}
+
 /// How to reach the origin of a reference: what lies in no registry needs nothing.
 pub(crate) fn for_reference(args: &RegistryArgs, reference: &Reference) -> anyhow::Result<Access> {
     match reference {

@@ -26,6 +26,7 @@ impl From<&Description> for DescribeReply {
             manifest: description.manifest.clone(),
             config: description.config.clone(),
             trees: description.trees.iter().map(tree).collect(),
+            hub: None,
         }
     }
 }

@@ -364,11 +364,22 @@ impl<H: Herald> Download<H> {
             Event::Checked(checked) => self.checked(checked)?,
             Event::Fetched(ended) => self.fetched(ended),
             Event::Hashed(blob, result) => {
-                self.prefixes.done(blob, result?);
+                if let Some(whole) = self.prefixes.done(blob, result?) {
+                    self.proved_early(blob, whole);
+                }
                 self.hash_on(blob);
             }
         }
         Ok(())
+    }
+
+    /// A blob that is checked as a whole is all here: whoever waits for it need not wait for the others. That it is wrong
+    /// is dealt with at the end.
+    fn proved_early(&self, blob: BlobIndex, whole: Sha256Hasher) {
+        let digest = &self.ground.artifact.blob(blob).digest;
+        if self.ground.landing.prove_streamed(blob, whole, digest).is_ok() {
+            self.ground.counters.proved(blob);
+        }
     }
 
     fn finish(self) -> Downloaded {

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Members that are asked, one after another.
-const ASKED_MAX: usize = 8;
+pub(crate) const ASKED_MAX: usize = 8;
 
 /// Nobody could say what an artifact is.
 #[derive(Debug, thiserror::Error)]
@@ -171,11 +171,11 @@ pub(crate) fn shared_here(node: &Node, name: &str, digest: &Sha256Digest) -> Opt
 
 /// The claim of this peer while it reads the origin for all. Joining the swarm ends a good one; the scheduler hears of
 /// another when this is dropped, also by a client that goes away.
-struct Held {
-    scheduler: (Channel, String),
-    node: PeerId,
-    digest: Sha256Digest,
-    end: Option<Claim>,
+pub(crate) struct Held {
+    pub(crate) scheduler: (Channel, String),
+    pub(crate) node: PeerId,
+    pub(crate) digest: Sha256Digest,
+    pub(crate) end: Option<Claim>,
 }
 
 impl Drop for Held {
@@ -213,10 +213,21 @@ async fn ask_each(
     Err(last)
 }
 
-async fn ask_holders(
+/// Who can describe it.
+pub(crate) async fn ask_holders(
+    scheduler: &(Channel, String),
+    digest: &Sha256Digest,
+    claim: (Claim, PeerId),
+) -> Result<HoldersReply, LookupError> {
+    ask_about(scheduler, digest, claim, Duration::ZERO).await
+}
+
+/// The same; or says what is known of a name, which holds for some time.
+pub(crate) async fn ask_about(
     (channel, address): &(Channel, String),
     digest: &Sha256Digest,
     (claim, me): (Claim, PeerId),
+    holds: Duration,
 ) -> Result<HoldersReply, LookupError> {
     let ask = async {
         let mut client = SchedulerClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -225,13 +236,14 @@ async fn ask_holders(
             artifact: digest.bytes().to_vec(),
             claim: claim.into(),
             peer_id: me.bytes().to_vec(),
+            holds_for_ms: u64::try_from(holds.as_millis()).unwrap_or(u64::MAX),
         };
         client.holders(request).await.map_err(|status| refused(address, &status))
     };
     Ok(in_time(address, ask).await?.into_inner())
 }
 
-async fn describe(
+pub(crate) async fn describe(
     address: &str,
     security: &Security,
     digest: &Sha256Digest,
@@ -268,7 +280,7 @@ async fn in_time<T>(
 
 /// Believes nothing: the manifest is what the digest names, and the manifest names all the rest.
 fn prove(reference: &str, digest: &Sha256Digest, reply: DescribeReply) -> Result<Artifact, &'static str> {
-    let DescribeReply { manifest: raw, config, trees } = reply;
+    let DescribeReply { manifest: raw, config, trees, hub: _ } = reply;
     if Sha256Digest::of(&raw) != *digest {
         return Err("the manifest has another digest");
     }

@@ -50,6 +50,20 @@ pub(crate) struct Metrics {
     /// The bits of the last ratio to the bound; 0 as long as there is none.
     ratio: AtomicU64,
     is_leaving: AtomicBool,
+    /// What clients of the mirrors got.
+    mirrored_bytes: AtomicU64,
+    answered: AtomicU64,
+    refused: AtomicU64,
+    unanswered: AtomicU64,
+}
+
+/// What became of a client's question to a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Answered,
+    Refused,
+    /// The registry or hub cannot be asked.
+    Unanswered,
 }
 
 /// A count for each way in which bytes travel between peers.
@@ -125,6 +139,21 @@ impl Metrics {
             Charge::Silence => &self.silences,
         };
         add(counter, 1);
+    }
+
+    /// A client of a mirror asked something.
+    pub(crate) fn asked(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Answered => &self.answered,
+            Outcome::Refused => &self.refused,
+            Outcome::Unanswered => &self.unanswered,
+        };
+        add(counter, 1);
+    }
+
+    /// A client of a mirror got bytes of a file.
+    pub(crate) fn mirrored(&self, bytes: u64) {
+        add(&self.mirrored_bytes, bytes);
     }
 
     /// A pull took so much time of that which it needs at least.
@@ -232,6 +261,7 @@ impl Watched for Watch {
         }
         transfers(&mut page, metrics);
         trouble(&mut page, metrics);
+        mirrors(&mut page, metrics);
         if self.node.is_in_fleet() {
             let is_there = f64::from(u8::from(self.node.is_planned()));
             let help = "1 if it is connected to a scheduler, 0 if none is reachable.";
@@ -293,6 +323,19 @@ fn transfers(page: &mut Page, metrics: &Metrics) {
         let help = "Time of the last transfer, as a multiple of the least that the members' rates allow.";
         page.gauge("modelctl_peer_bound_ratio", help, &[(&[], ratio)]);
     }
+}
+
+fn mirrors(page: &mut Page, metrics: &Metrics) {
+    let asked: &[Sample<'_>] = &[
+        (&[("result", "answered")], as_f64(read(&metrics.answered))),
+        (&[("result", "refused")], as_f64(read(&metrics.refused))),
+        (&[("result", "unanswered")], as_f64(read(&metrics.unanswered))),
+    ];
+    let help = "Questions of clients for which this peer is a registry or a hub, and what they came to.";
+    page.counter("modelctl_peer_mirror_questions_total", help, asked);
+    let help = "Bytes of files that those clients got.";
+    let sent = as_f64(read(&metrics.mirrored_bytes));
+    page.counter("modelctl_peer_mirror_sent_bytes_total", help, &[(&[], sent)]);
 }
 
 fn trouble(page: &mut Page, metrics: &Metrics) {

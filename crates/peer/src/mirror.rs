@@ -11,7 +11,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use face::{Caller, Content, Document, Hub, List, Listed, Named, Oci, Refused, Rule, Upstreams, Why};
+use face::{
+    Caller, Content, Document, Hub, HubFile, HubModel, Hubs, List, Listed, Named, Oci, Refused, Rule,
+    Upstreams, Why,
+};
 use futures_util::future::BoxFuture;
 use modelpack::{
     digest::Sha256Digest,
@@ -29,16 +32,19 @@ use crate::{
     error::PeerError,
     fill::blocking,
     lookup::{self, shared_here},
+    metrics::{Metrics, Outcome},
     origin::Origin,
     presence::Present,
 };
 
 mod lists;
+mod models;
 mod reading;
 mod rights;
 mod slots;
 
-use reading::{Memory, Part, Stored};
+use models::Models;
+use reading::{Counted, Memory, Part, Stored};
 use rights::{Rights, Standing, Who};
 use slots::{Learned, Model, Slot, Slots, plain};
 
@@ -68,15 +74,26 @@ pub struct MirrorOptions {
     pub upstreams: Vec<Upstream>,
     /// Where it is a registry that can only be read.
     pub oci: Option<TcpListener>,
-    /// Where it is a hub that can only be read, and which artifacts its models are.
-    pub hub: Option<(TcpListener, Rule)>,
+    /// Where it is a hub that can only be read.
+    pub hub: Option<HubFace>,
+}
+
+/// A hub that can only be read.
+#[derive(Debug)]
+pub struct HubFace {
+    /// Where.
+    pub listener: TcpListener,
+    /// Which artifacts of a registry its models are.
+    pub rule: Option<Rule>,
+    /// The hub that has those that are none, asked with the clients' own tokens.
+    pub upstream: Option<Access>,
 }
 
 /// The same when the registries can be asked.
 pub(crate) struct Opened {
     upstreams: Vec<(Upstream, Repository)>,
     oci: Option<TcpListener>,
-    hub: Option<(TcpListener, Rule)>,
+    hub: Option<HubFace>,
 }
 
 impl MirrorOptions {
@@ -104,7 +121,9 @@ impl Opened {
     /// Serves until the process leaves.
     pub(crate) fn begin(self, clients: &Arc<Clients>, present: &mut Present) {
         let Self { upstreams, oci, hub } = self;
+        let (hub, behind) = hub.map(|hub| ((hub.listener, hub.rule), hub.upstream)).unzip();
         let mirror = Arc::new(Mirror {
+            models: behind.flatten().map(Models::new),
             clients: Arc::clone(clients),
             upstreams,
             rights: Rights::default(),
@@ -131,6 +150,8 @@ pub(crate) struct Mirror {
     rights: Rights,
     slots: Slots,
     small: Arc<Semaphore>,
+    /// Of the hub behind, if there is one.
+    models: Option<Models>,
 }
 
 /// A repository of a registry, and who asks for something of it.
@@ -164,7 +185,10 @@ impl Mirror {
         loop {
             tokio::select! {
                 () = &mut stopped => return,
-                _ = ticks.tick() => self.slots.rest(),
+                _ = ticks.tick() => {
+                    self.slots.rest();
+                    self.models.iter().for_each(Models::rest);
+                }
             }
         }
     }
@@ -391,7 +415,7 @@ impl Upstreams for Mirror {
         repository: &'a str,
         named: &'a Named,
     ) -> BoxFuture<'a, Result<Document, Refused>> {
-        Box::pin(self.document(caller, repository, named))
+        Box::pin(async move { self.counted(self.document(caller, repository, named).await) })
     }
 
     fn blob<'a>(
@@ -400,7 +424,10 @@ impl Upstreams for Mirror {
         repository: &'a str,
         digest: &'a Sha256Digest,
     ) -> BoxFuture<'a, Result<Box<dyn Content>, Refused>> {
-        Box::pin(self.content(caller, repository, digest))
+        Box::pin(async move {
+            let content = self.counted(self.content(caller, repository, digest).await)?;
+            Ok(Box::new(Counted { content, metrics: Arc::clone(self.metrics()) }) as Box<dyn Content>)
+        })
     }
 
     fn list<'a>(
@@ -416,12 +443,57 @@ impl Upstreams for Mirror {
                 List::Tags => lists::tags(&at.repository, &query).await,
                 List::Referrers(subject) => lists::referrers(&at.repository, subject, &query).await,
             };
-            listed.map_err(|error| {
+            self.counted(listed.map_err(|error| {
                 let refused = refused(&error, Why::NoName);
                 self.withdraw(&at, &refused);
                 refused
-            })
+            }))
         })
+    }
+}
+
+impl Mirror {
+    fn metrics(&self) -> &Arc<Metrics> {
+        self.clients.node().metrics()
+    }
+
+    /// What became of a question, for whoever watches this peer.
+    fn counted<T>(&self, result: Result<T, Refused>) -> Result<T, Refused> {
+        self.metrics().asked(match &result {
+            Ok(_) => Outcome::Answered,
+            Err(Refused { why: Why::Unavailable | Why::TooMany, .. }) => Outcome::Unanswered,
+            Err(_) => Outcome::Refused,
+        });
+        result
+    }
+}
+
+impl Hubs for Mirror {
+    fn model<'a>(
+        &'a self,
+        token: Option<&'a str>,
+        id: &'a str,
+        revision: &'a str,
+    ) -> BoxFuture<'a, Result<(Arc<HubModel>, bool), Refused>> {
+        Box::pin(async move {
+            let Some(models) = &self.models else {
+                return Err(Refused::new(Why::NoName, "no artifact is this model at this revision"));
+            };
+            let found = models.find((self.clients.node(), &self.rights), token, (id, revision)).await;
+            self.counted(found)
+        })
+    }
+
+    fn file(
+        &self,
+        token: Option<&str>,
+        id: &str,
+        (model, file): (&HubModel, &HubFile),
+    ) -> Result<Box<dyn Content>, Refused> {
+        let gone = || Refused::new(Why::Unavailable, "too many models at once: ask again");
+        let models = self.models.as_ref().ok_or_else(gone)?;
+        let content = models.file(&self.clients, token, (id, model, file)).ok_or_else(gone)?;
+        Ok(Box::new(Counted { content, metrics: Arc::clone(self.metrics()) }))
     }
 }
 

@@ -22,7 +22,7 @@ use swarm::Config;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 use transport::Exports;
-use wire::control::DescribeReply;
+use wire::control::{DescribeReply, HubModel};
 
 use crate::{
     artifact::Artifact,
@@ -33,6 +33,7 @@ use crate::{
     link_test::LinkTests,
     meter::{Meter, Traffic},
     metrics::Metrics,
+    names::Names,
     security::PeerSecurity,
     seed::{Prepared, SeedBlob},
     service::{Share, Shares},
@@ -60,6 +61,7 @@ pub(crate) struct Node {
     exports: Exports,
     metrics: Arc<Metrics>,
     link_tests: LinkTests,
+    names: Names,
     state: Mutex<State>,
     /// Whether the first attempt to reach a scheduler has ended.
     has_tried: watch::Sender<bool>,
@@ -105,6 +107,7 @@ impl Node {
             exports,
             metrics: Arc::default(),
             link_tests: LinkTests::default(),
+            names: Names::default(),
             state: Mutex::default(),
             has_tried: watch::Sender::new(false),
         }))
@@ -174,6 +177,11 @@ impl Node {
         let state = self.state();
         let shared = state.shared.get(&ArtifactId(*digest.bytes()))?;
         Some(DescribeReply::from(shared.share.description.as_ref()))
+    }
+
+    /// What this peer tells others of names of hubs.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Why there is no scheduler, as far as is known, and what may be done about it.
@@ -428,6 +436,10 @@ impl Shares for Node {
     fn share(&self, artifact: &ArtifactId) -> Option<Share> {
         let shared = self.state().shared.get(artifact).map(|shared| shared.share.clone());
         shared.or_else(|| self.link_tests.share(artifact, self.planes()))
+    }
+
+    fn name(&self, name: &ArtifactId) -> Option<HubModel> {
+        self.names.get(name)
     }
 }
 

@@ -82,6 +82,15 @@ pub(crate) async fn open_digest(
     describe(name, Origin::Registry(repository), (raw, Some(*digest))).await
 }
 
+/// A model of a hub that is described already.
+pub(crate) async fn of_snapshot(
+    name: String,
+    snapshot: Arc<Snapshot>,
+) -> Result<(Origin, Artifact), PeerError> {
+    let raw = snapshot.manifest().to_vec();
+    describe(name, Origin::Hub(snapshot), (raw, None)).await
+}
+
 async fn describe(
     name: String,
     origin: Origin,

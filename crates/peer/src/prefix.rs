@@ -79,11 +79,12 @@ impl Prefixes {
         Some(PrefixJob { blob, run, hasher })
     }
 
-    /// Takes back the hasher of a job that is done.
-    pub(crate) fn done(&mut self, blob: BlobIndex, hasher: Sha256Hasher) {
-        if let Some(prefix) = self.blobs.get_mut(&blob) {
-            prefix.hasher = Some(hasher);
-        }
+    /// Takes back the hasher of a job that is done. Gives a copy of it if that was the blob's last.
+    pub(crate) fn done(&mut self, blob: BlobIndex, hasher: Sha256Hasher) -> Option<Sha256Hasher> {
+        let prefix = self.blobs.get_mut(&blob)?;
+        let whole = prefix.rest.is_empty().then(|| hasher.clone());
+        prefix.hasher = Some(hasher);
+        whole
     }
 
     /// Every blob that needs a hasher; their number.

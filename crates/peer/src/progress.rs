@@ -3,13 +3,15 @@
 //! Owns: the counters of one transfer and the stage it waits on. Does not own: printing.
 
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use modelpack::layout::BlobIndex;
 use tokio::sync::{Notify, futures::Notified};
 use transport::Level;
 
@@ -59,6 +61,8 @@ pub(crate) struct Counters {
     first_piece: AtomicU64,
     /// Who gave wrong bytes.
     pub(crate) blames: Blames,
+    /// Blobs that were proved as a whole before the end.
+    proved: Mutex<BTreeSet<BlobIndex>>,
     /// Told whenever more is done.
     moved: Notify,
 }
@@ -137,6 +141,17 @@ impl Counters {
     pub(crate) fn done(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         self.moved.notify_waiters();
+    }
+
+    /// A blob is what its digest says.
+    pub(crate) fn proved(&self, blob: BlobIndex) {
+        self.proved.lock().unwrap_or_else(PoisonError::into_inner).insert(blob);
+        self.moved.notify_waiters();
+    }
+
+    /// Whether that was said of it.
+    pub(crate) fn is_proved(&self, blob: BlobIndex) -> bool {
+        self.proved.lock().unwrap_or_else(PoisonError::into_inner).contains(&blob)
     }
 
     /// Told whenever more is done. Whoever waits enables it before it looks.

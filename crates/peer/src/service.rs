@@ -26,8 +26,8 @@ use wire::{
         self, CONNECT_TIMEOUT, DESCRIPTION_BYTES_MAX, MESSAGE_BYTES_MAX, RUNS_PER_MESSAGE_MAX, explain,
     },
     control::{
-        ChildToParent, Coming, DescribeReply, DescribeRequest, Farewell, Grant, HaveRuns, LinkHello,
-        LinkWelcome, ParentToChild, Refusal, TcpEndpoint, Window, child_to_parent::Kind as Heard,
+        ChildToParent, Coming, DescribeReply, DescribeRequest, Farewell, Grant, HaveRuns, HubModel,
+        LinkHello, LinkWelcome, ParentToChild, Refusal, TcpEndpoint, Window, child_to_parent::Kind as Heard,
         parent_to_child::Kind as Said, peer_server,
     },
     convert, rdma,
@@ -71,6 +71,11 @@ const VOUCHERS_PER_MESSAGE_MAX: usize = 8192;
 pub(crate) trait Shares: Send + Sync + 'static {
     /// The share of an artifact, unless there is none. It must not block.
     fn share(&self, artifact: &ArtifactId) -> Option<Share>;
+
+    /// What a name of a hub stands for, if that is known here.
+    fn name(&self, _name: &ArtifactId) -> Option<HubModel> {
+        None
+    }
 }
 
 /// One artifact as others may read it. Cheap to make.
@@ -169,8 +174,11 @@ impl peer_server::Peer for Service {
         if self.options.children.are_told() {
             return Err(Status::unavailable(LEAVES));
         }
-        let share = self.shares.share(&artifact).ok_or_else(|| Status::not_found(NOT_SHARED))?;
-        Ok(Response::new(DescribeReply::from(share.description.as_ref())))
+        if let Some(share) = self.shares.share(&artifact) {
+            return Ok(Response::new(DescribeReply::from(share.description.as_ref())));
+        }
+        let hub = self.shares.name(&artifact).ok_or_else(|| Status::not_found(NOT_SHARED))?;
+        Ok(Response::new(DescribeReply { hub: Some(hub), ..DescribeReply::default() }))
     }
 }
 

@@ -149,7 +149,9 @@ impl Transfer {
                 None => {}
             }
             let landing = self.landing.get().and_then(Weak::upgrade);
-            if let Some(landing) = landing.filter(|landing| landing.holds(Run::one(piece))) {
+            let is_proved =
+                |landing: &Arc<Landing>| landing.holds(Run::one(piece)) || self.counters.is_proved(blob);
+            if let Some(landing) = landing.filter(is_proved) {
                 return Ok(landing.file(blob));
             }
             tokio::select! {

@@ -350,6 +350,11 @@ impl Planner {
         of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
     }
 
+    /// Where a registered peer's control service is.
+    pub fn address(&self, peer: PeerId) -> Option<&str> {
+        self.peers.get(&peer).map(|registered| &*registered.address)
+    }
+
     /// The latest plan of an artifact that this planner knows of, whoever made it; 0 without one.
     pub fn epoch(&self, artifact: &ArtifactId) -> u64 {
         self.swarms.get(artifact).map_or(0, SwarmState::epoch)

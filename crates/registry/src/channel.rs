@@ -121,6 +121,11 @@ impl Channel {
         Ok(Self { base, ..self.with(Auth::new(credentials), self.patience) })
     }
 
+    /// The same hub over the same connections, for whoever has that token; `None` if no header can carry it.
+    pub(crate) fn with_token(&self, token: Option<&str>) -> Option<Self> {
+        Some(self.with(Auth::bearer(token)?, self.patience))
+    }
+
     fn with(&self, auth: Auth, patience: Patience) -> Self {
         let (client, base) = (self.client.clone(), self.base.clone());
         Self { client, base, auth, patience, locations: Mutex::default() }

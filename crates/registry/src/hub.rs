@@ -28,7 +28,7 @@ pub use self::{
     cache::CachedModel,
     failure::{HubFailure, Problem},
     settings::HubAccess,
-    snapshot::{FileBytes, Snapshot},
+    snapshot::{FileBytes, Snapshot, Told},
 };
 use crate::{
     answer::Answer,
@@ -65,6 +65,13 @@ impl Hub {
         let channel = Channel::to_hub(&access.endpoint, access.token.as_deref(), ca_pem);
         let channel = channel.ok_or_else(|| HubFailure::Endpoint(access.endpoint.clone()))??;
         Ok(Self { channel, at: at.clone(), has_token: access.token.is_some() })
+    }
+
+    /// The same model over the same connections, for somebody else.
+    pub(crate) fn in_name_of(&self, token: Option<&str>) -> Result<Self, RegistryError> {
+        let channel = self.channel.with_token(token);
+        let channel = channel.ok_or_else(|| HubFailure::Endpoint(self.channel.base().to_string()))?;
+        Ok(Self { channel, at: self.at.clone(), has_token: token.is_some() })
     }
 
     pub(crate) fn with_patience(self, patience: crate::Patience) -> Self {

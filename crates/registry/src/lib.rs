@@ -43,7 +43,7 @@ pub use access::{Access, Credentials};
 pub use blob::BlobStream;
 pub use credentials::{CredentialFiles, forget_credentials, store_credentials};
 pub use error::{Class, ConnectionError, Exchange, Refusal, RegistryError};
-pub use hub::{CachedModel, FileBytes, HubAccess, HubFailure, Problem, Snapshot};
+pub use hub::{CachedModel, FileBytes, HubAccess, HubFailure, Problem, Snapshot, Told};
 pub use login::check_login;
 pub use mirrors::{Mirror, MirrorBytes, Served, Serves};
 pub use patience::Patience;

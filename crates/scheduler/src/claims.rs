@@ -1,7 +1,7 @@
 //! Who reads the description of an artifact at the origin, so that a fleet asks for it once.
 //!
-//! Owns: the election of one among those who can, and who waits for what that one learns. Does not own: who is a member
-//! of a swarm (`planner`), or what a description is.
+//! Owns: the election of one among those who can, who waits for what that one learns, and who knows what a name of a hub
+//! stands for. Does not own: who is a member of a swarm (`planner`), or what a description is.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,6 +23,15 @@ const ASKERS_PER_MEMBER: usize = 4;
 
 /// Artifacts that are waited for at a time.
 const ARTIFACTS_MAX: usize = 1024;
+
+/// Names of hubs that somebody knows: two for each model that the fleet is loading, and those of a day besides.
+const NAMES_MAX: usize = 4096;
+
+/// Peers that are remembered for a name: enough to find one that still lives.
+const KNOWING_MAX: usize = 16;
+
+/// The longest that a peer's word is handed on: a commit of a hub stays what it is.
+const HOLDS_MAX: Duration = Duration::from_hours(24);
 
 /// What a peer that offers to read the origin is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +73,55 @@ impl Claim {
             self.elected.filter(|_| !self.waiting.is_empty()).map(|(_, since)| since + CLAIM_EXPIRES);
         let given_up = self.waiting.front().map(|(_, since, _)| *since + WAIT_MAX);
         expires.into_iter().chain(given_up).min()
+    }
+}
+
+/// Who knows what a name of a hub stands for.
+#[derive(Debug)]
+struct Known {
+    until: Instant,
+    peers: VecDeque<PeerId>,
+}
+
+/// All names of hubs that somebody knows.
+#[derive(Debug, Default)]
+pub(crate) struct Names(BTreeMap<ArtifactId, Known>);
+
+impl Names {
+    /// A peer knows what a name stands for. For how long, the first says who asked the hub: the others have it from that
+    /// one.
+    pub(crate) fn known(&mut self, now: Instant, name: ArtifactId, (peer, holds): (PeerId, Duration)) {
+        self.0.retain(|_, known| now < known.until);
+        if self.0.len() >= NAMES_MAX && !self.0.contains_key(&name) {
+            let first = self.0.iter().min_by_key(|(_, known)| known.until).map(|(name, _)| *name);
+            first.and_then(|first| self.0.remove(&first));
+        }
+        let until = now + holds.min(HOLDS_MAX);
+        let known = self.0.entry(name).or_insert_with(|| Known { until, peers: VecDeque::new() });
+        known.peers.retain(|other| *other != peer);
+        // The latest is asked first, and is likely to be idle.
+        known.peers.push_front(peer);
+        known.peers.truncate(KNOWING_MAX);
+    }
+
+    /// Who knows it, but the asker.
+    pub(crate) fn knowing(
+        &self,
+        now: Instant,
+        name: &ArtifactId,
+        asker: Option<PeerId>,
+    ) -> impl Iterator<Item = PeerId> {
+        let known = self.0.get(name).filter(|known| now < known.until);
+        let peers = known.into_iter().flat_map(|known| &known.peers).copied();
+        peers.filter(move |peer| Some(*peer) != asker)
+    }
+
+    /// A peer's stream has ended.
+    pub(crate) fn gone(&mut self, peer: PeerId) {
+        for known in self.0.values_mut() {
+            known.peers.retain(|other| *other != peer);
+        }
+        self.0.retain(|_, known| !known.peers.is_empty());
     }
 }
 
@@ -152,6 +210,31 @@ mod tests {
 
     fn is_elected(answer: &mut oneshot::Receiver<Found>) -> bool {
         answer.try_recv().is_ok_and(|found| found == Found::ReadOrigin)
+    }
+
+    #[test]
+    fn a_name_is_known_for_as_long_as_the_first_says_and_while_somebody_lives() {
+        let (mut names, now) = (Names::default(), Instant::now());
+        let (second, minute) = (Duration::from_secs(1), Duration::from_mins(1));
+        let knowing = |names: &Names, after: Duration, asker: Option<u8>| {
+            names.knowing(now + after, &ARTIFACT, asker.map(id)).collect::<Vec<_>>()
+        };
+        assert_eq!(knowing(&names, Duration::ZERO, None), []);
+        names.known(now, ARTIFACT, (id(1), minute));
+        names.known(now + 30 * second, ARTIFACT, (id(2), minute));
+        assert_eq!(knowing(&names, 59 * second, None), [id(2), id(1)]);
+        assert_eq!(knowing(&names, 59 * second, Some(2)), [id(1)]);
+        assert_eq!(knowing(&names, minute, None), [], "the second has it from the first");
+        names.known(now + minute, ARTIFACT, (id(3), minute));
+        assert_eq!(knowing(&names, minute, None), [id(3)]);
+        names.gone(id(3));
+        assert!(names.0.is_empty());
+        for number in 0..=NAMES_MAX {
+            let mut name = [0; 32];
+            name[..8].copy_from_slice(&number.to_le_bytes());
+            names.known(now, ArtifactId(name), (id(1), second));
+        }
+        assert_eq!(names.0.len(), NAMES_MAX);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::{
 use wire::{control::Claim, plan_status::MEMBERS_MAX, status::FleetStatus};
 
 use crate::{
-    claims::{Claims, Found, Reply},
+    claims::{Claims, Found, Names, Reply},
     metrics::Metrics,
     outbox::Outbox,
     recorder::Recorder,
@@ -43,7 +43,7 @@ pub(crate) enum Event {
     /// A peer said something else.
     Said { stream: StreamId, peer: PeerId, input: Input },
     /// Somebody wants to know who can describe an artifact.
-    Asked { artifact: ArtifactId, claim: Claim, peer: Option<PeerId>, reply: Reply },
+    Asked { artifact: ArtifactId, claim: Claim, peer: Option<PeerId>, holds: Duration, reply: Reply },
     /// Somebody wants to know how the fleet is.
     Inquired(oneshot::Sender<FleetStatus>),
     /// Somebody wants to know the plan of a swarm.
@@ -77,6 +77,7 @@ pub(crate) struct Driver {
     planned: BTreeSet<ArtifactId>,
     taken_over: TakeOvers,
     claims: Claims,
+    names: Names,
     metrics: Arc<Metrics>,
     recorder: Option<Recorder>,
 }
@@ -93,6 +94,7 @@ impl Driver {
             planned: BTreeSet::new(),
             taken_over: TakeOvers::default(),
             claims: Claims::default(),
+            names: Names::default(),
             metrics,
             recorder: None,
         }
@@ -182,7 +184,9 @@ impl Driver {
             Event::AskedPlan { artifact, reply } => {
                 let _ = reply.send(self.planner.plan_of(&artifact, MEMBERS_MAX));
             }
-            Event::Asked { artifact, claim, peer, reply } => self.asked(artifact, (claim, peer), reply),
+            Event::Asked { artifact, claim, peer, holds, reply } => {
+                self.asked(artifact, (claim, peer, holds), reply);
+            }
             Event::Ended { stream, peer } => {
                 // A newer stream of the same peer is not touched by the end of an older one.
                 if self.live.get(&peer).is_some_and(|live| live.stream == stream)
@@ -191,6 +195,7 @@ impl Driver {
                     tracing::info!(%peer, name = live.name, peers = self.live.len(), "gone");
                     self.tell(Input::Gone { peer });
                     self.claims.gone(Instant::now(), peer);
+                    self.names.gone(peer);
                     if self.live.is_empty() {
                         self.since = None;
                         self.planned.clear();
@@ -208,21 +213,41 @@ impl Driver {
         }
     }
 
-    fn asked(&mut self, artifact: ArtifactId, (claim, peer): (Claim, Option<PeerId>), reply: Reply) {
+    fn asked(
+        &mut self,
+        artifact: ArtifactId,
+        (claim, peer, holds): (Claim, Option<PeerId>, Duration),
+        reply: Reply,
+    ) {
         let now = Instant::now();
         match (claim, peer.filter(|peer| self.live.contains_key(peer))) {
-            (Claim::Offer, Some(peer)) if self.planner.holders(&artifact, Some(peer), 1).is_empty() => {
+            (Claim::Offer, Some(peer)) if self.holders(&artifact, Some(peer), 1).is_empty() => {
                 return self.claims.offer(now, artifact, (peer, reply));
             }
             (Claim::Failed, Some(peer)) => self.claims.failed(now, artifact, peer),
+            (Claim::Known, Some(peer)) => {
+                self.names.known(now, artifact, (peer, holds));
+                for waiting in self.claims.joined(artifact, peer) {
+                    self.name_holders(artifact, None, waiting);
+                }
+            }
             _ => {}
         }
         self.name_holders(artifact, peer, reply);
     }
 
+    /// Who can describe it: members of its swarm or, if it is a name of a hub, who knows what that stands for.
+    fn holders(&self, artifact: &ArtifactId, asker: Option<PeerId>, max: usize) -> Vec<String> {
+        let mut holders = self.planner.holders(artifact, asker, max);
+        let knowing = self.names.knowing(Instant::now(), artifact, asker);
+        let knowing = knowing.filter_map(|peer| self.planner.address(peer)).map(ToString::to_string);
+        holders.extend(knowing.take(max - holders.len()));
+        holders
+    }
+
     fn name_holders(&self, artifact: ArtifactId, asker: Option<PeerId>, reply: Reply) {
         // Whoever asked may have given up.
-        let _ = reply.send(Found::Holders(self.planner.holders(&artifact, asker, HOLDERS_MAX)));
+        let _ = reply.send(Found::Holders(self.holders(&artifact, asker, HOLDERS_MAX)));
     }
 
     /// Peers go where all others do, also those that came while that scheduler was away.

@@ -171,7 +171,9 @@ impl scheduler_server::Scheduler for Service {
         let peer = (claim != Claim::None).then(|| convert::peer_id(&request.peer_id));
         let peer = peer.transpose().map_err(refused)?;
         let (reply, answer) = oneshot::channel();
-        self.events.send(Event::Asked { artifact, claim, peer, reply }).await.map_err(|_| stopping())?;
+        let holds = Duration::from_millis(request.holds_for_ms);
+        let asked = Event::Asked { artifact, claim, peer, holds, reply };
+        self.events.send(asked).await.map_err(|_| stopping())?;
         Ok(Response::new(match answer.await.map_err(|_| stopping())? {
             Found::Holders(control_addresses) => HoldersReply { control_addresses, read_origin: false },
             Found::ReadOrigin => HoldersReply { control_addresses: Vec::new(), read_origin: true },

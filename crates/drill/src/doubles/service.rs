@@ -60,7 +60,7 @@ impl Peer for Service {
             return Err(Status::not_found("this peer does not share the artifact"));
         }
         let (manifest, config) = (self.0.artifact.manifest.clone(), self.0.artifact.config.clone());
-        Ok(Response::new(DescribeReply { manifest, config, trees: Vec::new() }))
+        Ok(Response::new(DescribeReply { manifest, config, ..DescribeReply::default() }))
     }
 }
 

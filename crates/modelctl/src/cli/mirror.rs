@@ -4,12 +4,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use face::Rule;
 
 /// Clients that know nothing of the fleet pull through it all the same.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Mirror")]
+#[command(
+    next_help_heading = "Mirror",
+    group(ArgGroup::new("upstreams").args(["oci_upstream", "hub_upstream"]).multiple(true))
+)]
 pub(crate) struct MirrorArgs {
     /// Where it is a registry that can only be read, over plain HTTP, for containerd, podman, skopeo and oras [default: nowhere]
     #[arg(
@@ -35,24 +38,34 @@ pub(crate) struct MirrorArgs {
     #[arg(
         long,
         value_name = "ADDR",
-        requires_all = ["oci_upstream", "hub_models"],
+        requires = "upstreams",
         env = "MODELCTL_HUB_LISTEN",
         hide_env_values = true
     )]
     pub(crate) hub_listen: Option<SocketAddr>,
 
-    /// Which artifact a model of that hub is, as HOST/REPO:TAG with {id} and {rev} in it; HOST is one of --oci-upstream
+    /// Which artifact a model of that hub is, as HOST/REPO:TAG with {id} and {rev} in it; HOST is one of --oci-upstream [default: none is]
     #[arg(
         long,
         value_name = "RULE",
-        requires = "hub_listen",
+        requires_all = ["hub_listen", "oci_upstream"],
         env = "MODELCTL_HUB_MODELS",
         hide_env_values = true
     )]
     pub(crate) hub_models: Option<Rule>,
 
-    /// Trust the certificates in this PEM file as well, at those registries
-    #[arg(long, value_name = "FILE", requires = "oci_upstream")]
+    /// The hub that has the models that are no artifacts, as in `https://huggingface.co`. It is asked with each client's own token
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "hub_listen",
+        env = "MODELCTL_HUB_UPSTREAM",
+        hide_env_values = true
+    )]
+    pub(crate) hub_upstream: Option<HubUrl>,
+
+    /// Trust the certificates in this PEM file as well, at those registries and that hub
+    #[arg(long, value_name = "FILE", requires = "upstreams")]
     pub(crate) ca_cert: Option<PathBuf>,
 
     /// Read there with the credentials in FILE. Whether a client may have it is asked with the client's own
@@ -86,9 +99,39 @@ impl FromStr for UpstreamUrl {
     }
 }
 
+/// Where a hub is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HubUrl(pub(crate) String);
+
+impl FromStr for HubUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let rest = rest.ok_or("it begins with `https://` or `http://`")?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]_/".contains(c);
+        if rest.trim_matches('/').is_empty() || !rest.chars().all(is_plain) {
+            return Err("after the scheme there is HOST or HOST:PORT, perhaps a path, and nothing more");
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hubs_are_a_url_without_secrets() {
+        for (text, url) in
+            [("https://huggingface.co/", "https://huggingface.co"), ("http://h:1/hf", "http://h:1/hf")]
+        {
+            assert_eq!(text.parse(), Ok(HubUrl(url.to_owned())));
+        }
+        for wrong in ["huggingface.co", "https://", "https:///", "https://u:p@h", "https://h?x=1"] {
+            wrong.parse::<HubUrl>().unwrap_err();
+        }
+    }
 
     #[test]
     fn registries_are_a_scheme_and_a_host() {

@@ -9,10 +9,11 @@ use face::Rule;
 use identity::{FleetKey, Identity, Security};
 use modelpack::{manifest::Blob, reference::Reference};
 use peer::{
-    Delta, Left, LeftBecause, MirrorOptions, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles,
+    Delta, HubFace, Left, LeftBecause, MirrorOptions, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles,
     Upstream,
 };
 use planner::Place;
+use registry::Access;
 use scheduler::RecordFile;
 use serde::Serialize;
 use store::Store;
@@ -280,7 +281,13 @@ impl Face {
 struct Mirror {
     upstreams: Vec<Upstream>,
     oci: Option<Face>,
-    hub: Option<(Face, Rule)>,
+    hub: Option<(Face, Models)>,
+}
+
+/// What the models of a hub are.
+struct Models {
+    rule: Option<Rule>,
+    upstream: Option<Access>,
 }
 
 impl Mirror {
@@ -296,7 +303,14 @@ impl Mirror {
             let hint = "give that registry with `--oci-upstream URL`, too";
             return Err(Refusal::usage(message).hint(hint).into());
         }
-        let hub = Face::bind(args.mirror.hub_listen, &args.trust)?.zip(rule);
+        let models = Models { rule, upstream: access::hub_upstream(&args.mirror)? };
+        if args.mirror.hub_listen.is_some() && models.rule.is_none() && models.upstream.is_none() {
+            let message = "`--hub-listen` needs to know what its models are";
+            let hint =
+                "artifacts of a registry: `--hub-models RULE`; those of another hub: `--hub-upstream URL`";
+            return Err(Refusal::usage(message).hint(hint).into());
+        }
+        let hub = Face::bind(args.mirror.hub_listen, &args.trust)?.map(|face| (face, models));
         if !upstreams.is_empty() && oci.is_none() && hub.is_none() {
             let message = "`--oci-upstream` names registries, but nobody can ask this peer for them";
             let hint = "say where, with `--oci-listen ADDR` or `--hub-listen ADDR`";
@@ -318,7 +332,10 @@ impl Mirror {
             return Ok(None);
         }
         let oci = oci.map(Face::listen).transpose()?;
-        let hub = hub.map(|(face, rule)| Ok::<_, anyhow::Error>((face.listen()?, rule))).transpose()?;
+        let hub_face = |(face, Models { rule, upstream }): (Face, Models)| {
+            Ok::<_, anyhow::Error>(HubFace { listener: face.listen()?, rule, upstream })
+        };
+        let hub = hub.map(hub_face).transpose()?;
         Ok(Some(MirrorOptions { upstreams, oci, hub }))
     }
 }

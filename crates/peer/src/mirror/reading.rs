@@ -14,6 +14,7 @@ use super::slots::Slot;
 use crate::{
     artifact::Artifact,
     clients::{Clients, Wanted},
+    metrics::Metrics,
     origin::Origin,
     transfer::Transfer,
 };
@@ -24,6 +25,26 @@ const CHUNK_BYTES: u64 = 256 << 10;
 /// Transfers that may fail while one client reads: whoever began the first may have had a proof that the origin takes no
 /// more, or an origin of less use.
 const FAILURES_MAX: u32 = 2;
+
+/// What a client gets, counted.
+pub(super) struct Counted {
+    pub(super) content: Box<dyn Content>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Content for Counted {
+    fn bytes(&self) -> u64 {
+        self.content.bytes()
+    }
+
+    fn read(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        let metrics = self.metrics;
+        let count = move |portion: &io::Result<Bytes>| {
+            metrics.mirrored(portion.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        };
+        self.content.read(range).inspect(count).boxed()
+    }
+}
 
 /// Bytes that are in memory.
 pub(super) struct Memory {

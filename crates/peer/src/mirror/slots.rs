@@ -172,6 +172,11 @@ impl Slot {
         self.state().used = Some(Instant::now());
     }
 
+    /// When that was last.
+    pub(super) fn used(&self) -> Option<Instant> {
+        self.state().used
+    }
+
     /// It was asked for by this name.
     pub(super) fn named(&self, name: String) {
         self.state().name = Some(name);
@@ -191,7 +196,8 @@ impl Slot {
         self.state().name.take()
     }
 
-    fn rest(&self) {
+    /// Lets go of its transfer if nobody reads.
+    pub(super) fn rest(&self) {
         let mut state = self.state();
         let is_idle = state.used.is_none_or(|used| used.elapsed() > REST_AFTER);
         let idle = if is_idle { state.transfer.take() } else { None };

@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use modelpack::{
     build::{self, Options},
     digest::Sha256Digest,
-    hub::{self, Commit, HubFile, Listing},
+    hub::{self, Commit, GitBlob, HubFile, Listing},
     modelfile::Facts,
     reference::HubReference,
 };
@@ -47,6 +47,8 @@ pub struct Snapshot {
     cache: Option<CachedModel>,
     /// Whose bytes in the cache turned out to be wrong.
     distrusted: Mutex<BTreeSet<Sha256Digest>>,
+    /// Bytes of small files that came without asking.
+    told: BTreeMap<GitBlob, Bytes>,
     kept: BTreeMap<Sha256Digest, Bytes>,
     hf_config: Option<serde_json::Value>,
     manifest: Vec<u8>,
@@ -64,12 +66,24 @@ pub enum FileBytes {
     Kept(Bytes),
 }
 
+/// What a revision is, as somebody says who has asked the hub.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The commit.
+    pub commit: Commit,
+    /// All its files.
+    pub listing: Listing,
+    /// The bytes of files whose SHA-256 is not listed, as far as they are known: Git's names prove them.
+    pub small: Vec<Bytes>,
+}
+
 /// What a revision is.
 struct Resolved {
     hub: Option<Hub>,
     cache: Option<CachedModel>,
     commit: Commit,
     listing: Listing,
+    told: BTreeMap<GitBlob, Bytes>,
 }
 
 impl Resolved {
@@ -82,7 +96,7 @@ impl Resolved {
                 dir: "~/.cache/huggingface".into(),
             };
             let (commit, listing) = cache.as_ref().ok_or_else(absent)?.found()?;
-            return Ok(Self { hub: None, cache, commit, listing });
+            return Ok(Self { hub: None, cache, commit, listing, told: BTreeMap::new() });
         }
         let hub = Hub::open(at, &access.hub, access.ca_pem.clone())?.with_patience(patience);
         let commit = match at.revision().parse() {
@@ -90,7 +104,7 @@ impl Resolved {
             Err(_) => hub.commit().await?,
         };
         let listing = hub.listing(commit).await?;
-        Ok(Self { hub: Some(hub), cache, commit, listing })
+        Ok(Self { hub: Some(hub), cache, commit, listing, told: BTreeMap::new() })
     }
 }
 
@@ -107,8 +121,23 @@ impl Snapshot {
         access: &Access,
         patience: Patience,
     ) -> Result<Self, RegistryError> {
-        let Resolved { hub, cache, commit, listing } = Resolved::of(at, access, patience).await?;
-        let mut snapshot = Self {
+        let snapshot = Self::of(at, Resolved::of(at, access, patience).await?);
+        snapshot.check_access().await?;
+        snapshot.learned().await
+    }
+
+    /// The same as somebody else says that it is. Nothing is asked of the hub but small files that were not told: whether
+    /// it lets anybody read, [`Self::lets_in`] says.
+    pub async fn told(at: &HubReference, access: &Access, told: Told) -> Result<Self, RegistryError> {
+        let hub = Hub::open(at, &access.hub, access.ca_pem.clone())?;
+        let Told { commit, listing, small } = told;
+        let told = small.into_iter().map(|raw| (GitBlob::of(&raw), raw)).collect();
+        Self::of(at, Resolved { hub: Some(hub), cache: None, commit, listing, told }).learned().await
+    }
+
+    fn of(at: &HubReference, resolved: Resolved) -> Self {
+        let Resolved { hub, cache, commit, listing, told } = resolved;
+        Self {
             at: at.clone(),
             commit,
             digests: Vec::with_capacity(listing.files().len()),
@@ -117,15 +146,71 @@ impl Snapshot {
             hub,
             cache,
             distrusted: Mutex::default(),
+            told,
             kept: BTreeMap::new(),
             hf_config: None,
             manifest: Vec::new(),
             config: Vec::new(),
+        }
+    }
+
+    async fn learned(mut self) -> Result<Self, RegistryError> {
+        self.learn_digests().await?;
+        self.describe()?;
+        Ok(self)
+    }
+
+    /// Finds out which commit the revision is now, and nothing more. Asked in the name of [`HubAccess::token`].
+    ///
+    /// [`HubAccess::token`]: crate::HubAccess::token
+    pub async fn commit_of(at: &HubReference, access: &Access) -> Result<Commit, RegistryError> {
+        Hub::open(at, &access.hub, access.ca_pem.clone())?.commit().await
+    }
+
+    /// Whether the hub lets somebody with this token read it, which it is asked once, now. What it leads to has to be what
+    /// is listed here.
+    pub async fn lets_in(&self, token: Option<&str>) -> Result<(), RegistryError> {
+        let Some(hub) = &self.hub else { return Ok(()) };
+        let hub = hub.in_name_of(token)?.with_patience(Patience { attempts: 1, ..Patience::default() });
+        let files = self.files().filter(|(file, _)| file.size > 0);
+        let Some((file, digest)) = files.max_by_key(|(file, _)| (file.lfs.is_some(), file.size)) else {
+            return hub.commit().await.map(drop);
         };
-        snapshot.check_access().await?;
-        snapshot.learn_digests().await?;
-        snapshot.describe()?;
-        Ok(snapshot)
+        hub.read((self.commit, file, digest), 0..1).await.map(drop)
+    }
+
+    /// The same model, read in the name of somebody else.
+    pub fn in_name_of(&self, token: Option<&str>) -> Result<Self, RegistryError> {
+        let hub = self.hub.as_ref().map(|hub| hub.in_name_of(token)).transpose()?;
+        Ok(Self {
+            at: self.at.clone(),
+            commit: self.commit,
+            listing: self.listing.clone(),
+            digests: self.digests.clone(),
+            places: self.places.clone(),
+            hub,
+            cache: None,
+            distrusted: Mutex::default(),
+            told: BTreeMap::new(),
+            kept: self.kept.clone(),
+            hf_config: self.hf_config.clone(),
+            manifest: self.manifest.clone(),
+            config: self.config.clone(),
+        })
+    }
+
+    /// What others can be told of it.
+    pub fn to_tell(&self) -> Told {
+        Told {
+            commit: self.commit,
+            listing: self.listing.clone(),
+            small: self.kept.values().cloned().collect(),
+        }
+    }
+
+    /// The bytes of a file that was read to learn its digest, if they are kept.
+    pub fn kept(&self, digest: &Sha256Digest) -> Option<&Bytes> {
+        self.kept.get(digest)
     }
 
     /// Finds out which commit the revision is now and which files it has, and nothing more.
@@ -200,6 +285,7 @@ impl Snapshot {
         drop(learned);
         self.places = digests.iter().copied().zip(0..).collect();
         (self.digests, self.kept, self.hf_config) = (digests, kept, hf_config);
+        self.told.clear();
         Ok(())
     }
 
@@ -209,8 +295,11 @@ impl Snapshot {
             return Ok((digest, None));
         }
         // On the heap when its turn comes: there may be thousands.
-        let (raw, is_cached) = Box::pin(self.small(file)).await?;
-        Ok((Sha256Digest::of(&raw), Some((Bytes::from(raw), is_cached))))
+        let (raw, is_cached) = match self.told.get(&file.git).filter(|raw| file.is_made_of(raw)) {
+            Some(raw) => (raw.clone(), false),
+            None => Box::pin(self.small(file)).await.map(|(raw, is_cached)| (Bytes::from(raw), is_cached))?,
+        };
+        Ok((Sha256Digest::of(&raw), Some((raw, is_cached))))
     }
 
     async fn small(&self, file: &HubFile) -> Result<(Vec<u8>, bool), RegistryError> {

@@ -89,6 +89,7 @@ impl Scheduler {
             artifact: ARTIFACT.0.to_vec(),
             claim: claim.into(),
             peer_id: peer.bytes().to_vec(),
+            holds_for_ms: 60_000,
         };
         in_time(client.holders(request)).await.expect("an answer").into_inner()
     }

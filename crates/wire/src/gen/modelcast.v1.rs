@@ -26,6 +26,7 @@ pub struct AliveReply {
 pub struct HoldersRequest {
     #[prost(uint32, tag = "1")]
     pub protocol_version: u32,
+    /// or 32 bytes that stand for a name of a hub
     #[prost(bytes = "vec", tag = "2")]
     pub artifact: ::prost::alloc::vec::Vec<u8>,
     #[prost(enumeration = "Claim", tag = "3")]
@@ -33,6 +34,9 @@ pub struct HoldersRequest {
     /// of a peer that claims
     #[prost(bytes = "vec", tag = "4")]
     pub peer_id: ::prost::alloc::vec::Vec<u8>,
+    /// of CLAIM_KNOWN: how long others may take it from this peer
+    #[prost(uint64, tag = "5")]
+    pub holds_for_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldersReply {
@@ -776,6 +780,25 @@ pub struct DescribeReply {
     pub config: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, repeated, tag = "3")]
     pub trees: ::prost::alloc::vec::Vec<BlobTree>,
+    /// what was asked for is a name of a hub; all else is empty
+    #[prost(message, optional, tag = "4")]
+    pub hub: ::core::option::Option<HubModel>,
+}
+/// A model of a hub at one commit. Whoever is told makes the manifest of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HubModel {
+    /// 20
+    #[prost(bytes = "vec", tag = "1")]
+    pub commit: ::prost::alloc::vec::Vec<u8>,
+    /// JSON, as the hub's shared cache keeps it in trees/COMMIT.json
+    #[prost(bytes = "vec", tag = "2")]
+    pub listing: ::prost::alloc::vec::Vec<u8>,
+    /// those whose SHA-256 the hub does not say, as far as they are kept; Git's names tell which
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub small_files: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// since the hub said which commit the name stands for
+    #[prost(uint64, tag = "4")]
+    pub age_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlobTree {
@@ -795,6 +818,8 @@ pub enum Claim {
     Offer = 1,
     /// it was told to, and could not: the next one is
     Failed = 2,
+    /// it knows what a name of a hub stands for and describes it to others
+    Known = 4,
 }
 impl Claim {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -806,6 +831,7 @@ impl Claim {
             Self::None => "CLAIM_NONE",
             Self::Offer => "CLAIM_OFFER",
             Self::Failed => "CLAIM_FAILED",
+            Self::Known => "CLAIM_KNOWN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -814,6 +840,7 @@ impl Claim {
             "CLAIM_NONE" => Some(Self::None),
             "CLAIM_OFFER" => Some(Self::Offer),
             "CLAIM_FAILED" => Some(Self::Failed),
+            "CLAIM_KNOWN" => Some(Self::Known),
             _ => None,
         }
     }
