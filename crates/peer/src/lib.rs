@@ -77,7 +77,7 @@ pub use mirror::{HubFace, MirrorOptions, Upstream};
 pub use presence::address_towards;
 pub use progress::Progress;
 pub use pull::{PullPlan, PullReport, PullRequest, PullWatch, plan_pull, pull};
-pub use resolve::{pinned, resolve};
+pub use resolve::{hub_commit, pinned, resolve};
 pub use security::PeerSecurity;
 pub use seed::{Seed, SeedFile, SeedFiles};
 pub use sinks::LandingMode;

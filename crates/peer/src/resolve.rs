@@ -4,12 +4,28 @@
 
 use modelpack::{
     digest::Sha256Digest,
+    hub::Commit,
     reference::{HubReference, LayoutReference, Reference, RegistryReference},
 };
 use registry::{Access, Repository, Snapshot};
 use store::LayoutReader;
 
 use crate::{error::PeerError, fill::blocking};
+
+/// The commit that a revision of a hub is now, and nothing more: 40 hexadecimal digits. Where nothing may be asked of the
+/// hub, and for a revision that is a commit, nobody is asked.
+pub async fn hub_commit(at: &HubReference, access: &Access) -> Result<String, PeerError> {
+    let failed = |source| PeerError::registry(&at.to_string(), source);
+    if let Ok(commit) = at.revision().parse::<Commit>() {
+        return Ok(commit.to_string());
+    }
+    let commit = if access.hub.is_offline {
+        Snapshot::list(at, access).await.map_err(failed)?.0
+    } else {
+        Snapshot::commit_of(at, access).await.map_err(failed)?
+    };
+    Ok(commit.to_string())
+}
 
 /// The digest of the manifest, or the index, that `reference` names now, and the reference that names just that. Of a
 /// registry that says it without sending the manifest only that is asked; a reference with a digest asks nobody; of a hub

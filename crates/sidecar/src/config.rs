@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use modelpack::reference::Reference;
+use modelpack::{
+    manifest::Kind,
+    reference::Reference,
+    selection::{Selection, SelectionError},
+};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::error::SidecarError;
@@ -41,6 +45,15 @@ pub struct ModelConfig {
     /// How many former versions stay.
     #[serde(default = "keep")]
     pub keep: usize,
+    /// Patterns of which each of its files matches one; none: every file.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// Patterns of which none of its files matches one.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// What its files are for; none: anything.
+    #[serde(default, deserialize_with = "kinds")]
+    pub kind: Vec<Kind>,
     /// The Triton server that serves it.
     pub triton: Option<TritonConfig>,
     /// The vLLM server that serves it.
@@ -96,7 +109,22 @@ pub struct EngineConfig {
 impl ModelConfig {
     /// A model that no server is told of.
     pub fn new(reference: Reference, directory: PathBuf) -> Self {
-        Self { reference, directory, keep: keep(), triton: None, vllm: None, sglang: None }
+        Self {
+            reference,
+            directory,
+            keep: keep(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            kind: Vec::new(),
+            triton: None,
+            vllm: None,
+            sglang: None,
+        }
+    }
+
+    /// Which of the artifact's files are wanted.
+    pub fn selection(&self) -> Result<Selection, SelectionError> {
+        Selection::new(&self.include, &self.exclude, &self.kind)
     }
 }
 
@@ -114,6 +142,7 @@ impl Config {
             return Err("it names no `[[model]]`".to_owned());
         }
         for (number, model) in config.models.iter().enumerate() {
+            model.selection().map_err(|error| error.to_string())?;
             let servers = [model.triton.is_some(), model.vllm.is_some(), model.sglang.is_some()];
             if servers.iter().filter(|is_there| **is_there).count() > 1 {
                 return Err(format!("`{}` has more than one server", model.directory.display()));
@@ -153,6 +182,18 @@ fn reference<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reference, D:
     Ok(reference)
 }
 
+fn kinds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Kind>, D::Error> {
+    let all = [Kind::Config, Kind::Weight, Kind::Code, Kind::Doc, Kind::Dataset];
+    let kind = |text: String| {
+        let found = all.into_iter().find(|kind| kind.to_string() == text);
+        found.ok_or_else(|| {
+            let names = all.map(|kind| format!("`{kind}`")).join(", ");
+            D::Error::custom(format!("`{text}` is none of {names}"))
+        })
+    };
+    Vec::<String>::deserialize(deserializer)?.into_iter().map(kind).collect()
+}
+
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let wrong =
@@ -185,6 +226,8 @@ http_listen = "127.0.0.1:7300"
 reference = "registry.example.org/models/chat:stable"
 directory = "/models/chat"
 keep = 2
+exclude = ["*.bin"]
+kind = ["weight", "config"]
 
 [model.triton]
 url = "http://127.0.0.1:8000/"
@@ -195,6 +238,8 @@ repository = "/models/triton"
     fn a_whole_file_is_understood() {
         let config = Config::parse(WHOLE).unwrap();
         assert_eq!(config.poll, Some(Duration::from_secs(30)));
+        let selection = config.models[0].selection().unwrap().to_string();
+        assert_eq!(selection, "--exclude *.bin --kind config --kind weight");
         let triton = config.models[0].triton.as_ref().unwrap();
         assert_eq!(
             (triton.url.as_str(), triton.load_timeout),
@@ -215,8 +260,10 @@ repository = "/models/triton"
         check(
             "http://127.0.0.1:8000/",
             "https://a",
-            "line 11, column 7: `https://a` is not `http://HOST:PORT`",
+            "line 13, column 7: `https://a` is not `http://HOST:PORT`",
         );
+        check("\"weight\"", "\"weights\"", "line 10, column 8: `weights` is none of `config`");
+        check("*.bin", "[", "the pattern `[` is malformed");
         check(WHOLE, "", "it names no `[[model]]`");
         let both = format!("{WHOLE}[model.vllm]\nurl = \"http://a:1\"\n");
         assert_eq!(Config::parse(&both).unwrap_err(), "`/models/chat` has more than one server");

@@ -125,7 +125,7 @@ impl<S: Source> Keeper<S> {
         settings: Settings,
         (board, ending): (&Board, watch::Receiver<()>),
     ) -> Result<Self, SidecarError> {
-        let versions = Arc::new(Versions::open(&config.directory)?);
+        let versions = Arc::new(Versions::open(&config.directory, &config.selection()?)?);
         let Settings { poll, until, seed } = settings;
         let machine = Machine::new(Rules { poll, keep: config.keep, until, seed });
         let server = Server::of(config, &versions);

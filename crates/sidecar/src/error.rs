@@ -2,6 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use modelpack::selection::SelectionError;
 use store::StoreError;
 
 use crate::space::Lack;
@@ -51,6 +52,9 @@ pub enum SidecarError {
         #[source]
         source: io::Error,
     },
+    /// What is wanted of an artifact makes no sense.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
     /// The files of a version cannot be looked at.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -80,6 +84,7 @@ impl SidecarError {
             Self::Busy(_) => Some("stop the other one, or give each a directory of its own".into()),
             Self::Space { lack, .. } => Some(lack.hint()),
             Self::Store(error) => error.hint(),
+            Self::Selection(error) => error.hint(),
             Self::Io { .. } | Self::NotInPlace(_) | Self::Server { .. } => None,
         }
     }

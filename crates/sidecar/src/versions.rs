@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! /models/chat                          a symbolic link: what servers open
-//! /models/.chat.versions/sha256-HEX/    a version, as it was proved; never written again
+//! /models/.chat.versions/sha256-HEX/    a version, as it was proved; never written again. What is a part of the
+//!                                       artifact only has the digest of that selection behind: sha256-HEX+HEX
 //! /models/.chat.versions/lock           one sidecar at a time
 //! ```
 //!
@@ -17,13 +18,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use modelpack::digest::Sha256Digest;
+use modelpack::{digest::Sha256Digest, selection::Selection};
 use store::CompleteRecord;
 
 use crate::{error::SidecarError, relative::relative};
 
 /// What the names of versions begin with.
 const VERSION_PREFIX: &str = "sha256-";
+
+/// Digits that tell selections of one artifact apart.
+const SELECTION_DIGITS: usize = 16;
 
 /// Held while this process keeps the directory.
 const LOCK_NAME: &str = "lock";
@@ -41,13 +45,15 @@ pub struct Versions {
     dir: PathBuf,
     /// Where the versions lie.
     home: PathBuf,
+    /// Behind the names of versions.
+    suffix: String,
     /// The kernel lets go of it when this process ends, however it does.
     _lock: File,
 }
 
 impl Versions {
     /// Takes the directory for this process.
-    pub fn open(dir: &Path) -> Result<Self, SidecarError> {
+    pub fn open(dir: &Path, selection: &Selection) -> Result<Self, SidecarError> {
         let dir = std::path::absolute(dir).map_err(SidecarError::io("find", dir))?;
         let occupied = |what| SidecarError::Occupied { dir: dir.clone(), what };
         let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
@@ -70,9 +76,15 @@ impl Versions {
             Err(TryLockError::WouldBlock) => return Err(SidecarError::Busy(dir)),
             Err(TryLockError::Error(error)) => return Err(SidecarError::io("lock", &path)(error)),
         }
-        let versions = Self { dir, home, _lock: lock };
+        let suffix = if selection.is_everything() {
+            String::new()
+        } else {
+            let digest = Sha256Digest::of(selection.to_string().as_bytes());
+            format!("+{}", &digest.hex()[..SELECTION_DIGITS])
+        };
+        let versions = Self { dir, home, suffix, _lock: lock };
         // A link of somebody else's is not ours to replace.
-        if versions.dir.is_symlink() && versions.named().is_none() {
+        if versions.dir.is_symlink() && versions.target().is_none() {
             return Err(SidecarError::Occupied { dir: versions.dir, what: "a link to something else" });
         }
         Ok(versions)
@@ -90,12 +102,16 @@ impl Versions {
 
     /// Where a version lies, or would.
     pub fn path(&self, version: &Sha256Digest) -> PathBuf {
-        self.home.join(format!("{VERSION_PREFIX}{}", version.hex()))
+        self.home.join(self.name(version))
     }
 
     /// Where a version lies while it is brought.
     pub(crate) fn staging(&self, version: &Sha256Digest) -> PathBuf {
-        self.home.join(format!(".{VERSION_PREFIX}{}.modelctl", version.hex()))
+        self.home.join(format!(".{}.modelctl", self.name(version)))
+    }
+
+    fn name(&self, version: &Sha256Digest) -> String {
+        format!("{VERSION_PREFIX}{}{}", version.hex(), self.suffix)
     }
 
     /// The version in place, if each of its files is still what was proved.
@@ -121,11 +137,20 @@ impl Versions {
         remove(&path)
     }
 
+    /// The version that has the directory's name, if it is of the same selection: another is one to be replaced.
     fn named(&self) -> Option<Sha256Digest> {
+        let name = self.target()?;
+        let version = version_of(name.strip_suffix(self.suffix.as_str())?)?;
+        (self.name(&version) == name).then_some(version)
+    }
+
+    /// What the link leads to, if that is a version.
+    fn target(&self) -> Option<String> {
         let target = fs::read_link(&self.dir).ok()?;
         let home = self.home.file_name()?;
         (target.parent() == Some(Path::new(home))).then_some(())?;
-        version_of(target.file_name()?.to_str()?)
+        let name = target.file_name()?.to_str()?;
+        name.starts_with(VERSION_PREFIX).then(|| name.to_owned())
     }
 
     /// Gives a version the directory's name.
@@ -136,7 +161,7 @@ impl Versions {
 
     /// Removes what is no longer wanted: versions, what was begun of them, and their model repositories.
     pub fn sweep(&self, kept: &[Sha256Digest]) -> Result<(), SidecarError> {
-        let names = kept.iter().map(|version| format!("{VERSION_PREFIX}{}", version.hex()));
+        let names = kept.iter().map(|version| self.name(version));
         let names: Vec<_> = names.flat_map(|name| [format!(".{name}.modelctl"), name]).collect();
         let unwanted = |name: &str| {
             let is_version = name.trim_start_matches('.').starts_with(VERSION_PREFIX);
@@ -207,7 +232,7 @@ mod tests {
     fn the_name_has_a_whole_version_at_any_moment() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("chat");
-        let versions = Versions::open(&dir).unwrap();
+        let versions = Versions::open(&dir, &Selection::default()).unwrap();
         for number in 1..=2 {
             fill(&versions, number);
         }
@@ -225,7 +250,7 @@ mod tests {
     #[test]
     fn sweeping_leaves_what_is_kept_and_what_is_begun_of_it() {
         let root = tempfile::tempdir().unwrap();
-        let versions = Versions::open(&root.path().join("chat")).unwrap();
+        let versions = Versions::open(&root.path().join("chat"), &Selection::default()).unwrap();
         for number in 1..=3 {
             fill(&versions, number);
             fs::create_dir(versions.staging(&version(number))).unwrap();
@@ -242,10 +267,10 @@ mod tests {
     fn one_process_a_directory() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("chat");
-        let first = Versions::open(&dir).unwrap();
-        assert!(matches!(Versions::open(&dir), Err(SidecarError::Busy(_))));
+        let first = Versions::open(&dir, &Selection::default()).unwrap();
+        assert!(matches!(Versions::open(&dir, &Selection::default()), Err(SidecarError::Busy(_))));
         drop(first);
-        Versions::open(&dir).unwrap();
+        Versions::open(&dir, &Selection::default()).unwrap();
     }
 
     #[test]
@@ -253,21 +278,43 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("chat");
         fs::create_dir(&dir).unwrap();
-        assert!(matches!(Versions::open(&dir), Err(SidecarError::Occupied { .. })));
+        assert!(matches!(Versions::open(&dir, &Selection::default()), Err(SidecarError::Occupied { .. })));
         fs::remove_dir(&dir).unwrap();
         symlink("elsewhere", &dir).unwrap();
-        assert!(matches!(Versions::open(&dir), Err(SidecarError::Occupied { .. })));
+        assert!(matches!(Versions::open(&dir, &Selection::default()), Err(SidecarError::Occupied { .. })));
         assert_eq!(fs::read_link(&dir).unwrap(), Path::new("elsewhere"));
     }
 
     #[test]
     fn a_version_without_its_record_is_not_in_place() {
         let root = tempfile::tempdir().unwrap();
-        let versions = Versions::open(&root.path().join("chat")).unwrap();
+        let versions = Versions::open(&root.path().join("chat"), &Selection::default()).unwrap();
         fill(&versions, 1);
         versions.flip(&version(1)).unwrap();
         assert_eq!(versions.live().unwrap(), None);
         versions.discard_damaged(&version(1)).unwrap();
         assert!(!versions.path(&version(1)).exists());
+    }
+
+    #[test]
+    fn another_selection_is_another_version_that_takes_the_name_of_the_first() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("chat");
+        let whole = Versions::open(&dir, &Selection::default()).unwrap();
+        fill(&whole, 1);
+        whole.flip(&version(1)).unwrap();
+        assert_eq!(whole.live().unwrap(), Some(version(1)));
+        let path = whole.path(&version(1));
+        drop(whole);
+        let selection = Selection::new(&["*.safetensors".to_owned()], &[], &[]).unwrap();
+        let part = Versions::open(&dir, &selection).unwrap();
+        assert_eq!(part.live().unwrap(), None, "what is there is not what is wanted");
+        fill(&part, 1);
+        assert_ne!(part.path(&version(1)), path);
+        assert!(path.exists(), "and stays until the other is there");
+        part.flip(&version(1)).unwrap();
+        assert_eq!(part.live().unwrap(), Some(version(1)));
+        part.sweep(&[version(1)]).unwrap();
+        assert!(!path.exists() && part.path(&version(1)).exists());
     }
 }

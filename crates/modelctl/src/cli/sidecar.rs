@@ -7,7 +7,7 @@ use modelpack::reference::Reference;
 
 use super::{
     EmbeddedArgs, RegistryArgs, TransportArgs, TrustArgs,
-    fleet::{Landing, Link, PeerChoice, Wait},
+    fleet::{Landing, Link, PeerChoice, SelectionArgs, Wait},
     reference,
 };
 
@@ -18,6 +18,7 @@ DIR becomes a symbolic link to a version that is complete and proved. When the t
 version is pulled beside it and the link is renamed over the old one: whoever opens DIR finds a
 whole version at any moment, and what a server has open or mapped never changes. One former version
 stays, or as many as `keep` says. If the registry is away, what is there is served, and called stale.
+Of a model on a hub (`hf://ORG/NAME@BRANCH`) only the branch's commit is looked at.
 
 With --once it ends when every model is there: for an init container. Else it stays, serves peers
 with --scheduler, and answers over HTTP: /healthz, /readyz and /startupz for probes, /v1/models with
@@ -30,6 +31,7 @@ A file names several models, and the server that is told of a new version (Trito
   [[model]]
   reference = \"registry.example.org/models/chat:stable\"
   directory = \"/models/chat\"
+  exclude = [\"*.bin\"]                 # as --include, --exclude and --kind
   [model.triton]
   url = \"http://127.0.0.1:8000\"
   repository = \"/models/triton\"
@@ -77,6 +79,9 @@ pub(crate) struct SidecarArgs {
     /// How bytes of other peers land in this process; without RDMA always through buffers
     #[arg(long, value_enum, default_value_t = Landing::Auto)]
     pub(crate) landing: Landing,
+
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
 
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,

@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use modelpack::{digest::Sha256Digest, reference::Reference, selection::Selection};
+use modelpack::{
+    digest::Sha256Digest,
+    reference::{HubReference, Reference},
+    selection::Selection,
+};
 use peer::{Lingering, PullRequest, PullWatch};
 use serde::Serialize;
 use sidecar::{Board, Config, Ended, ModelConfig, Settings, Source, Trouble, machine::Until};
@@ -87,10 +91,11 @@ impl fmt::Display for Kept {
 pub(crate) fn run(args: &SidecarArgs, printer: &Printer) -> anyhow::Result<()> {
     transports::check(&args.transport)?;
     let config = config(args)?;
-    if let Some(model) = config.models.iter().find(|model| matches!(model.reference, Reference::Hub(_))) {
-        // To learn whether it has changed, all its small files would be read at each poll.
-        let message = format!("a sidecar cannot watch `{}`", model.reference);
-        let hint = "copy it to a registry with `modelctl push hf://… HOST/REPO:TAG`, and watch that";
+    let selections = config.models.iter().map(ModelConfig::selection).collect::<Result<Vec<_>, _>>()?;
+    let is_member = !args.embedded.scheduler.is_empty() || args.direct;
+    if is_member && selections.iter().any(|selection| !selection.is_everything()) {
+        let message = "members of a fleet exchange whole artifacts, and a part of one is to be kept";
+        let hint = "keep it through the local peer, which brings the whole into its store: without `--scheduler` and `--direct`";
         return Err(Refusal::usage(message).hint(hint).into());
     }
     let poll = args.poll.map(|poll| poll.0).or(config.poll).unwrap_or(POLL);
@@ -107,8 +112,8 @@ pub(crate) fn run(args: &SidecarArgs, printer: &Printer) -> anyhow::Result<()> {
     access::runtime()?.block_on(async {
         let told_to_end = end_signal()?;
         let board = Board::new();
-        let models = config.models.into_iter().map(|model| {
-            let source = Brought::new(model.reference.clone(), (args, printer));
+        let models = config.models.into_iter().zip(selections).map(|(model, selection)| {
+            let source = Brought::new((model.reference.clone(), selection), (args, printer));
             (model, source)
         });
         let models: Vec<_> = models.collect();
@@ -150,21 +155,38 @@ fn config(args: &SidecarArgs) -> anyhow::Result<Config> {
         let message = format!("`{reference}` is a plain directory, and no artifact");
         return Err(Refusal::usage(message).hint("build one from it with `modelctl build`").into());
     }
-    Ok(Config { models: vec![ModelConfig::new(reference.clone(), dir.clone())], ..Config::default() })
+    let kind = args.selection.kind.iter().copied().map(Into::into).collect();
+    let (include, exclude) = (args.selection.include.clone(), args.selection.exclude.clone());
+    let model = ModelConfig { include, exclude, kind, ..ModelConfig::new(reference.clone(), dir.clone()) };
+    Ok(Config { models: vec![model], ..Config::default() })
 }
 
 /// Versions of one model, as `pull` brings them.
 struct Brought<'a> {
     reference: Reference,
+    selection: Arc<Selection>,
     args: &'a SidecarArgs,
     printer: &'a Printer,
+    /// Of a hub: what it named last.
+    named: Mutex<Option<Named>>,
     /// What this process serves others from.
     serving: Mutex<Option<Lingering>>,
 }
 
+/// A commit of a hub, and what it is as an artifact.
+struct Named {
+    commit: String,
+    digest: Sha256Digest,
+    pinned: Reference,
+}
+
 impl<'a> Brought<'a> {
-    fn new(reference: Reference, (args, printer): (&'a SidecarArgs, &'a Printer)) -> Self {
-        Self { reference, args, printer, serving: Mutex::new(None) }
+    fn new(
+        (reference, selection): (Reference, Selection),
+        (args, printer): (&'a SidecarArgs, &'a Printer),
+    ) -> Self {
+        let (named, serving) = (Mutex::new(None), Mutex::new(None));
+        Self { reference, selection: Arc::new(selection), args, printer, named, serving }
     }
 
     fn asked(&self) -> Asked<'_> {
@@ -180,14 +202,18 @@ impl<'a> Brought<'a> {
         }
     }
 
-    fn request(&self, version: &Sha256Digest, dir: &Path) -> anyhow::Result<PullRequest> {
+    async fn request(&self, version: &Sha256Digest, dir: &Path) -> anyhow::Result<PullRequest> {
+        let named = self.named.lock().await;
+        let of_hub = named.as_ref().filter(|named| named.digest == *version);
+        let reference =
+            of_hub.map_or_else(|| peer::pinned(&self.reference, *version), |named| named.pinned.clone());
         Ok(PullRequest {
-            reference: peer::pinned(&self.reference, *version),
+            reference,
             // Each time anew, as passwords change while a sidecar runs.
             access: access::for_reference(&self.args.registry, &self.reference)?,
             output: dir.to_path_buf(),
             landing: self.args.landing.into(),
-            selection: Arc::new(Selection::default()),
+            selection: Arc::clone(&self.selection),
             bases: former(dir),
         })
     }
@@ -207,7 +233,18 @@ impl Source for Brought<'_> {
 
     async fn resolve(&self) -> anyhow::Result<Sha256Digest> {
         let access = access::for_reference(&self.args.registry, &self.reference)?;
-        let (digest, _) = peer::resolve(&self.reference, access).await?;
+        let Reference::Hub(at) = &self.reference else {
+            return Ok(peer::resolve(&self.reference, access).await?.0);
+        };
+        // To learn the digest all small files are read, which only another commit is worth.
+        let commit = peer::hub_commit(at, &access).await?;
+        let mut named = self.named.lock().await;
+        if let Some(named) = named.as_ref().filter(|named| named.commit == commit) {
+            return Ok(named.digest);
+        }
+        let at = Reference::Hub(HubReference { revision: Some(commit.clone()), ..at.clone() });
+        let (digest, pinned) = peer::resolve(&at, access).await?;
+        *named = Some(Named { commit, digest, pinned });
         Ok(digest)
     }
 
@@ -216,11 +253,11 @@ impl Source for Brought<'_> {
             // Only other peers know.
             return Ok(0);
         }
-        Ok(peer::plan_pull(self.request(version, Path::new("absent"))?).await?.bytes)
+        Ok(peer::plan_pull(self.request(version, Path::new("absent")).await?).await?.bytes)
     }
 
     async fn pull(&self, version: &Sha256Digest, dir: &Path, told: &dyn Fn(u64, u64)) -> anyhow::Result<()> {
-        let request = self.request(version, dir)?;
+        let request = self.request(version, dir).await?;
         let (asked, args) = (self.asked(), self.args);
         let watch = PullWatch::new();
         let progress = async {
@@ -247,7 +284,7 @@ impl Source for Brought<'_> {
             return Ok(());
         }
         if let Way::Fleet(fleet) = way::choose(&self.asked(), self.printer).await? {
-            let serving = peer::serve_directory(self.request(version, dir)?, fleet).await?;
+            let serving = peer::serve_directory(self.request(version, dir).await?, fleet).await?;
             *self.serving.lock().await = Some(serving);
         }
         Ok(())

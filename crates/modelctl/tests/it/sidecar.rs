@@ -6,12 +6,19 @@ use std::{
     net::TcpStream,
     path::Path,
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 use crate::{
     door::Door,
+    fault_server::{FaultServer, Reply, Seen},
+    hub_model::{COMMIT, HubModel},
     running::{Running, Signal},
     support::{Mount, Registry, Scratch, said, skip, until},
 };
@@ -276,6 +283,132 @@ fn one_that_was_started_again_serves_the_fleet_what_it_has() {
         "{} bytes came from the registry",
         site.registry.sent() - sent
     );
+}
+
+#[test]
+fn of_a_hub_only_the_commit_is_looked_at_and_another_one_is_brought() {
+    let (runtime, scratch) = (Runtime::new().unwrap(), Scratch::new());
+    let model = |text: &str| {
+        HubModel::new().with("config.json", text).with_lfs("model.safetensors", crate::support::safetensors())
+    };
+    let has_moved = Arc::new(AtomicBool::new(false));
+    let (moved, first, second) = (Arc::clone(&has_moved), model("{}"), model(r#"{"number":2}"#));
+    let later = "89".repeat(20);
+    let reply = move |seen: &Seen| {
+        if !moved.load(Ordering::Relaxed) {
+            return first.reply(seen);
+        }
+        // The same model under another commit.
+        if seen.path.ends_with("/revision/main") {
+            return Reply::body(200, format!(r#"{{"sha":"{later}"}}"#));
+        }
+        let mut asked = seen.clone();
+        asked.path = asked.path.replace(&later, COMMIT);
+        second.reply(&asked)
+    };
+    let hub = runtime.block_on(FaultServer::start(reply));
+    let args = ["sidecar", "hf://org/small", "-o", "models/chat", "--peer", "none"];
+    let more = ["--http-listen", "127.0.0.1:0", "--poll", "50ms", "--json"];
+    let mut command = scratch.modelctl(&[&args[..], &more].concat());
+    command.env("HF_ENDPOINT", format!("http://{}", hub.host())).env("HF_HOME", scratch.path("hf"));
+    let sidecar = Sidecar::of(command);
+    until("it is ready", || sidecar.get("/readyz").0 == 200);
+    let asked = |part: &str| hub.seen().iter().filter(|seen| seen.path.contains(part)).count();
+    let (polls, reads) = (asked("/revision/main"), asked("config.json"));
+    until("it has looked some times more", || asked("/revision/main") > polls + 5);
+    assert_eq!(asked("config.json"), reads, "nothing else is asked for");
+    has_moved.store(true, Ordering::Relaxed);
+    let config = scratch.path("models/chat/config.json");
+    until("the next is in place", || fs::read(&config).is_ok_and(|found| found == br#"{"number":2}"#));
+    assert_eq!(sidecar.get("/readyz").0, 200);
+}
+
+#[test]
+fn a_part_of_an_artifact_is_kept_and_another_part_takes_its_place() {
+    let site = Site::new();
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(site.scratch.path("models/chat")).unwrap().flatten().collect();
+        names.retain(|entry| entry.file_name() != ".modelctl");
+        names.into_iter().map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    let once = |more: &[&str]| {
+        let reference = site.reference();
+        let args = ["sidecar", &reference, "-o", "models/chat", "--once", "--plain-http", "--peer", "none"];
+        let output = site.scratch.modelctl(&[&args[..], more].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    };
+    once(&["--include", "*.json"]);
+    assert_eq!(files(), ["config.json"]);
+    assert!(site.registry.sent() < 10_000, "no weights were read: {}", site.registry.sent());
+    once(&["--kind", "weight"]);
+    assert_eq!(files(), ["model.safetensors"]);
+    once(&[]);
+    site.scratch.assert_pulled("model", "models/chat");
+    let member = ["--scheduler", "http://127.0.0.1:1", "--include", "*.json"];
+    let reference = site.reference();
+    let said = site.scratch.run(&[&["sidecar", &reference, "-o", "b/chat"][..], &member].concat());
+    assert!(said.starts_with("exit code: 2\n") && said.contains("members of a fleet"), "{said}");
+}
+
+/// A control group with a limit, where there are some that may be made.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn limited(bytes: u64) -> Option<Self> {
+        let root = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
+        if !controllers.contains("memory") {
+            skip(
+                "there are no control groups (v2) for memory here; `scripts/memory-limit` has a machine with some",
+            );
+            return None;
+        }
+        let dir = root.join(format!("modelctl-{}", std::process::id()));
+        let limited =
+            fs::create_dir(&dir).and_then(|()| fs::write(dir.join("memory.max"), bytes.to_string()));
+        match limited {
+            Ok(()) => Some(Self(dir)),
+            Err(error) => {
+                drop(fs::remove_dir(&dir));
+                skip(&format!("no control group (v2) with a limit of memory can be made here: {error}"));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        drop(fs::remove_dir(&self.0));
+    }
+}
+
+#[test]
+fn what_the_control_group_may_use_is_asked_before_the_first_byte() {
+    let Some(group) = Group::limited(200 << 20) else { return };
+    let site = Site::new();
+    let Some(volume) = Mount::tmpfs("size=1g") else { return };
+    site.scratch.write_large_model("large", 60 << 20);
+    site.publish("large", "stable");
+    let before = site.registry.sent();
+    let line = format!(
+        "echo $$ >{}/cgroup.procs && exec {} sidecar {} -o {} --once --plain-http --peer none",
+        group.0.display(),
+        env!("CARGO_BIN_EXE_modelctl"),
+        site.reference(),
+        volume.path("chat"),
+    );
+    let settings = site.scratch.modelctl(&[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", &line]).current_dir(site.scratch.path(""));
+    for (name, value) in settings.get_envs() {
+        value.map(|value| command.env(name, value));
+    }
+    let output = command.output().unwrap();
+    let text = volume.hidden_in(&said(&output));
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("memory"), "it says what is missing: {text}");
+    assert!(site.registry.sent() - before < 100_000, "no weights were read");
 }
 
 #[test]

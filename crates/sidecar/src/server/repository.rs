@@ -195,6 +195,8 @@ fn fill(
 
 #[cfg(test)]
 mod tests {
+    use modelpack::selection::Selection;
+
     use super::*;
 
     fn version(number: u8) -> Sha256Digest {
@@ -209,7 +211,7 @@ mod tests {
     impl Site {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
-            let versions = Versions::open(&root.path().join("chat")).unwrap();
+            let versions = Versions::open(&root.path().join("chat"), &Selection::default()).unwrap();
             Self { root, versions }
         }
 

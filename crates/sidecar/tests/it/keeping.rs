@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use modelpack::selection::Selection;
 use sidecar::Versions;
 
 use crate::support::{Site, publish, until, version};
@@ -75,7 +76,7 @@ async fn a_pull_that_is_cut_off_shows_nothing_and_is_resumed() {
 #[tokio::test]
 async fn a_version_that_was_brought_before_a_crash_is_put_in_place_after_it() {
     let site = Site::new();
-    let versions = Versions::open(&site.path("chat")).unwrap();
+    let versions = Versions::open(&site.path("chat"), &Selection::default()).unwrap();
     publish(&versions.path(&version(1)), 1);
     drop(versions);
     site.once("").await.unwrap();
@@ -110,7 +111,7 @@ async fn what_does_not_fit_is_said_before_the_first_byte() {
 #[tokio::test]
 async fn a_second_process_is_told_that_the_directory_is_kept() {
     let site = Site::new();
-    let _kept = Versions::open(&site.path("chat")).unwrap();
+    let _kept = Versions::open(&site.path("chat"), &Selection::default()).unwrap();
     let error = site.once("").await.unwrap_err();
     assert!(error.starts_with("another process keeps `"), "{error}");
 }
