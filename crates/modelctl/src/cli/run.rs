@@ -20,7 +20,8 @@ the directory's absolute path. What `run` itself says goes to stderr.
 
 Without -o the directory is $XDG_CACHE_HOME/modelctl/models/sha256-HEX, below ~/.cache if that is
 not set, named by what the reference names now: a second run starts at once, and a tag that has
-moved gets a directory of its own. Nothing removes those; `rm -r` may, when no command uses them.
+moved gets a directory of its own. Of the others that no command of `run` uses, the --keep that
+were used last stay.
 
 With --scheduler, and without a local peer, the command starts when nobody reads from this process
 any more, at the latest after --linger. It serves nobody afterwards; a peer or sidecar does.
@@ -40,6 +41,10 @@ pub(crate) struct RunArgs {
     /// The directory that is to hold the artifact [default: one in the user's cache, named by its digest]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+
+    /// How many other artifacts stay in the user's cache
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "output")]
+    pub(crate) keep: usize,
 
     /// Pull through the peer at this socket, or through none [default: /run/modelctl/peer.sock if it answers]
     #[arg(long, value_name = "unix:PATH|none", env = "MODELCTL_PEER", hide_env_values = true)]

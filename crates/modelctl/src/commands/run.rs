@@ -1,7 +1,7 @@
 //! `modelctl run`: pulls, then becomes the command.
 //!
-//! Owns: where the directory lies if nobody says it, the command line that is executed, and the order. Does not own:
-//! the pull.
+//! Owns: the command line that is executed, and the order. Does not own: the pull, or where the directory lies if nobody says
+//! it (`cache`).
 
 use std::{
     env,
@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use modelpack::{digest::Sha256Digest, reference::Reference};
+use modelpack::reference::Reference;
 use peer::{PullReport, PullRequest, PullWatch};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use store::CompleteRecord;
@@ -27,6 +27,10 @@ use super::{
     transports,
 };
 use crate::{access, cli::RunArgs, printer::Printer, report::Refusal, text};
+
+mod cache;
+
+use cache::Place;
 
 /// What stands for the directory in the command's arguments.
 const PLACE: &[u8] = b"{}";
@@ -42,24 +46,31 @@ pub(crate) fn run(args: &RunArgs, printer: &Printer) -> anyhow::Result<()> {
     check_program(&args.command[0])?;
     transports::check(&args.transport)?;
     let files = getrlimit(Resource::Nofile);
-    let dir = access::runtime()?.block_on(bring(args, printer))?;
+    let (dir, place) = access::runtime()?.block_on(bring(args, printer))?;
     // The pull may have raised it, and some programs rely on a low one (select(2)).
     setrlimit(Resource::Nofile, files).context("cannot restore the limit of open files")?;
+    if let Some(place) = place {
+        place.clear(args.keep, printer);
+        place.hand_on().context("cannot keep the directory for the command")?;
+    }
     let words: Vec<_> = args.command.iter().map(|word| with_dir(word, &dir)).collect();
     let error = Command::new(&words[0]).args(&words[1..]).exec();
     Err(anyhow::Error::new(error).context(format!("cannot execute `{}`", words[0].display())))
 }
 
-/// Brings the artifact; gives its directory's absolute path.
-async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<PathBuf> {
+/// Brings the artifact; gives its directory's absolute path, and what keeps that if nobody has named it.
+async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<(PathBuf, Option<Place>)> {
     let access = access::for_reference(&args.registry, &args.reference)?;
     let (mut reference, mut output) = (args.reference.clone(), args.output.clone().unwrap_or_default());
+    let mut place = None;
     if args.output.is_none() {
         let (digest, pinned) = peer::resolve(&args.reference, access.clone()).await?;
-        output = default_dir(&digest)?;
+        let taken = Place::of(&digest)?;
+        output.clone_from(&taken.dir);
+        place = Some(taken);
         if is_complete(&output) {
             printer.note(format_args!("{} is in {}, all proved before", args.reference, output.display()));
-            return Ok(output);
+            return Ok((output, place));
         }
         reference = pinned;
     }
@@ -87,7 +98,9 @@ async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<PathBuf> {
         // Told to end meanwhile, this process just ends: there is no command yet whose business that would be.
         lingering.linger(args.embedded.linger.0, std::future::pending()).await;
     }
-    std::path::absolute(&output).with_context(|| format!("cannot tell where `{}` is", output.display()))
+    let absolute = std::path::absolute(&output);
+    let absolute = absolute.with_context(|| format!("cannot tell where `{}` is", output.display()))?;
+    Ok((absolute, place))
 }
 
 fn told(reference: &Reference, report: &PullReport, dir: &Path) -> String {
@@ -95,20 +108,6 @@ fn told(reference: &Reference, report: &PullReport, dir: &Path) -> String {
     let moved = if moved == 0 { "it was here".to_owned() } else { format!("{} moved", text::bytes(moved)) };
     let (bytes, time) = (text::bytes(report.bytes), text::seconds(report.elapsed));
     format!("{reference} is in {}: {bytes}, all proved; {moved}, {time}", dir.display())
-}
-
-/// Where an artifact lies if nobody says it.
-fn default_dir(digest: &Sha256Digest) -> anyhow::Result<PathBuf> {
-    // As the XDG base directory specification has it, a relative path counts as none.
-    let dir_of = |name| env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let cache = dir_of("XDG_CACHE_HOME").or_else(|| dir_of("HOME").map(|home| home.join(".cache")));
-    let Some(cache) = cache else {
-        let message = "neither `XDG_CACHE_HOME` nor `HOME` says where the directory could lie";
-        return Err(Refusal::usage(message).hint("name it with `-o DIR`").into());
-    };
-    let models = cache.join("modelctl/models");
-    std::fs::create_dir_all(&models).with_context(|| format!("cannot make `{}`", models.display()))?;
-    Ok(models.join(format!("sha256-{}", digest.hex())))
 }
 
 /// Whether a directory that is named by a digest has all that its record says, unchanged: then nobody has to be asked.

@@ -57,6 +57,43 @@ fn the_command_gets_the_directory_and_its_exit_code_is_the_commands() {
 }
 
 #[test]
+fn what_was_not_used_for_longest_goes_unless_a_command_uses_it() {
+    let (scratch, registry, _) = published();
+    let versions: Vec<_> = (0..3)
+        .map(|number| {
+            scratch.write_model("next");
+            scratch.write("next/config.json", format!(r#"{{"model_type":"bert","number":{number}}}"#));
+            let tag = format!("models/m:n{number}");
+            scratch.stdout(&["build", "next", "-t", &registry.reference(&tag), "--plain-http"]);
+            let digest = registry.digest("models/m", &format!("n{number}")).replace(':', "-");
+            (registry.reference(&tag), scratch.path(&format!(".cache/modelctl/models/{digest}")))
+        })
+        .collect();
+    let run = |reference: &str, keep: &str, command: &[&str]| {
+        let start = ["run", reference, "--plain-http", "--peer", "none", "--keep", keep, "--"];
+        scratch.modelctl(&[&start[..], command].concat())
+    };
+    let (first, second, third) = (&versions[0], &versions[1], &versions[2]);
+    // A child of the command uses it as well.
+    let script = "(echo started >\"$0.started\"; while [ ! -e \"$0.stop\" ]; do sleep 0.02; done) & wait";
+    let user = Running::start(run(&first.0, "0", &["sh", "-c", script, "{}"]));
+    let started = first.1.with_extension("started");
+    until("the command has started", || started.exists());
+    assert!(run(&second.0, "0", &["ls", "{}"]).output().unwrap().status.success());
+    assert!(first.1.exists() && second.1.exists(), "the first is in use");
+    let output = run(&third.0, "0", &["ls", "{}"]).output().unwrap();
+    assert!(said(&output).contains("which was not used for longest"), "{}", said(&output));
+    assert!(first.1.exists() && !second.1.exists() && third.1.exists());
+    fs::write(first.1.with_extension("stop"), "").unwrap();
+    assert!(user.end().status.success());
+    assert!(run(&second.0, "1", &["ls", "{}"]).output().unwrap().status.success());
+    assert!(!first.1.exists() && second.1.exists() && third.1.exists(), "the one that was used before stays");
+    let left = fs::read_dir(first.1.parent().unwrap()).unwrap();
+    let locks = left.flatten().filter(|entry| entry.file_name().to_str().unwrap().ends_with(".lock"));
+    assert_eq!(locks.count(), 2, "nothing is left of those that went");
+}
+
+#[test]
 fn signals_are_the_commands() {
     let (scratch, _registry, reference) = published();
     let script = "trap 'exit 9' TERM; echo started >\"$1.started\"; while :; do sleep 0.02; done";
