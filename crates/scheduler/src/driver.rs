@@ -43,7 +43,7 @@ pub(crate) enum Event {
     /// A peer said something else.
     Said { stream: StreamId, peer: PeerId, input: Input },
     /// Somebody wants to know who can describe an artifact.
-    Asked { artifact: ArtifactId, claim: Claim, peer: Option<PeerId>, holds: Duration, reply: Reply },
+    Asked { artifact: ArtifactId, claim: (Claim, Duration), peer: Option<PeerId>, reply: Reply },
     /// Somebody wants to know how the fleet is.
     Inquired(oneshot::Sender<FleetStatus>),
     /// Somebody wants to know the plan of a swarm.
@@ -184,18 +184,14 @@ impl Driver {
             Event::AskedPlan { artifact, reply } => {
                 let _ = reply.send(self.planner.plan_of(&artifact, MEMBERS_MAX));
             }
-            Event::Asked { artifact, claim, peer, holds, reply } => {
-                self.asked(artifact, (claim, peer, holds), reply);
-            }
+            Event::Asked { artifact, claim, peer, reply } => self.asked(artifact, (claim, peer), reply),
             Event::Ended { stream, peer } => {
                 // A newer stream of the same peer is not touched by the end of an older one.
                 if self.live.get(&peer).is_some_and(|live| live.stream == stream)
                     && let Some(live) = self.live.remove(&peer)
                 {
                     tracing::info!(%peer, name = live.name, peers = self.live.len(), "gone");
-                    self.tell(Input::Gone { peer });
-                    self.claims.gone(Instant::now(), peer);
-                    self.names.gone(peer);
+                    self.gone(peer);
                     if self.live.is_empty() {
                         self.since = None;
                         self.planned.clear();
@@ -204,6 +200,12 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn gone(&mut self, peer: PeerId) {
+        self.tell(Input::Gone { peer });
+        self.claims.gone(Instant::now(), peer);
+        self.names.gone(peer);
     }
 
     fn tick(&mut self) {
@@ -216,7 +218,7 @@ impl Driver {
     fn asked(
         &mut self,
         artifact: ArtifactId,
-        (claim, peer, holds): (Claim, Option<PeerId>, Duration),
+        ((claim, holds), peer): ((Claim, Duration), Option<PeerId>),
         reply: Reply,
     ) {
         let now = Instant::now();

@@ -172,7 +172,7 @@ impl scheduler_server::Scheduler for Service {
         let peer = peer.transpose().map_err(refused)?;
         let (reply, answer) = oneshot::channel();
         let holds = Duration::from_millis(request.holds_for_ms);
-        let asked = Event::Asked { artifact, claim, peer, holds, reply };
+        let asked = Event::Asked { artifact, claim: (claim, holds), peer, reply };
         self.events.send(asked).await.map_err(|_| stopping())?;
         Ok(Response::new(match answer.await.map_err(|_| stopping())? {
             Found::Holders(control_addresses) => HoldersReply { control_addresses, read_origin: false },

@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use crate::{
@@ -81,7 +82,7 @@ fn are_like(expected: &[String], found: &[&str]) -> bool {
     }
 }
 
-/// Types what a guide says.
+/// Types what a guide says, and says when, for who wants to know how long a newcomer needs (`--no-capture`).
 fn play(guide: &str, scratch: &Scratch, registry: &Registry) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides").join(guide);
     let ports = [free_port(), free_port()];
@@ -109,11 +110,16 @@ fn play(guide: &str, scratch: &Scratch, registry: &Registry) {
         typed.env("MODELCTL_HTTP_LISTEN", format!("127.0.0.1:{}", ports[0])).stdin(Stdio::null());
         typed
     };
-    let mut beside = Vec::new();
+    let (mut beside, began) = (Vec::new(), Instant::now());
     let steps = steps(&fs::read_to_string(path).unwrap());
     assert!(steps.len() > 3, "{guide} has commands");
     for Step { command, expected } in steps {
         let here = places.here(&command);
+        eprintln!(
+            "{:6.2} s  $ {}",
+            began.elapsed().as_secs_f64(),
+            command.lines().next().unwrap_or_default()
+        );
         if let Some(command) = here.strip_suffix(" &") {
             beside.push(Running::start(bash(&format!("exec {command}"))));
             continue;
@@ -127,6 +133,7 @@ fn play(guide: &str, scratch: &Scratch, registry: &Registry) {
             expected.join("\n")
         );
     }
+    eprintln!("{:6.2} s  the end of {guide}", began.elapsed().as_secs_f64());
     // `timeout` passes it on; killed, it would leave its command alone.
     for process in beside.into_iter().rev() {
         process.signal(Signal::TERM);

@@ -29,6 +29,7 @@ mod inspect;
 mod interrupted;
 mod leaving;
 mod mirror;
+mod mirror_clients;
 mod mirror_guides;
 mod mirrors;
 mod plan;

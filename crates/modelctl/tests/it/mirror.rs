@@ -20,9 +20,9 @@ use crate::{
     support::{PATIENCE, Registry, Scratch, contents, said, skip, until},
 };
 
-const LARGE: usize = (24 << 20) + 12_345;
-const NAME: &str = "models/drill:v1";
-const REPOSITORY: &str = "models/drill";
+pub(crate) const LARGE: usize = (24 << 20) + 12_345;
+pub(crate) const NAME: &str = "models/drill:v1";
+pub(crate) const REPOSITORY: &str = "models/drill";
 
 /// A model in a registry behind a door, and peers that stand in for it, all of one fleet.
 pub(crate) struct Fleet {
@@ -30,7 +30,7 @@ pub(crate) struct Fleet {
     /// Of no use to two threads at once, but this whole value is.
     peers: Vec<Mutex<Running>>,
     /// Where each is a mirror of the registry, and a hub.
-    mirrors: Vec<String>,
+    pub(crate) mirrors: Vec<String>,
     pub(crate) hubs: Vec<String>,
     pub(crate) registry: Registry,
     pub(crate) door: Door,
@@ -86,12 +86,12 @@ impl Fleet {
     }
 
     /// The manifest as the registry has it.
-    fn manifest(&self) -> Value {
+    pub(crate) fn manifest(&self) -> Value {
         serde_json::from_slice(&self.registry.get(&format!("{REPOSITORY}/manifests/v1"))).unwrap()
     }
 
     /// The digest of the large blob.
-    fn weights(&self) -> String {
+    pub(crate) fn weights(&self) -> String {
         let manifest = self.manifest();
         let layers = manifest["layers"].as_array().unwrap();
         let large = layers.iter().find(|layer| layer["size"].as_u64() == Some(LARGE as u64)).unwrap();
@@ -99,7 +99,7 @@ impl Fleet {
     }
 
     /// What a mirror answers.
-    fn get(&self, mirror: usize, path: &str, headers: &[&str]) -> Answer {
+    pub(crate) fn get(&self, mirror: usize, path: &str, headers: &[&str]) -> Answer {
         ask(&self.mirrors[mirror], "GET", path, headers)
     }
 
@@ -108,7 +108,7 @@ impl Fleet {
     }
 
     /// The bytes of the large blob.
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         fs::read(self.scratch.path("model/model.bin")).unwrap()
     }
 }
@@ -127,7 +127,7 @@ impl Answer {
     }
 
     /// The code of an error in the specification's form.
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap();
         body["errors"][0]["code"].as_str().unwrap().to_owned()
     }
@@ -174,7 +174,7 @@ fn head(reader: &mut BufReader<TcpStream>) -> (u16, BTreeMap<String, String>) {
     (status, headers)
 }
 
-fn run(program: &str, args: &[&str]) {
+pub(crate) fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}; run scripts/setup"));
     assert!(output.status.success(), "{program} {args:?}\n{}", said(&output));

@@ -2,31 +2,49 @@
 
 use std::{fs, path::Path, process::Command};
 
+use tokio::runtime::Runtime;
+
 use crate::{
+    fault_server::FaultServer,
+    hub_model::HubModel,
     running::Running,
-    support::{Registry, Scratch, said, skip},
+    support::{Registry, Scratch, safetensors, said, skip},
 };
+
+const CONFIG: &str = "{\"model_type\":\"bert\"}\n";
 
 /// Where the guides have a registry, which listens elsewhere in a test.
 const REGISTRY: &str = "registry.example.org:5000";
-/// What stands before the part of a guide that is played.
+/// Where they have a hub.
+const HUB: &str = "http://hub.example.org";
+/// What stands before a part of a guide that is played.
 const MARK: &str = "<!-- replayed by crates/modelctl/tests/it/mirror_guides.rs -->\n```console\n";
 
-/// Plays a guide in a directory with a model, which is in the registry under `name`. `face` is where the guide has the
-/// mirror.
+/// Plays the parts of a guide, each in a directory of its own with a model, which is in the registry under `name` and on the
+/// hub as `org/small`. `face` is where the guide has the mirror.
 fn play(guide: &str, name: &str, face: &str) {
+    let runtime = Runtime::new().unwrap();
+    let model = HubModel::new().with("config.json", CONFIG).with_lfs("model.safetensors", safetensors());
+    let hub = runtime.block_on(FaultServer::start(move |seen| model.reply(seen)));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides").join(guide);
     let text = fs::read_to_string(path).unwrap();
-    let played = text.split_once(MARK).expect("a part to play").1.split_once("```").unwrap().0;
+    let parts: Vec<_> = text.split(MARK).skip(1).map(|part| part.split_once("```").unwrap().0).collect();
+    assert!(!parts.is_empty(), "{guide} has a part to play");
+    for part in parts {
+        play_part((guide, part), name, (face, &format!("http://{}", hub.host())));
+    }
+}
+
+fn play_part((guide, played): (&str, &str), name: &str, (face, hub): (&str, &str)) {
     let (scratch, registry) = (Scratch::new(), Registry::start());
-    scratch.write("model/config.json", "{\"model_type\":\"bert\"}\n");
-    scratch.write("model/model.safetensors", crate::support::safetensors());
+    scratch.write("model/config.json", CONFIG);
+    scratch.write("model/model.safetensors", safetensors());
     scratch.stdout(&["build", "model", "-t", &registry.reference(name), "--plain-http"]);
     let mut peer = None;
     let mut address = String::from("127.0.0.1:0");
     for step in played.split("$ ").skip(1) {
         let (line, expected) = step.split_once('\n').unwrap();
-        let line_here = line.replace(REGISTRY, registry.address()).replace(face, &address);
+        let line_here = line.replace(REGISTRY, registry.address()).replace(HUB, hub).replace(face, &address);
         let found = if let Some(line) = line_here.strip_suffix(" &") {
             let mut running = Running::start(shell(&scratch, &format!("exec {line}")));
             let ready = running.text();
