@@ -187,7 +187,9 @@ impl Mirror {
                 () = &mut stopped => return,
                 _ = ticks.tick() => {
                     self.slots.rest();
-                    self.models.iter().for_each(Models::rest);
+                    if let Some(models) = &self.models {
+                        models.rest();
+                    }
                 }
             }
         }

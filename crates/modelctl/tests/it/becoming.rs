@@ -89,7 +89,8 @@ fn what_was_not_used_for_longest_goes_unless_a_command_uses_it() {
     assert!(run(&second.0, "1", &["ls", "{}"]).output().unwrap().status.success());
     assert!(!first.1.exists() && second.1.exists() && third.1.exists(), "the one that was used before stays");
     let left = fs::read_dir(first.1.parent().unwrap()).unwrap();
-    let locks = left.flatten().filter(|entry| entry.file_name().to_str().unwrap().ends_with(".lock"));
+    let locks =
+        left.flatten().filter(|entry| entry.path().extension().is_some_and(|ending| ending == "lock"));
     assert_eq!(locks.count(), 2, "nothing is left of those that went");
 }
 

@@ -58,7 +58,7 @@ pub(super) struct Models {
     /// Without a token: each client has its own.
     access: Access,
     revisions: Mutex<BTreeMap<(String, String), Arc<Revision>>>,
-    models: Mutex<BTreeMap<(String, Commit), Arc<Known>>>,
+    commits: Mutex<BTreeMap<(String, Commit), Arc<Known>>>,
 }
 
 /// What a revision was when it was asked for. Those who ask for the same wait for one answer.
@@ -85,7 +85,7 @@ struct Learned {
 impl Models {
     /// Nothing is asked.
     pub(super) fn new(access: Access) -> Self {
-        Self { access, revisions: Mutex::default(), models: Mutex::default() }
+        Self { access, revisions: Mutex::default(), commits: Mutex::default() }
     }
 
     /// A model at a revision, if whoever has this token may have it; and whether the hub could not be asked.
@@ -97,7 +97,7 @@ impl Models {
     ) -> Result<(Arc<HubModel>, bool), Refused> {
         let at = reference(id, revision)?;
         let (key, who): (Key, Who) = ((HUB, id.to_owned()), Who::of(token));
-        let asker = Asker { rights, standing: rights.standing(&key, &who), key, who, token };
+        let client = Asker { rights, standing: rights.standing(&key, &who), key, who, token };
         let state = self.revision(id, revision);
         let mut state = state.lock().await;
         let last = state.and_then(|(commit, asked)| Some((self.known(id, commit)?, asked)));
@@ -113,13 +113,13 @@ impl Models {
             Ok(Learned { known, asked, is_allowed }) => {
                 *state = Some((known.snapshot.commit(), asked));
                 drop(state);
-                if !is_allowed && asker.standing != Standing::Fresh {
+                if !is_allowed && client.standing != Standing::Fresh {
                     if let Err(error) = known.snapshot.lets_in(token).await {
-                        return asker.refused(&error, Some(&known));
+                        return client.refused(&error, Some(&known));
                     }
-                    rights.accept(&asker.key, asker.who);
+                    rights.accept(&client.key, client.who);
                 } else if is_allowed {
-                    rights.accept(&asker.key, asker.who);
+                    rights.accept(&client.key, client.who);
                 }
                 known.slot.touch();
                 if !is_commit {
@@ -129,7 +129,7 @@ impl Models {
             }
             Err(error) => {
                 let last = last.filter(|(_, asked)| asked.elapsed() < BRANCH_KNOWN);
-                asker.refused(&error, last.map(|(known, _)| known).as_ref())
+                client.refused(&error, last.map(|(known, _)| known).as_ref())
             }
         }
     }
@@ -157,8 +157,10 @@ impl Models {
     /// Lets go of transfers that nobody reads.
     pub(super) fn rest(&self) {
         let models: Vec<_> =
-            self.models.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        models.iter().for_each(|known| known.slot.rest());
+            self.commits.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for known in models {
+            known.slot.rest();
+        }
     }
 
     /// What a revision is now: as somebody of the fleet says, or else the hub.
@@ -259,7 +261,7 @@ impl Models {
         let listed = Arc::new(listed(&snapshot));
         let model = Model::of(artifact, None);
         let known = Arc::new(Known { snapshot, listed, told, model, slot: Arc::default() });
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         let at = (at.model(), commit);
         if models.len() >= MODELS_MAX && !models.contains_key(&at) {
             let oldest = models.iter().min_by_key(|(_, known)| known.slot.used()).map(|(at, _)| at.clone());
@@ -270,7 +272,7 @@ impl Models {
     }
 
     fn known(&self, id: &str, commit: Commit) -> Option<Arc<Known>> {
-        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let models = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         models.get(&(id.to_owned(), commit)).cloned()
     }
 

@@ -67,7 +67,7 @@ impl Place {
                 )),
                 Ok(false) => {}
                 Err(error) => {
-                    printer.warn(format_args!("`{}` stays: {error}", self.models.join(&name).display()))
+                    printer.warn(format_args!("`{}` stays: {error}", self.models.join(&name).display()));
                 }
             }
         }
