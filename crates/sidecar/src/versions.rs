@@ -303,17 +303,17 @@ mod tests {
         let whole = Versions::open(&dir, &Selection::default()).unwrap();
         fill(&whole, 1);
         whole.flip(&version(1)).unwrap();
-        assert_eq!(whole.live().unwrap(), Some(version(1)));
+        assert_eq!(whole.named(), Some(version(1)));
         let path = whole.path(&version(1));
         drop(whole);
         let selection = Selection::new(&["*.safetensors".to_owned()], &[], &[]).unwrap();
         let part = Versions::open(&dir, &selection).unwrap();
-        assert_eq!(part.live().unwrap(), None, "what is there is not what is wanted");
+        assert_eq!(part.named(), None, "what is there is not what is wanted");
         fill(&part, 1);
         assert_ne!(part.path(&version(1)), path);
         assert!(path.exists(), "and stays until the other is there");
         part.flip(&version(1)).unwrap();
-        assert_eq!(part.live().unwrap(), Some(version(1)));
+        assert_eq!(part.named(), Some(version(1)));
         part.sweep(&[version(1)]).unwrap();
         assert!(!path.exists() && part.path(&version(1)).exists());
     }
