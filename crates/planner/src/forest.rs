@@ -2,7 +2,7 @@
 //!
 //! Owns: who is whose parent in each stripe, and that nobody sends more than its share. Does not own: who is a root, what
 //! a share is worth (`swarm_state`), or the steps by
-//! which a tree changes (`forest::links`), comes back into shape (`forest::shape`) or is grown anew (`forest::plant`).
+//! which a tree changes (`forest::links`), comes back into shape (`forest::shape`, `forest::gather`) or is grown anew (`forest::plant`).
 //!
 //! Loads are in bytes per second of the artifact: whoever takes a stripe costs its parent its own rate, and can be parent
 //! of those only that take no more: nobody waits for a slower card. The fastest come first, nearest to the roots, and a
@@ -16,6 +16,7 @@
 //!
 //! Each step moves a few children only, so that a plan changes for the few that it must change for.
 
+mod gather;
 mod links;
 mod plant;
 mod shape;
@@ -308,6 +309,7 @@ impl Forest {
     pub(crate) fn tidy(&mut self) {
         let _ = (0..TIDY_MAX).take_while(|_| self.tidy_loose()).count();
         self.favour_roots();
+        self.gather();
         let over = |node: &Node| self.seats[*node as usize].used > self.seats[*node as usize].budget;
         let over: Vec<Node> = self.loose.iter().copied().filter(over).collect();
         for node in over {

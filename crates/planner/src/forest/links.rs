@@ -230,7 +230,7 @@ impl Forest {
         }
     }
 
-    fn is_under(&self, stripe: usize, mut node: Node, above: Node) -> bool {
+    pub(super) fn is_under(&self, stripe: usize, mut node: Node, above: Node) -> bool {
         while node != above {
             node = self.seats[node as usize].parents[stripe];
             if node == NOBODY {

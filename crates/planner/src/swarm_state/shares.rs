@@ -7,9 +7,6 @@ use super::roster::Rated;
 /// at each join, and move children for it.
 const EXACT_MAX: u64 = 64;
 
-/// What is shared out beyond what it takes, so that the next joins find it: one part of so many.
-const EXTRA: u128 = 32;
-
 /// How many stripes each may send to cards like its own: all that is taken, but for one copy, shared by what cards do, so
 /// that every upload is used alike.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,8 +43,7 @@ impl Shares {
         let is_ample = edges * self.weight < (self.edges * weight) / 4 * 3;
         let is_anew = children <= EXACT_MAX || self.edges == 0 || is_ample;
         if is_anew {
-            let extra = if children <= EXACT_MAX { 0 } else { edges / EXTRA };
-            *self = Self { edges: edges + extra, weight };
+            *self = Self { edges, weight };
         }
         is_anew
     }

@@ -21,7 +21,7 @@ fn peer(number: u32) -> PeerId {
     PeerId::new(bytes)
 }
 
-fn register(number: u32) -> Input {
+pub(crate) fn register(number: u32) -> Input {
     let ip = Ipv4Addr::from_bits((10 << 24) + number);
     Input::Register {
         peer: peer(number),
@@ -33,7 +33,7 @@ fn register(number: u32) -> Input {
     }
 }
 
-fn join(number: u32, epoch: u64) -> Input {
+pub(crate) fn join(number: u32, epoch: u64) -> Input {
     Input::Join {
         peer: peer(number),
         artifact: ARTIFACT,
@@ -79,6 +79,20 @@ fn middle(mut times: Vec<(Duration, usize)>) -> (Duration, Duration, usize) {
     times.sort_unstable();
     let most = times.iter().map(|(_, plans)| *plans).max().unwrap_or(0);
     (times[times.len() / 2].0, times[times.len() - 1].0, most)
+}
+
+#[test]
+#[ignore = "it measures, and asserts nothing"]
+fn cost_of_the_first_plan_of_many() {
+    let best = (0..10).map(|_| {
+        let mut planner = Planner::new();
+        for number in 0..10_000 {
+            timed(&mut planner, Duration::ZERO, register(number));
+            timed(&mut planner, Duration::ZERO, join(number, 9));
+        }
+        timed(&mut planner, Duration::from_secs(1), Input::Tick)
+    });
+    println!("10000 peers: {:?} (best of ten, all told)", best.min());
 }
 
 #[test]
