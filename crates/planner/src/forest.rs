@@ -76,6 +76,8 @@ struct Seat {
     /// Whether it takes everything from faster cards, and passes it on to its equals, a child in each stripe.
     is_herald: bool,
     parents: [Node; STRIPES],
+    /// Bit `s`: it serves in stripe `s`, or is its root.
+    serves: u16,
     is_touched: bool,
 }
 
@@ -89,11 +91,16 @@ impl Seat {
         role: Role::Idle,
         is_herald: false,
         parents: [NOBODY; STRIPES],
+        serves: 0,
         is_touched: false,
     };
 
     fn spare(&self) -> u64 {
         self.budget.saturating_sub(self.used)
+    }
+
+    fn serves(&self, stripe: usize) -> bool {
+        self.serves >> stripe & 1 == 1
     }
 }
 
@@ -175,8 +182,8 @@ impl Forest {
         if self.seats.len() <= at {
             self.seats.resize(at + 1, Seat::EMPTY);
         }
-        let is_touched = self.seats[at].is_touched;
-        self.seats[at] = Seat { is_here: true, is_child, weight, budget, is_touched, ..Seat::EMPTY };
+        let Seat { is_touched, serves, .. } = self.seats[at];
+        self.seats[at] = Seat { is_here: true, is_child, weight, budget, is_touched, serves, ..Seat::EMPTY };
         if is_child {
             self.count_child(weight, true);
         }
@@ -361,11 +368,21 @@ impl Forest {
 
     /// Those who serve children in a stripe, and how deep they are, from a number on and then from the start.
     pub(crate) fn serving(&self, stripe: usize, from: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
-        let at = &self.stripes[stripe];
-        let all =
-            at.listed.get_or_init(|| at.inner.iter().map(|(node, inner)| (*node, inner.depth)).collect());
+        let all = self.listed(stripe);
         let (before, after) = all.split_at(all.partition_point(|(node, _)| *node < from));
         after.iter().chain(before).copied()
+    }
+
+    /// The same from another one for each `salt`.
+    pub(crate) fn serving_by(&self, stripe: usize, salt: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
+        let all = self.listed(stripe);
+        let (before, after) = all.split_at(salt as usize % all.len().max(1));
+        after.iter().chain(before).copied()
+    }
+
+    fn listed(&self, stripe: usize) -> &[(Node, u32)] {
+        let at = &self.stripes[stripe];
+        at.listed.get_or_init(|| at.inner.iter().map(|(node, inner)| (*node, inner.depth)).collect())
     }
 
     /// One more than the largest number that a member ever had.
@@ -375,6 +392,7 @@ impl Forest {
 
     /// How far a member that serves children is from where its tree begins.
     pub(crate) fn depth(&self, stripe: usize, node: Node) -> Option<u32> {
+        self.seats.get(node as usize).filter(|seat| seat.serves(stripe))?;
         self.stripes[stripe].inner.get(&node).map(|inner| inner.depth)
     }
 
@@ -416,7 +434,15 @@ impl Forest {
 
     /// What the children of a member take of a stripe.
     pub(crate) fn load(&self, stripe: usize, node: Node) -> u64 {
+        if !self.serves(stripe, node) {
+            return 0;
+        }
         self.stripes[stripe].inner.get(&node).map_or(0, |inner| inner.load)
+    }
+
+    /// Whether a member serves children in a stripe, or is its root.
+    fn serves(&self, stripe: usize, node: Node) -> bool {
+        self.seats[node as usize].serves(stripe)
     }
 
     /// What its card does.

@@ -65,7 +65,8 @@ impl Forest {
             let to = if self.seats[*other as usize].spare() >= weight {
                 Some((gain, None))
             } else {
-                let back = (0..self.stripes.len()).filter(|at| *at != from && takes[*at] > 0 && gives[*at] > 0);
+                let back =
+                    (0..self.stripes.len()).filter(|at| *at != from && takes[*at] > 0 && gives[*at] > 0);
                 let back = back.map(|at| (gain + count(gives, at) - count(takes, at) + 1, at));
                 back.max_by_key(|(gain, at)| (*gain, usize::MAX - at)).map(|(gain, at)| (gain, Some(at)))
             };
@@ -92,20 +93,22 @@ impl Forest {
             self.demote_empty(to, b);
         }
         self.link(from, b, given);
-        (loose[giver].1[from], loose[taker].1[from]) =
-            (loose[giver].1[from] - 1, loose[taker].1[from] + 1);
+        (loose[giver].1[from], loose[taker].1[from]) = (loose[giver].1[from] - 1, loose[taker].1[from] + 1);
         self.demote_empty(from, a);
         true
     }
 
-    /// A child of one member in a stripe that may be another's, which is as fast: it does not hang under it.
+    /// A child of one member in a stripe that may be another's, which is as fast: best one without children, and none
+    /// that is a root elsewhere, as those are told much at each change. Nobody comes to hang under itself.
     fn child_for(&self, stripe: usize, (parent, to): (Node, Node)) -> Option<Node> {
         let at = &self.stripes[stripe];
         let weight = self.weight(to);
+        let is_root = |node: Node| self.stripes.iter().any(|stripe| stripe.root == Some(node));
         let fits = |child: &Node| *child != to && self.weight(*child) == weight;
         let children = || at.inner.get(&parent).into_iter().flat_map(|inner| &inner.children).copied();
-        let leaf = children().filter(fits).find(|child| !at.inner.contains_key(child));
-        leaf.or_else(|| children().filter(fits).find(|child| !self.is_under(stripe, to, *child)))
+        let leaves = || children().filter(|child| fits(child) && !self.serves(stripe, *child));
+        let leaf = leaves().find(|child| !is_root(*child)).or_else(|| leaves().next());
+        leaf.or_else(|| children().find(|child| fits(child) && !self.is_under(stripe, to, *child)))
     }
 }
 
@@ -114,7 +117,9 @@ fn fewest(loose: &[Served], stuck: &[u16; LOOKED_AT_MAX]) -> Option<(usize, usiz
     let of = |(giver, (_, counts)): (usize, &Served)| {
         let stripes = counts.iter().filter(|count| **count > 0).count();
         let is_free = move |at: &usize| counts[*at] > 0 && stuck[giver] >> at & 1 == 0;
-        (0..STRIPES).filter(is_free).map(move |at| (counts[at], usize::MAX - stripes, giver, at))
+        (0..STRIPES)
+            .filter(is_free)
+            .map(move |at| (counts[at], usize::MAX - stripes, giver, at))
             .filter(move |_| stripes > 1)
             .min()
     };

@@ -14,7 +14,7 @@ impl Forest {
         if !seat.is_here || !seat.is_child || !is_rooted || seat.parents[stripe] != NOBODY {
             return;
         }
-        if self.stripes[stripe].inner.contains_key(&node) {
+        if self.serves(stripe, node) {
             return self.hang_inner(stripe, node);
         }
         if let Some(parent) = self.provider(stripe, node) {
@@ -242,9 +242,10 @@ impl Forest {
 
     /// A member without children in a stripe begins to serve there, as near to the root as it can be.
     pub(super) fn promote(&mut self, stripe: usize, node: Node) {
-        if self.stripes[stripe].inner.contains_key(&node) {
+        if self.serves(stripe, node) {
             return;
         }
+        self.seats[node as usize].serves |= 1 << stripe;
         let parent = self.seats[node as usize].parents[stripe];
         let depth = self.stripes[stripe].inner.get(&parent).map_or(0, |inner| inner.depth + 1);
         self.stripes[stripe].inner.insert(node, Inner { depth, ..Inner::default() });
@@ -274,10 +275,14 @@ impl Forest {
     }
 
     pub(super) fn leave_empty(&mut self, stripe: usize, node: Node) -> bool {
+        if !self.serves(stripe, node) {
+            return false;
+        }
         let at = &mut self.stripes[stripe];
         if at.root == Some(node) || at.inner.get(&node).is_none_or(|inner| !inner.children.is_empty()) {
             return false;
         }
+        self.seats[node as usize].serves &= !(1 << stripe);
         if let Some(inner) = at.inner.remove(&node) {
             at.listed.take();
             at.spare.remove(&(inner.depth, node));
@@ -348,7 +353,7 @@ impl Forest {
         inner.children.push(child);
         inner.load += weight;
         let depth = inner.depth + 1;
-        if at.inner.contains_key(&child) {
+        if self.seats[child as usize].serves(stripe) {
             self.set_depth(stripe, child, depth);
         } else {
             self.count_leaf(stripe, parent, true);
@@ -383,7 +388,7 @@ impl Forest {
             inner.children.retain(|other| *other != child);
             inner.load -= weight;
         }
-        if !at.inner.contains_key(&child) {
+        if !self.seats[child as usize].serves(stripe) {
             self.count_leaf(stripe, parent, false);
         }
         self.touch(child);
@@ -500,6 +505,7 @@ impl Forest {
         self.unlink(stripe, root);
         self.stripes[stripe].root = Some(root);
         self.stripes[stripe].inner.entry(root).or_default();
+        self.seats[root as usize].serves |= 1 << stripe;
         self.stripes[stripe].listed.take();
         self.set_depth(stripe, root, 0);
         self.set_role(root, Role::Loose);
@@ -514,12 +520,16 @@ impl Forest {
         }
         let gone = std::mem::take(&mut self.stripes[stripe]);
         for node in gone.inner.into_keys() {
+            self.seats[node as usize].serves &= !(1 << stripe);
             self.touch(node);
             self.settle_role(node);
         }
     }
 
     pub(super) fn set_depth(&mut self, stripe: usize, node: Node, depth: u32) {
+        if !self.serves(stripe, node) {
+            return;
+        }
         let at = &mut self.stripes[stripe];
         let Some(inner) = at.inner.get_mut(&node) else { return };
         let before = std::mem::replace(&mut inner.depth, depth);
@@ -561,6 +571,9 @@ impl Forest {
     }
 
     fn refresh_in(&mut self, stripe: usize, node: Node) {
+        if !self.serves(stripe, node) {
+            return;
+        }
         let Some(before) = self.stripes[stripe].inner.get(&node).map(|inner| inner.has_spare) else { return };
         let can = self.room(stripe, node) >= self.least().max(1);
         let at = &mut self.stripes[stripe];

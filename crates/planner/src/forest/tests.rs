@@ -122,6 +122,11 @@ impl Grove {
                     steps += 1;
                     assert!(steps <= self.members.len(), "a circle in stripe {stripe}");
                 }
+                assert_eq!(
+                    self.forest.serves(stripe, *node),
+                    at.inner.contains_key(node),
+                    "{node} in {stripe}"
+                );
                 if let Some(inner) = at.inner.get(node) {
                     let load: u64 = inner.children.iter().map(|child| self.forest.weight(*child)).sum();
                     assert_eq!(load, inner.load, "load of {node} in {stripe}");

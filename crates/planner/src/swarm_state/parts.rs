@@ -170,10 +170,15 @@ impl SwarmState {
             .filter(|(other, at)| self.may_serve(*other, member) && !at.facts.is_doubted)
             .map(|(_, at)| (at.facts.standing, u32::MAX - at.held[stripe], at.peer))
             .collect();
-        holding.sort_unstable();
         let before: Vec<crate::PeerId> = before.iter().map(|before| before.peer).collect();
-        let holding = holding.into_iter().map(|(_, _, other)| other).filter(|other| !before.contains(other));
         let count = BACKUPS.max(before.len());
+        holding.retain(|(_, _, other)| !before.contains(other));
+        if holding.len() > count {
+            holding.select_nth_unstable(count);
+            holding.truncate(count);
+        }
+        holding.sort_unstable();
+        let holding = holding.into_iter().map(|(_, _, other)| other);
         before.iter().copied().chain(holding).take(count).collect()
     }
 
