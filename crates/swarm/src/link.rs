@@ -94,6 +94,8 @@ pub(crate) struct Link {
     /// Outstanding reads, those given up on included: they still occupy the link.
     pub(crate) reads: BTreeSet<ReadId>,
     pub(crate) bytes_in_flight: u64,
+    /// Pieces that came and are not checked yet.
+    unchecked: u32,
     /// When the last piece came, checked or not.
     pub(crate) last_piece: Duration,
     /// When it was last seen that bytes had come, of whole pieces or not.
@@ -134,6 +136,7 @@ impl Link {
             heard: Bits::empty(piece_count),
             reads: BTreeSet::new(),
             bytes_in_flight: 0,
+            unchecked: 0,
             last_piece: Duration::ZERO,
             last_byte: Duration::ZERO,
             is_slow: false,
@@ -189,6 +192,7 @@ impl Link {
 
     fn ended_until(&mut self, retry_at: Duration) {
         self.state = LinkState::Down { retry_at };
+        self.unchecked = 0;
         self.has = Bits::empty(self.has.piece_count());
         self.coming = (0, self.has.clone());
         self.interest = None;
@@ -258,6 +262,8 @@ impl Link {
         if self.reads.is_empty() {
             self.rate.start(now);
             (self.last_piece, self.last_byte) = (now, now);
+            // Every read ends after its pieces.
+            self.unchecked = 0;
         }
         self.reads.insert(read);
         self.bytes_in_flight += bytes;
@@ -265,7 +271,7 @@ impl Link {
 
     pub(crate) fn arrived(&mut self, now: Duration, bytes: u64) {
         self.rate.add(now, bytes);
-        self.came(now);
+        (self.last_piece, self.last_byte) = (now, now);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
         (self.is_slow, self.is_told_stalled, self.is_reported) = (false, false, false);
         (self.failures, self.refusals) = (0, 0);
@@ -274,6 +280,17 @@ impl Link {
     /// A piece came; whether it is right is found out later.
     pub(crate) fn came(&mut self, now: Duration) {
         (self.last_piece, self.last_byte) = (now, now);
+        self.unchecked += 1;
+    }
+
+    /// That is found out of one of them.
+    pub(crate) fn checked(&mut self) {
+        self.unchecked = self.unchecked.saturating_sub(1);
+    }
+
+    /// Whether so many pieces are all here, and wait for nothing but this peer itself.
+    pub(crate) fn has_sent(&self, pieces: u64) -> bool {
+        u64::from(self.unchecked) >= pieces
     }
 
     pub(crate) fn ended(&mut self, read: ReadId, bytes_left: u64) {

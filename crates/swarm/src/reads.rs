@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use modelpack::layout::{PieceIndex, Run};
+use modelpack::piece_map::PieceMap;
 
 use crate::io::{ReadId, Source};
 
@@ -65,6 +66,22 @@ impl Reads {
 
     pub(crate) fn is_carried(&self, piece: PieceIndex) -> bool {
         self.all.values().any(|read| read.is_live && read.run.contains(piece))
+    }
+
+    /// Marks those as cancelled that bring nothing any more, now that this piece is here; says which.
+    pub(crate) fn cancel_superseded(&mut self, piece: PieceIndex, have: &PieceMap) -> Vec<ReadId> {
+        let is_superseded = |read: &Read| {
+            read.run.contains(piece)
+                && read.bytes_left > 0
+                && !read.is_cancelled
+                && have.contains_run(read.run)
+        };
+        let superseded = self.all.iter_mut().filter(|(_, read)| is_superseded(read));
+        let cancelled = superseded.map(|(id, read)| {
+            read.is_cancelled = true;
+            *id
+        });
+        cancelled.collect()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ReadId, &Read)> {

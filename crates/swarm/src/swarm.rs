@@ -198,8 +198,13 @@ impl Swarm {
                 return Concerned::Link(peer);
             }
             Input::Coming { peer, epoch, runs } => return self.is_coming(peer, epoch, &runs),
-            Input::Piece { read, piece, outcome: PieceOutcome::Good } => return self.good(read, piece),
-            Input::Piece { read, piece, outcome: PieceOutcome::Bad } => self.bad(read, piece),
+            Input::Piece { read, piece, outcome } => {
+                self.checked(read);
+                match outcome {
+                    PieceOutcome::Good => return self.good(read, piece),
+                    PieceOutcome::Bad => self.bad(read, piece),
+                }
+            }
             Input::Arrived { peer } => {
                 self.note(peer, Link::came);
                 return Concerned::Nobody;
@@ -437,23 +442,10 @@ impl Swarm {
             _ => self.outputs.push_back(Output::Announce { run: Run::one(piece) }),
         }
         if self.reads.has_given_up() {
-            self.cancel_superseded(piece);
+            let superseded = self.reads.cancel_superseded(piece, &self.have);
+            self.outputs.extend(superseded.into_iter().map(|read| Output::Cancel { read }));
         }
         concerned
-    }
-
-    fn cancel_superseded(&mut self, piece: PieceIndex) {
-        let have = &self.have;
-        for (id, read) in self.reads.iter_mut() {
-            if read.run.contains(piece)
-                && read.bytes_left > 0
-                && !read.is_cancelled
-                && have.contains_run(read.run)
-            {
-                read.is_cancelled = true;
-                self.outputs.push_back(Output::Cancel { read: id });
-            }
-        }
     }
 
     fn bad(&mut self, id: ReadId, piece: PieceIndex) {

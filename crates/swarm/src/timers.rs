@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use modelpack::layout::PIECE_BYTES;
 use planner::{PeerId, PeerPlan, StripeSource};
 
-use crate::io::{Output, Source};
+use crate::io::{Output, ReadId, Source};
 use crate::link::{Link, LinkState};
 use crate::origin::OriginState;
 use crate::stripes::{Stripe, rendezvous};
@@ -61,7 +62,25 @@ impl Swarm {
 
     fn link_stalls_at(&self, peer: PeerId, link: &Link) -> Option<Duration> {
         let oldest = link.reads.iter().find_map(|id| self.reads.get(*id).filter(|read| read.is_live))?;
+        if self.owes_nothing(link) {
+            return None;
+        }
         Some(oldest.issued.max(link.last_piece) + self.patience_with(Source::Peer(peer), oldest.expected))
+    }
+
+    /// Whether all that is out on a link has come, and waits to be checked: its other end could not do more.
+    fn owes_nothing(&self, link: &Link) -> bool {
+        let out = link.reads.iter().filter_map(|id| self.reads.get(*id));
+        link.has_sent(out.map(|read| read.bytes_left.div_ceil(PIECE_BYTES)).sum())
+    }
+
+    /// A piece was checked, whatever came of it.
+    pub(crate) fn checked(&mut self, id: ReadId) {
+        if let Some(Source::Peer(peer)) = self.reads.get(id).map(|read| read.source)
+            && let Some(link) = self.links.get_mut(&peer)
+        {
+            link.checked();
+        }
     }
 
     /// How long a source may give no piece that asks so much time for one.
@@ -168,16 +187,21 @@ impl Swarm {
         let peers = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer)).map(|(_, link)| link);
         let idle: Vec<&Link> = peers.filter(|link| link.is_usable() && link.reads.is_empty()).collect();
         let is_late = |link: &Link| {
-            link.reads.iter().filter_map(|id| self.reads.get(*id)).filter(|read| read.is_live).any(|read| {
-                let missing = read.run.pieces().find(|piece| !self.have.contains(*piece));
-                let other =
-                    idle.iter().filter(|other| missing.is_some_and(|piece| other.has.contains(piece)));
-                other.filter_map(|other| other.predicted(read.bytes_left, None)).min().is_some_and(
-                    |alternative| {
-                        self.now >= read.issued + (alternative * HEDGE_FACTOR).max(self.config.stall_min)
+            !self.owes_nothing(link)
+                && link.reads.iter().filter_map(|id| self.reads.get(*id)).filter(|read| read.is_live).any(
+                    |read| {
+                        let missing = read.run.pieces().find(|piece| !self.have.contains(*piece));
+                        let other = idle
+                            .iter()
+                            .filter(|other| missing.is_some_and(|piece| other.has.contains(piece)));
+                        other.filter_map(|other| other.predicted(read.bytes_left, None)).min().is_some_and(
+                            |alternative| {
+                                self.now
+                                    >= read.issued + (alternative * HEDGE_FACTOR).max(self.config.stall_min)
+                            },
+                        )
                     },
                 )
-            })
         };
         self.links.iter().filter(|(_, link)| is_late(link)).map(|(peer, _)| *peer).collect()
     }

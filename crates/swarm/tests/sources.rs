@@ -369,6 +369,37 @@ fn a_seed_is_given_more_time_than_a_parent() {
     assert_eq!(stalls_in(long, true), 1);
 }
 
+/// How often a link stalls that is asked for several pieces, all but so many of which come at once, while the disk of this
+/// peer checks none of them.
+fn stalls_while_a_disk_rests(is_seed: bool, missing: usize) -> u64 {
+    let mut plan = plan();
+    plan.members[0].is_seed = is_seed;
+    let mut swarm = linked_by(plan);
+    let mut now = gives_at_once(&mut swarm);
+    let asked = std::iter::from_fn(|| swarm.poll()).filter_map(|output| match output {
+        Output::Read { run, .. } => Some(run.len() as usize),
+        _ => None,
+    });
+    let asked: usize = asked.sum();
+    assert!(asked > 1, "{asked}");
+    now += Duration::from_millis(1);
+    for _ in missing..asked {
+        swarm.handle(now, Input::Arrived { peer: PARENT });
+    }
+    while let Some(wake) = swarm.next_wake().filter(|wake| *wake <= now + Duration::from_secs(2)) {
+        swarm.handle(wake, Input::Tick);
+    }
+    swarm.take_stalls()
+}
+
+#[test]
+fn whoever_has_sent_everything_does_not_stall() {
+    for is_seed in [false, true] {
+        assert_eq!(stalls_while_a_disk_rests(is_seed, 0), 0);
+        assert_eq!(stalls_while_a_disk_rests(is_seed, 1), 1);
+    }
+}
+
 /// Asks nobody for a piece that the parent has, as long as it may have paused only; then the seed.
 #[test]
 fn a_seed_is_spared_what_somebody_has_who_pauses() {
