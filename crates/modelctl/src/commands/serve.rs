@@ -9,8 +9,8 @@ use face::Rule;
 use identity::{FleetKey, Identity, Security};
 use modelpack::{manifest::Blob, reference::Reference};
 use peer::{
-    Delta, HubFace, Left, LeftBecause, MirrorOptions, Peer, PeerOptions, PeerSecurity, Seed, SeedFile, SeedFiles,
-    Upstream,
+    Delta, HubFace, Left, LeftBecause, MirrorOptions, Peer, PeerOptions, PeerSecurity, Seed, SeedFile,
+    SeedFiles, Upstream,
 };
 use planner::Place;
 use registry::Access;

@@ -53,21 +53,21 @@ impl Forest {
 
     /// What brings together the most: the sum of the squares of all counts grows by it.
     fn best_exchange(&self, loose: &[Served], (giver, from): (usize, usize)) -> Option<Exchange> {
-        let (node, gives) = &loose[giver];
+        let (node, here) = &loose[giver];
         let weight = self.weight(*node);
         let count = |counts: &[u32; STRIPES], at: usize| i64::from(counts[at]);
         let mut best: Option<(i64, Exchange)> = None;
-        for (taker, (other, takes)) in loose.iter().enumerate() {
-            if taker == giver || takes[from] == 0 || self.weight(*other) != weight {
+        for (taker, (other, there)) in loose.iter().enumerate() {
+            if taker == giver || there[from] == 0 || self.weight(*other) != weight {
                 continue;
             }
-            let gain = count(takes, from) - count(gives, from) + 1;
+            let gain = count(there, from) - count(here, from) + 1;
             let to = if self.seats[*other as usize].spare() >= weight {
                 Some((gain, None))
             } else {
                 let back =
-                    (0..self.stripes.len()).filter(|at| *at != from && takes[*at] > 0 && gives[*at] > 0);
-                let back = back.map(|at| (gain + count(gives, at) - count(takes, at) + 1, at));
+                    (0..self.stripes.len()).filter(|at| *at != from && there[*at] > 0 && here[*at] > 0);
+                let back = back.map(|at| (gain + count(here, at) - count(there, at) + 1, at));
                 back.max_by_key(|(gain, at)| (*gain, usize::MAX - at)).map(|(gain, at)| (gain, Some(at)))
             };
             if let Some((gain, to)) = to.filter(|(gain, _)| *gain > best.map_or(0, |(best, _)| best)) {
