@@ -27,11 +27,16 @@ const WAIT_PER_PIECE: f64 = 0.5;
 /// As often as not it reads: where others do not get more, however long it waits, the origin would idle.
 const WAIT_MAX: f64 = 1.0;
 
+/// Whoever is so far ahead though it waits, waits in vain: others cannot read faster. Where they can, no lead is half as
+/// long.
+const LEAD_VAIN: f64 = 12.0;
+
 impl Swarm {
     /// Lets others read at the origin for a while, where this peer is ahead of them; its own last read took so long.
     pub(crate) fn keep_abreast(&mut self, took: Duration) {
         if let Some(lead) = self.lead().filter(|_| self.plan.is_some()) {
-            let wait = ((lead - LEAD_FREE) * WAIT_PER_PIECE).clamp(0.0, WAIT_MAX);
+            let is_vain = lead > LEAD_VAIN;
+            let wait = if is_vain { 0.0 } else { ((lead - LEAD_FREE) * WAIT_PER_PIECE).clamp(0.0, WAIT_MAX) };
             self.origin.yields_until = self.now + took.mul_f64(wait);
         }
     }

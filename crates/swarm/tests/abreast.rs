@@ -94,6 +94,14 @@ fn whoever_is_ahead_reads_half_the_time_and_not_less() {
 }
 
 #[test]
+fn whoever_gets_ever_further_ahead_though_it_waits_stops_waiting() {
+    let mut play = Play::new(STRIPES);
+    let waits: Vec<Duration> = (0..20).map(|_| play.read()).collect();
+    assert_eq!(waits[12], TOOK);
+    assert_eq!(waits[13..], [Duration::ZERO; 7], "they cannot read faster");
+}
+
+#[test]
 fn whoever_was_ahead_goes_on_when_the_others_have_come() {
     let mut play = Play::new(STRIPES);
     for _ in 0..5 {
