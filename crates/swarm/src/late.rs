@@ -1,7 +1,10 @@
 //! Coming late to a broadcast: what the others had by then is read last. Does not own the choice among pieces (`pick`).
 //!
 //! Whoever comes in the middle of a wave cannot be done before its end. Until then it takes part in it like everybody
-//! else; the rest it reads from cards that are idle, one read at a time, which gets little where there is little to get.
+//! else; the rest it reads one read at a time, while its own card is not busy with the wave. A wave that fills cards leaves
+//! no parent anything to give besides, and what the late one took of it the others would wait for.
+
+use std::time::Duration;
 
 use planner::PeerId;
 
@@ -14,7 +17,48 @@ use crate::swarm::Swarm;
 /// A peer is late when another that is not done has this part of everything, and it has not itself.
 const LATE_SHARE: u32 = 8;
 
+/// The wave's pace is taken over so many pieces: bursts of single parents do not count.
+const WINDOW_PIECES: u32 = 32;
+
+/// The card is busy at this part of the best pace that it was seen at.
+const BUSY: f64 = 0.85;
+
+/// How quickly pieces come from peers, as times of [`WINDOW_PIECES`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    since: Duration,
+    pieces: u32,
+    last: Option<Duration>,
+    best: Duration,
+}
+
+impl Pace {
+    fn came(&mut self, now: Duration) {
+        if self.pieces == 0 {
+            self.since = now;
+        }
+        self.pieces += 1;
+        if self.pieces > WINDOW_PIECES {
+            let took = now.saturating_sub(self.since);
+            self.best = self.last.map_or(took, |_| self.best.min(took));
+            (self.last, self.pieces, self.since) = (Some(took), 1, now);
+        }
+    }
+
+    /// Not until something is known: what is read besides shows what the card can do.
+    fn is_busy(&self) -> bool {
+        self.last.is_some_and(|last| self.best >= last.mul_f64(BUSY))
+    }
+}
+
 impl Swarm {
+    /// A piece came from a peer.
+    pub(crate) fn note_pace(&mut self) {
+        if !self.postponed.is_empty() {
+            self.pace.came(self.now);
+        }
+    }
+
     /// Puts off what a link has when it is first heard of, if this peer comes late to it.
     pub(crate) fn postpone(&mut self, peer: PeerId) {
         let piece_count = self.layout.piece_count();
@@ -41,14 +85,16 @@ impl Swarm {
         }
     }
 
-    /// Whether one more read of what was put off is too many. What the origin sends keeps nobody's card from others, and
-    /// a read that is late may never end.
+    /// Whether one more read of what was put off is too many: while one is out, or while the wave fills this peer's card.
+    /// What the origin sends keeps nobody's card from others, and a read that is late may never end.
     pub(crate) fn reads_postponed(&self) -> bool {
+        let is_busy = self.pace.is_busy();
         let is_one = |read: &Read| match read.source {
             Source::Peer(peer) => {
                 let is_usable = self.links.get(&peer).is_some_and(Link::is_usable);
                 let is_due = self.now >= read.issued + read.expected.max(self.config.stall_min);
-                read.is_live && is_usable && !is_due && self.postponed.contains(read.run.start)
+                let counts = is_busy || self.postponed.contains(read.run.start);
+                read.is_live && is_usable && !is_due && counts
             }
             Source::Origin => false,
         };

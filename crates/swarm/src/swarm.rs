@@ -10,6 +10,7 @@ use planner::{PeerId, PeerPlan, StripeSource};
 use crate::bits::Bits;
 use crate::edges::Edges;
 use crate::io::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
+use crate::late::Pace;
 use crate::link::{Link, LinkState};
 use crate::origin::{Origin, OriginState};
 use crate::reads::{Read, Reads};
@@ -71,6 +72,7 @@ pub struct Swarm {
     pub(crate) wanted: Bits,
     /// What others had when this peer came late to them.
     pub(crate) postponed: Bits,
+    pub(crate) pace: Pace,
     pub(crate) plan: Option<PeerPlan>,
     /// Since when there is no scheduler.
     pub(crate) lost_at: Option<Duration>,
@@ -128,6 +130,7 @@ impl Swarm {
             have,
             wanted,
             postponed: Bits::empty(0),
+            pace: Pace::default(),
             plan: None,
             lost_at: None,
             seeds: BTreeSet::new(),
@@ -427,6 +430,7 @@ impl Swarm {
                     self.is_stirred |= link.is_slow;
                     link.arrived(self.now, bytes);
                 }
+                self.note_pace();
                 Concerned::Link(peer)
             }
         };

@@ -1,12 +1,12 @@
 //! When a peer asks others than the parents of its plan, and when it does not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
 use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
-use swarm::{Config, Input, Output, PieceOutcome, ReadOutcome, Source, Swarm};
+use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 /// Two stripes, of which the even pieces are the first.
 const PIECES: u32 = 240;
@@ -103,6 +103,15 @@ impl Play {
         asked
     }
 
+    /// The reads that peers were asked for since.
+    fn reads(&mut self) -> Vec<(ReadId, Run)> {
+        let of_peer = |output| match output {
+            Output::Read { read, source: Source::Peer(_), run, .. } => Some((read, run)),
+            _ => None,
+        };
+        std::mem::take(&mut self.outputs).into_iter().filter_map(of_peer).collect()
+    }
+
     fn interests(&self, of: PeerId) -> Vec<u64> {
         let interest = |output: &Output| match output {
             Output::Interest { peer, stripes } if *peer == of => Some(stripes.bits()),
@@ -191,6 +200,35 @@ fn whoever_comes_late_takes_what_is_new_first_and_the_old_piece_by_piece() {
     play.has(PARENTS[idle], [120, 121, 122, 123].into_iter());
     let new: Vec<u32> = play.pass(ms(10), &[]).into_iter().map(|(_, piece)| piece).collect();
     assert!(!new.is_empty() && new.iter().all(|piece| *piece >= 120), "{new:?}");
+}
+
+/// What a late peer asks for of old pieces in the second half of a wave that brings one piece each millisecond, while it
+/// gets so many in that time.
+fn old_in_a_wave(gives: usize) -> Vec<u32> {
+    let mut play = Play::of_parents();
+    play.has(PARENTS[0], even(120));
+    play.has(PARENTS[1], (1..120).step_by(2));
+    let (mut out, mut old) = (VecDeque::new(), Vec::new());
+    for piece in 120..PIECES {
+        play.now += ms(1);
+        play.has(PARENTS[piece as usize % 2], std::iter::once(piece));
+        for _ in 0..gives {
+            out.extend(play.reads());
+            let Some((read, run)) = out.pop_front() else { break };
+            play.tell(Input::Piece { read, piece: run.start, outcome: PieceOutcome::Good });
+            play.tell(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+        }
+        let asked = play.reads();
+        old.extend(asked.iter().map(|(_, run)| run.start.0).filter(|asked| piece >= 180 && *asked < 120));
+        out.extend(asked);
+    }
+    old
+}
+
+#[test]
+fn whoever_comes_late_leaves_the_old_where_the_wave_fills_its_card() {
+    assert!(old_in_a_wave(1).is_empty());
+    assert!(old_in_a_wave(2).len() > 20, "its card has time for more");
 }
 
 #[test]
