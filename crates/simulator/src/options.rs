@@ -75,6 +75,16 @@ pub enum Fault {
         /// Bytes per second of it, in each direction.
         rate: u64,
     },
+    /// Node `node` proves what it reads no quicker than this, `lanes` pieces side by side: its disk or its cores do not
+    /// keep up with its card.
+    Sink {
+        /// Its number.
+        node: usize,
+        /// How long a piece takes.
+        a_piece: Duration,
+        /// How many at once.
+        lanes: u32,
+    },
     /// Node `node` has the first `pieces` pieces when it joins.
     Has {
         /// Its number.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use modelpack::layout::PIECE_BYTES;
-use planner::bound::{Bound, Broadcast, Rates, discrete_optimum};
+use planner::bound::{Bound, Broadcast, Rates, Sink, discrete_optimum, sink};
 
 use crate::fuzz::mix;
 use crate::options::{Fault, Options, Racks, Report};
@@ -35,11 +35,15 @@ pub enum Case {
     Far,
     /// Peers get one, two or four times as much of the origin as each other, as connections that share a card do.
     Unequal,
+    /// A tenth of the peers have disks that do half of what their cards do.
+    Disk,
+    /// A tenth of the peers have cores that hash half of what their cards do, all together.
+    Hash,
 }
 
 impl Case {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Clean,
         Self::Slow,
         Self::Kill,
@@ -51,6 +55,8 @@ impl Case {
         Self::Racks,
         Self::Far,
         Self::Unequal,
+        Self::Disk,
+        Self::Hash,
     ];
 
     /// Its name on the command line.
@@ -67,6 +73,8 @@ impl Case {
             Self::Racks => "racks",
             Self::Far => "far",
             Self::Unequal => "unequal",
+            Self::Disk => "disk",
+            Self::Hash => "hash",
         }
     }
 }
@@ -118,6 +126,12 @@ const MANY: u32 = 64;
 
 /// How many times faster the cards of a rack are together than its uplink.
 const OVERSUBSCRIPTION: u64 = 3;
+
+/// How many times less than its card a slow disk does, or slow cores do.
+const SINK_DIVISOR: f64 = 2.0;
+
+/// Cores that hash one piece each.
+const HASH_CORES: u32 = 4;
 
 impl Sweep {
     /// Bytes of one piece of the artifact.
@@ -192,6 +206,16 @@ impl Sweep {
         }
     }
 
+    /// What a peer can prove in a second, and how many pieces it proves at once, if that is less than its card brings.
+    fn sink(&self, peer: u32) -> Option<(f64, u32)> {
+        let lanes = match self.case {
+            Case::Disk => 1,
+            Case::Hash => HASH_CORES,
+            _ => return None,
+        };
+        self.is_one_of_few(peer).then_some((as_f64(self.rate) / SINK_DIVISOR, lanes))
+    }
+
     fn is_one_of_few(&self, peer: u32) -> bool {
         // Where there are less than ten, one is.
         peer % FEW == FEW / 2 || self.peers <= FEW / 2 && peer == 0
@@ -229,6 +253,10 @@ impl Sweep {
                 Case::Unequal => {
                     options.faults.push(Fault::Favoured { node, share: 1 << (drawn(seed, peer) % 3) });
                 }
+                Case::Disk | Case::Hash => options.faults.extend(self.sink(peer).map(|(rate, lanes)| {
+                    let a_piece = as_f64(PIECE_BYTES) * f64::from(lanes) / (rate / shrink);
+                    Fault::Sink { node, a_piece: Duration::from_secs_f64(a_piece), lanes }
+                })),
                 _ if factor > 1 => options.faults.push(Fault::Slow { node, factor }),
                 _ => {}
             }
@@ -249,12 +277,20 @@ impl Sweep {
             let rate = as_f64(self.rate) / f64::from(self.divisor(peer));
             Rates { up: rate, down: rate }
         };
-        let own = self.divisor(peer);
-        let (same, others): (Vec<u32>, Vec<u32>) =
-            (0..self.peers).partition(|other| self.is_healthy(*other) && self.divisor(*other) <= own);
+        let (own, own_sink) = (self.divisor(peer), self.sink(peer));
+        let is_served = |other: &u32| {
+            let is_slower = own_sink.is_none() && self.sink(*other).is_some();
+            self.is_healthy(*other) && self.divisor(*other) <= own && !is_slower
+        };
+        let (same, others): (Vec<u32>, Vec<u32>) = (0..self.peers).partition(is_served);
         let of = |peers: Vec<u32>| -> Vec<Rates> { peers.into_iter().map(rates).collect() };
         let cards = Bound::with_helpers(self.bytes, Some(self.origin_rate()), &of(same), &of(others)).time();
-        cards.max(self.bound_of_racks())
+        cards.max(self.bound_of_racks()).max(self.bound_of_sink(peer))
+    }
+
+    fn bound_of_sink(&self, peer: u32) -> Duration {
+        let disk = self.sink(peer).map_or(f64::INFINITY, |(rate, _)| rate);
+        sink(self.bytes, Sink { card: as_f64(self.rate), disk, memory: f64::INFINITY, hash: f64::INFINITY })
     }
 
     /// What came of a run.
@@ -265,7 +301,8 @@ impl Sweep {
         };
         let mut bounds = std::collections::BTreeMap::new();
         let mut ratio = |peer: u32, from: Duration| {
-            let bound = *bounds.entry(self.divisor(peer)).or_insert_with(|| self.bound_of(peer));
+            let kind = (self.divisor(peer), self.sink(peer).is_some());
+            let bound = *bounds.entry(kind).or_insert_with(|| self.bound_of(peer));
             let time = report.done[peer as usize].map(|done| done.saturating_sub(from));
             time.map_or(f64::INFINITY, |time| time.as_secs_f64() / bound.as_secs_f64())
         };

@@ -19,6 +19,7 @@ mod links;
 pub(crate) mod news;
 mod orphans;
 mod plans;
+mod sinks;
 mod watch;
 
 pub(crate) use plans::first_plans;
@@ -81,6 +82,8 @@ struct Node {
     card: (u32, u32),
     /// What the origin's bytes pass on their way to it, if that is thinner than its card.
     from_origin: Option<u32>,
+    /// What proves what comes.
+    sink: sinks::Sink,
     /// Who is linked to it to read, ascending.
     children: Vec<news::Child>,
     coming: news::Coming,
@@ -209,6 +212,7 @@ impl World {
             claim: rate,
             card,
             from_origin: None,
+            sink: sinks::Sink::default(),
             children: Vec::new(),
             coming: (0, Vec::new()),
             news: Vec::new(),
@@ -247,6 +251,7 @@ impl World {
                 self.set_rate(node, rate);
                 self.nodes[node].claim = rate;
             }
+            Fault::Sink { node, a_piece, lanes } => self.nodes[node].sink = sinks::Sink::new(a_piece, lanes),
             Fault::Has { node, pieces } => self.nodes[node].has = pieces,
             Fault::Late { node, at } => begin[node] = at,
             Fault::Seed { node } => self.nodes[node].is_seed = true,

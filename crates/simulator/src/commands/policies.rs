@@ -59,7 +59,16 @@ impl Args {
             }
         }
         let is_of_hybrid = |case: &&Case| {
-            matches!(case, Case::Late | Case::SchedulerDown | Case::Racks | Case::Far | Case::Unequal)
+            matches!(
+                case,
+                Case::Late
+                    | Case::SchedulerDown
+                    | Case::Racks
+                    | Case::Far
+                    | Case::Unequal
+                    | Case::Disk
+                    | Case::Hash
+            )
         };
         match args.cases.iter().find(is_of_hybrid) {
             Some(case) => Err(format!("`{}` is a case of the hybrid alone", case.name())),

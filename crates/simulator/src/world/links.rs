@@ -181,10 +181,11 @@ impl World {
         self.fold([from.into(), to.into(), piece.0.into()]);
         let is_corrupt = self.at(from).is_corrupt;
         let outcome = if is_corrupt { PieceOutcome::Bad } else { PieceOutcome::Good };
-        self.input(to, Input::Piece { read, piece, outcome });
+        let peer = (from != self.origin()).then(|| self.id_of(from));
+        self.prove(to, peer, Input::Piece { read, piece, outcome });
         if is_last {
             self.reads.remove(&(to, read));
-            self.input(to, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
+            self.read_is_over(to, read);
         }
     }
 }

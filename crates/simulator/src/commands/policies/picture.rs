@@ -158,6 +158,8 @@ fn title(case: Case) -> &'static str {
         Case::SchedulerDown => "No scheduler from 20 % to 80 %",
         Case::Racks => "Racks whose uplinks do a third of what their cards do",
         Case::Far => "Every other far from the origin",
+        Case::Disk => "A tenth of the disks do half of what cards do",
+        Case::Hash => "A tenth of the cores hash half of what cards do",
         Case::Unequal => "The origin gives some up to four times what others get",
     }
 }
