@@ -373,13 +373,6 @@ impl Forest {
         after.iter().chain(before).copied()
     }
 
-    /// The same from another one for each `salt`.
-    pub(crate) fn serving_by(&self, stripe: usize, salt: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
-        let all = self.listed(stripe);
-        let (before, after) = all.split_at(salt as usize % all.len().max(1));
-        after.iter().chain(before).copied()
-    }
-
     fn listed(&self, stripe: usize) -> &[(Node, u32)] {
         let at = &self.stripes[stripe];
         at.listed.get_or_init(|| at.inner.iter().map(|(node, inner)| (*node, inner.depth)).collect())

@@ -468,7 +468,7 @@ impl Trees {
     ) -> impl Iterator<Item = Node> + '_ {
         self.served_in(stripe, node).flat_map(move |(group, number, local)| {
             let below = group.forest.depth(stripe, local).unwrap_or(u32::MAX);
-            let serving = group.forest.serving_by(stripe, salt).take(LOOKED_AT_MAX);
+            let serving = group.forest.serving(stripe, salt % group.forest.len().max(1)).take(LOOKED_AT_MAX);
             let before = serving.filter(move |(_, depth)| *depth <= below);
             before.filter_map(move |(other, _)| self.leaf(stripe, number, other))
         })

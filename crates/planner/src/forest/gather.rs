@@ -3,13 +3,15 @@
 //! A newcomer that finds no slot puts itself above one leaf of each stripe. Sixteen of those hang on one another by many
 //! stripes at a time, and what one of them lacks, the next one lacks in all of them.
 
-use super::{Forest, Node, STRIPES};
+use super::{FEW, Forest, Node, STRIPES};
 
 /// Loose members that are looked at.
 const LOOKED_AT_MAX: usize = 32;
 
-/// Members that hand a child on in one step, at most.
-const HANDED_ON_MAX: usize = 32;
+/// Exchanges after one step, at most; among more than [`MANY`] members fewer, as each has to be told to both.
+const EXCHANGES_MAX: usize = 32;
+const EXCHANGES_OF_MANY: usize = 4;
+const MANY: u32 = 2048;
 
 /// One that serves children, and how many in each stripe.
 type Served = (Node, [u32; STRIPES]);
@@ -24,11 +26,16 @@ struct Exchange {
 }
 
 impl Forest {
-    /// Lets loose members of equal cards exchange children, until each serves in few stripes or enough of them moved.
+    /// Lets loose members of equal cards exchange children, until each serves in few stripes or enough of them moved. Among
+    /// few members it would take more from those whose card turns out slow than it here to all when none does.
     pub(super) fn gather(&mut self) {
+        if self.children < FEW {
+            return;
+        }
+        let most = if self.children > MANY { EXCHANGES_OF_MANY } else { EXCHANGES_MAX };
         let mut loose = self.gathered();
         let mut stuck = [0_u16; LOOKED_AT_MAX];
-        for _ in 0..HANDED_ON_MAX {
+        for _ in 0..most {
             let Some((giver, from)) = fewest(&loose, &stuck) else { return };
             let exchange = self.best_exchange(&loose, (giver, from));
             if !exchange.is_some_and(|exchange| self.exchange(&mut loose, exchange)) {
@@ -53,21 +60,21 @@ impl Forest {
 
     /// What brings together the most: the sum of the squares of all counts grows by it.
     fn best_exchange(&self, loose: &[Served], (giver, from): (usize, usize)) -> Option<Exchange> {
-        let (node, here) = &loose[giver];
+        let (node, mine) = &loose[giver];
         let weight = self.weight(*node);
         let count = |counts: &[u32; STRIPES], at: usize| i64::from(counts[at]);
         let mut best: Option<(i64, Exchange)> = None;
-        for (taker, (other, there)) in loose.iter().enumerate() {
-            if taker == giver || there[from] == 0 || self.weight(*other) != weight {
+        for (taker, (other, theirs)) in loose.iter().enumerate() {
+            if taker == giver || theirs[from] == 0 || self.weight(*other) != weight {
                 continue;
             }
-            let gain = count(there, from) - count(here, from) + 1;
+            let gain = count(theirs, from) - count(mine, from) + 1;
             let to = if self.seats[*other as usize].spare() >= weight {
                 Some((gain, None))
             } else {
                 let back =
-                    (0..self.stripes.len()).filter(|at| *at != from && there[*at] > 0 && here[*at] > 0);
-                let back = back.map(|at| (gain + count(here, at) - count(there, at) + 1, at));
+                    (0..self.stripes.len()).filter(|at| *at != from && theirs[*at] > 0 && mine[*at] > 0);
+                let back = back.map(|at| (gain + count(mine, at) - count(theirs, at) + 1, at));
                 back.max_by_key(|(gain, at)| (*gain, usize::MAX - at)).map(|(gain, at)| (gain, Some(at)))
             };
             if let Some((gain, to)) = to.filter(|(gain, _)| *gain > best.map_or(0, |(best, _)| best)) {
