@@ -27,7 +27,7 @@ struct Exchange {
 
 impl Forest {
     /// Lets loose members of equal cards exchange children, until each serves in few stripes or enough of them moved. Among
-    /// few members it would take more from those whose card turns out slow than it here to all when none does.
+    /// few members it would take more from those whose card turns out slow than it gives to all when none does.
     pub(super) fn gather(&mut self) {
         if self.children < FEW {
             return;
