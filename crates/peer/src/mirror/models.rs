@@ -222,7 +222,9 @@ impl Models {
         if let Some(turn) = turn {
             turn.knows();
         }
-        Ok(Learned { known, asked, is_allowed: true })
+        // Of a gated model anybody may see the list: only who has read a file of it is let in.
+        let is_allowed = !told.small.is_empty();
+        Ok(Learned { known, asked, is_allowed })
     }
 
     fn commit_name(&self, at: &HubReference, commit: Commit) -> modelpack::digest::Sha256Digest {
