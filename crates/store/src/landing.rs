@@ -301,7 +301,7 @@ impl Landing {
     }
 
     /// Bytes of space that its blobs will take yet.
-    pub(crate) fn space_to_come(&self) -> Result<u64, StoreError> {
+    fn space_to_come(&self) -> Result<u64, StoreError> {
         let mut bytes = 0;
         for blob in self.writable_blobs() {
             let meta = self.file(blob).metadata().context("look at", self.blob_path(blob))?;
@@ -309,6 +309,17 @@ impl Landing {
             bytes += self.layout.blob_bytes(blob).saturating_sub(meta.blocks() * 512);
         }
         Ok(bytes)
+    }
+
+    /// Free space that its blobs will not take, as far as `wanted` bytes of it matter. Thousands of unpacked files ask
+    /// this, so that every blob is looked at only in memory, where none has its space, and where that may be scarce.
+    pub(crate) fn free_beside_blobs(&self, wanted: u64) -> Result<u64, StoreError> {
+        let free = free_bytes(self.dir.path())?;
+        let is_plenty = wanted.saturating_add(self.layout.total_bytes()) <= free;
+        if self.kind != FsKind::Tmpfs || is_plenty {
+            return Ok(free);
+        }
+        Ok(free.saturating_sub(self.space_to_come()?))
     }
 
     fn writable_blobs(&self) -> impl Iterator<Item = BlobIndex> + '_ {

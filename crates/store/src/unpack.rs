@@ -28,7 +28,7 @@ use crate::{
     archive::{ArchiveError, Budget, Packed, Taker, followed, read_archive},
     contents::Contents,
     error::{Context as _, StoreError},
-    files::{Dir, free_bytes},
+    files::Dir,
     landing::Landing,
     link::{self, LinkMode},
     output::Output,
@@ -255,7 +255,7 @@ impl Files<'_> {
 
     fn write(&self, file: &Packed, bytes: &mut dyn Read, name: &str) -> Result<Sha256Digest, ArchiveError> {
         let path = self.dir.path().join(name);
-        let free = free_bytes(self.dir.path())?.saturating_sub(self.landing.space_to_come()?);
+        let free = self.landing.free_beside_blobs(file.size)?;
         if file.size > free {
             let path = self.dir.path().to_path_buf();
             return Err(StoreError::NoSpace { need: file.size, free, path }.into());

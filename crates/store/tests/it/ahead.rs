@@ -5,11 +5,12 @@ use std::{
     io::Write as _,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use ::store::{BlobProof, Landing, StoreError};
+use ::store::{BlobProof, Landing, Output, StoreError};
 use modelpack::{
     layout::{BlobIndex, PieceIndex},
     manifest::Packing,
@@ -50,6 +51,15 @@ fn noise(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes
+}
+
+/// A pull into a directory that unpacks while bytes land.
+fn begun(artifact: &Artifact, dir: &Path) -> (Output, Arc<Landing>) {
+    let output = artifact.open(dir);
+    let landing = output.landing();
+    landing.preallocate().unwrap();
+    output.unpack_ahead();
+    (output, landing)
 }
 
 /// Lands a piece of which nothing is known, as of an artifact without trees.
@@ -104,10 +114,7 @@ fn an_archive_is_unpacked_while_it_lands_and_nothing_of_it_is_shown() {
     for packing in [Packing::Tar, Packing::TarGzip, Packing::TarZstd] {
         let (artifact, top) = (packed(packing), tempfile::tempdir().unwrap());
         let dir = top.path().join("model");
-        let output = artifact.open(&dir);
-        let landing = output.landing();
-        landing.preallocate().unwrap();
-        output.unpack_ahead();
+        let (output, landing) = begun(&artifact, &dir);
         let pieces: Vec<_> = artifact.contents.layout.pieces_of(BlobIndex(0)).pieces().collect();
         assert!(pieces.len() > 4);
         // The last one first: what is not in order is waited for.
@@ -138,10 +145,7 @@ fn an_archive_is_unpacked_while_it_lands_and_nothing_of_it_is_shown() {
 fn what_was_unpacked_of_wrong_bytes_does_not_count() {
     let (artifact, top) = (packed(Packing::Tar), tempfile::tempdir().unwrap());
     let dir = top.path().join("model");
-    let output = artifact.open(&dir);
-    let landing = output.landing();
-    landing.preallocate().unwrap();
-    output.unpack_ahead();
+    let (output, landing) = begun(&artifact, &dir);
     let pieces: Vec<_> = artifact.contents.layout.pieces_of(BlobIndex(0)).pieces().collect();
     let (last, others) = pieces.split_last().unwrap();
     for (number, piece) in others.iter().enumerate() {
@@ -163,10 +167,7 @@ fn what_was_unpacked_of_wrong_bytes_does_not_count() {
 fn bytes_that_are_replaced_after_they_were_read_do_not_count_though_the_blob_is_proved() {
     let (artifact, top) = (packed(Packing::Tar), tempfile::tempdir().unwrap());
     let dir = top.path().join("model");
-    let output = artifact.open(&dir);
-    let landing = output.landing();
-    landing.preallocate().unwrap();
-    output.unpack_ahead();
+    let (output, landing) = begun(&artifact, &dir);
     let pieces: Vec<_> = artifact.contents.layout.pieces_of(BlobIndex(0)).pieces().collect();
     let (last, others) = pieces.split_last().unwrap();
     for piece in others {
@@ -195,10 +196,7 @@ fn a_pull_that_is_given_up_unpacks_no_more_and_the_next_one_begins_anew() {
         unpacked(top.path(), "0-0", 2);
     }
     // Nobody holds the directory any more, though an archive was waited for.
-    let output = artifact.open(&dir);
-    let landing = output.landing();
-    landing.preallocate().unwrap();
-    output.unpack_ahead();
+    let (output, landing) = begun(&artifact, &dir);
     for claim in landing.claims() {
         let ::store::ClaimKind::Landed { value } = claim.kind else { panic!("{claim:?}") };
         let mut buffer = vec![0; artifact.contents.layout.span(claim.piece).len as usize];
@@ -223,10 +221,7 @@ fn an_archive_that_cannot_be_unpacked_is_refused_at_the_end_and_leaves_nothing()
     let top = tempfile::tempdir().unwrap();
     let artifact = Artifact::new(vec![noise(2 << 20)], &[]).with_archives(&[(0, Packing::TarGzip)]);
     let dir = top.path().join("model");
-    let output = artifact.open(&dir);
-    let landing = output.landing();
-    landing.preallocate().unwrap();
-    output.unpack_ahead();
+    let (output, landing) = begun(&artifact, &dir);
     land_all(&artifact, &landing, BlobIndex(0));
     let error = output.publish(proofs(&artifact, &landing)).unwrap_err();
     assert!(matches!(error, ::store::StoreError::Archive { .. }), "{error:?}");
