@@ -12,7 +12,7 @@ mod shape;
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     net::Ipv4Addr,
     path::Path,
     process::{Command, Stdio},
@@ -176,9 +176,17 @@ impl Host {
     }
 
     fn control_congestion(&self) -> anyhow::Result<()> {
-        let set = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", CONGESTION_CONTROL);
-        let Ok(set) = self.spawn(set).join() else { bail!("the thread that sets up TCP panicked") };
-        set?.with_context(|| format!("the kernel has no TCP congestion control `{CONGESTION_CONTROL}`"))
+        let set = || {
+            let set = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", CONGESTION_CONTROL);
+            let Ok(set) = self.spawn(set).join() else { bail!("the thread that sets up TCP panicked") };
+            set
+        };
+        let mut result = set()?;
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            allow_congestion_control()?;
+            result = set()?;
+        }
+        result.with_context(|| format!("cannot make `{CONGESTION_CONTROL}` TCP's congestion control"))
     }
 
     /// Gives its card another rate, in both directions.
@@ -262,6 +270,14 @@ fn command_in(namespace: &str, program: &Path) -> Command {
     // Both replace themselves by the program, so that the child's process id is the program's.
     command.args(["netns", "exec", namespace, "setpriv", "--pdeathsig", "KILL", "--"]).arg(program);
     command
+}
+
+/// A namespace may only have what the machine lets every program choose; a machine that uses another may not list it.
+fn allow_congestion_control() -> anyhow::Result<()> {
+    let path = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+    let allow = |allowed: String| fs::write(path, format!("{} {CONGESTION_CONTROL}", allowed.trim()));
+    let hint = || format!("namespaces may not use `{CONGESTION_CONTROL}`: add it to `{path}`");
+    fs::read_to_string(path).and_then(allow).with_context(hint)
 }
 
 fn ip(args: &[&str]) -> anyhow::Result<()> {
