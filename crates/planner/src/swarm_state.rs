@@ -38,11 +38,12 @@ const STRIPE_PIECES_MAX: u32 = 4;
 const BEFORE_MAX: usize = 8;
 
 /// Where members come with the plan of another scheduler, the first plan waits this long for the next of them: without
-/// it, stripes that somebody is reading would be given to others. Nobody is held up, as all go on by their last plan.
-const GATHER_PAUSE: Duration = Duration::from_millis(50);
+/// it, stripes that somebody is reading would be given to others. Nobody is held up, as all go on by their last plan. Who
+/// finds out that a scheduler hangs does so by probes of its own, 400 ms apart.
+const GATHER_PAUSE: Duration = Duration::from_millis(450);
 
 /// It waits no longer than this.
-const GATHER_MAX: Duration = Duration::from_millis(500);
+const GATHER_MAX: Duration = Duration::from_millis(1500);
 
 /// Epochs of other schedulers that are believed: far more plans than are ever made, and far from the end of numbers.
 const EPOCH_MAX: u64 = 1 << 62;

@@ -32,6 +32,10 @@ const BATCH_MAX: usize = 256;
 /// Members named to somebody who asks for an artifact: enough that one of them answers.
 const HOLDERS_MAX: usize = 8;
 
+/// How long a peer that has gone where it was redirected counts as here. Those that are still here go there too, within
+/// moments: a plan without it would have them read again what it is reading.
+const MOVING: Duration = Duration::from_secs(2);
+
 /// The number of a stream. A peer that connects again has another one.
 pub(crate) type StreamId = u64;
 
@@ -70,6 +74,8 @@ pub(crate) struct Driver {
     load_interval: Duration,
     planner: Planner,
     live: BTreeMap<PeerId, Live>,
+    /// Those that have gone where they were redirected, and when the planner hears of it.
+    moved: BTreeMap<PeerId, Instant>,
     /// The living scheduler that peers prefer to this one.
     first: Option<String>,
     /// Since when there is a peer, and the swarms that were planned since.
@@ -89,6 +95,7 @@ impl Driver {
             load_interval,
             planner: Planner::new(),
             live: BTreeMap::new(),
+            moved: BTreeMap::new(),
             first: None,
             since: None,
             planned: BTreeSet::new(),
@@ -110,7 +117,8 @@ impl Driver {
         let mut batch = Vec::new();
         loop {
             let wake = self.planner.next_wake().map(|at| self.start + at);
-            let wake = wake.into_iter().chain(self.claims.next_wake()).min();
+            let wake =
+                wake.into_iter().chain(self.claims.next_wake()).chain(self.moved.values().copied()).min();
             let woken = async {
                 match wake {
                     Some(at) => sleep_until(at.into()).await,
@@ -191,8 +199,13 @@ impl Driver {
                     && let Some(live) = self.live.remove(&peer)
                 {
                     tracing::info!(%peer, name = live.name, peers = self.live.len(), "gone");
-                    self.gone(peer);
+                    if self.first.is_some() && live.may_redirect {
+                        self.moved.insert(peer, Instant::now() + MOVING);
+                    } else {
+                        self.gone(peer);
+                    }
                     if self.live.is_empty() {
+                        self.arrived(|_| true);
                         self.since = None;
                         self.planned.clear();
                         self.taken_over.clear();
@@ -208,7 +221,15 @@ impl Driver {
         self.names.gone(peer);
     }
 
+    /// Those of whom this is true have gone for good.
+    fn arrived(&mut self, is_due: impl Fn(Instant) -> bool) {
+        let due: Vec<PeerId> = self.moved.extract_if(.., |_, at| is_due(*at)).map(|(peer, _)| peer).collect();
+        due.into_iter().for_each(|peer| self.gone(peer));
+    }
+
     fn tick(&mut self) {
+        let now = Instant::now();
+        self.arrived(|at| at <= now);
         self.tell(Input::Tick);
         for (artifact, reply) in self.claims.tick(Instant::now()) {
             self.name_holders(artifact, None, reply);
@@ -285,6 +306,9 @@ impl Driver {
             older.outbox.close(Some("a newer stream of the same peer took its place".to_owned()));
             // The newer stream tells everything again.
             self.tell(Input::Gone { peer });
+        }
+        if self.moved.remove(&peer).is_some() {
+            self.gone(peer);
         }
         self.tell(register);
     }
@@ -387,6 +411,25 @@ mod tests {
         assert!(!join(1, 0), "a seed goes by no plan");
         assert!(join(2, 9), "another scheduler made that one");
         assert!(join(3, 9), "one more of its members");
+    }
+
+    #[test]
+    fn who_goes_where_all_are_sent_is_planned_with_until_the_others_have_gone_too() {
+        let mut driver = Driver::new(Duration::from_secs(1), Arc::default());
+        let peers = [1, 2].map(|number| PeerId::new([number; 16]));
+        for (stream, peer) in (0..).zip(peers) {
+            open(&mut driver, stream, peer, Outbox::new());
+        }
+        let knows = |driver: &Driver| peers.map(|peer| driver.planner.load(peer).is_some());
+        driver.handle(Event::Outranked(Some("first:1".to_owned())));
+        driver.handle(Event::Ended { stream: 0, peer: peers[0] });
+        driver.tick();
+        assert_eq!(knows(&driver), [true, true]);
+        driver.arrived(|at| at <= Instant::now() + MOVING);
+        assert_eq!(knows(&driver), [false, true], "the other one cannot reach that scheduler");
+        driver.handle(Event::Ended { stream: 1, peer: peers[1] });
+        assert_eq!(knows(&driver), [false, false], "nobody is left to be told anything");
+        assert!(driver.moved.is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_secs(4);
 /// All members of the swarm: those that pull, and the seed.
 const MEMBERS: usize = PEERS + 1;
 
-/// How long after a take-over the state may be rebuilt: the product's aim. On two busy processors it takes a quarter.
+/// How long after a take-over the state may be rebuilt: the product's aim. On two busy processors it takes half of that.
 const REBUILT_WITHIN_MS: f64 = 2000.0;
 
 pub(crate) fn faults() -> Vec<Fault> {
