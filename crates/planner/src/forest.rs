@@ -47,6 +47,9 @@ const FEW: u32 = 65;
 /// Loose members that cease to be it after each step, at most: every one of them moves some children.
 const TIDY_MAX: usize = 4;
 
+/// Among members that are spread evenly, one is so near to where it should be.
+const NEAR: usize = 4;
+
 const NOBODY: Node = Node::MAX;
 
 /// Where a member with something to send serves.
@@ -369,7 +372,14 @@ impl Forest {
     /// Those who serve children in a stripe, and how deep they are, from a number on and then from the start.
     pub(crate) fn serving(&self, stripe: usize, from: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
         let all = self.listed(stripe);
-        let (before, after) = all.split_at(all.partition_point(|(node, _)| *node < from));
+        // They are spread evenly, mostly: it is where that has it, or all of them are searched.
+        let len = all.len();
+        let guess = from as usize * len / self.seats.len().max(1);
+        let (low, high) = (guess.saturating_sub(NEAR).min(len), (guess + NEAR).min(len));
+        let is_near = (low == 0 || all[low - 1].0 < from) && (high == len || all[high].0 >= from);
+        let (low, high) = if is_near { (low, high) } else { (0, len) };
+        let at = low + all[low..high].partition_point(|(node, _)| *node < from);
+        let (before, after) = all.split_at(at);
         after.iter().chain(before).copied()
     }
 

@@ -19,6 +19,7 @@ use crate::plan::{Before, PeerPlan};
 use crate::planner::{Progress, ROUNDS_MAX, Registered};
 use crate::trees::Trees;
 
+mod briefs;
 mod entrants;
 mod parts;
 mod residues;

@@ -352,11 +352,14 @@ impl Forest {
         let inner = at.inner.entry(parent).or_default();
         inner.children.push(child);
         inner.load += weight;
-        let depth = inner.depth + 1;
+        let depth = inner.depth;
         if self.seats[child as usize].serves(stripe) {
-            self.set_depth(stripe, child, depth);
+            self.set_depth(stripe, child, depth + 1);
         } else {
-            self.count_leaf(stripe, parent, true);
+            inner.leaves += 1;
+            if inner.leaves == 1 {
+                at.open.insert((depth, parent));
+            }
         }
         self.touch(child);
         self.refresh(parent);

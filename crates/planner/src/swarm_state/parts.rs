@@ -7,7 +7,7 @@ use std::time::Duration;
 use modelpack::layout::PIECE_BYTES;
 
 use super::SwarmState;
-use super::roster::{BACKUPS, Backups, Brief, MemberState, NOBODY, Part};
+use super::roster::{BACKUPS, Backups, MemberState, NOBODY, Part};
 use crate::bound::{Bound, Rates, discrete_optimum};
 use crate::forest::Node;
 use crate::plan::{Before, Member, PeerPlan, StripePart, StripeSource};
@@ -196,6 +196,12 @@ impl SwarmState {
         let (mut found, weight, salt) = (0, self.weight(node), spread(node, stripe));
         // Where a rack lets in what others have, one of each: the near one does while both are well.
         let is_let_in = self.trees.is_let_in(stripe, node);
+        if kept == backups
+            && !is_let_in
+            && let Some(first) = self.first_backups((node, member), stripe, parent)
+        {
+            return first;
+        }
         // Whoever lets a stripe in is above all of its rack: others of its parent's rack have it, too.
         let around = parent.filter(|parent| self.trees.are_apart(node, *parent)).unwrap_or(node);
         let is_above = |other: &Node| around == node || self.trees.are_apart(node, *other);
@@ -235,6 +241,29 @@ impl SwarmState {
         backups
     }
 
+    /// The same for whoever had none and finds enough of its equals among those who serve: most do, in a first plan, and
+    /// nobody else is looked for.
+    fn first_backups(
+        &self,
+        (node, member): (Node, &MemberState),
+        stripe: usize,
+        parent: Option<Node>,
+    ) -> Option<[Node; BACKUPS]> {
+        let (mut backups, mut found, weight) = ([NOBODY; BACKUPS], 0, self.weight(node));
+        for other in self.trees.serving_before(stripe, node, spread(node, stripe)) {
+            let is_good = self.roster.brief(other).is_some_and(|at| at.standing == Standing::Good);
+            let is_new = other != node && Some(other) != parent && !backups.contains(&other);
+            if is_good && is_new && self.weight(other) == weight && self.may_serve(other, member) {
+                backups[found] = other;
+                found += 1;
+                if found == BACKUPS {
+                    return Some(backups);
+                }
+            }
+        }
+        None
+    }
+
     fn is_seed(&self, node: Node) -> bool {
         self.roster.brief(node).is_some_and(|member| member.is_seed)
     }
@@ -246,20 +275,24 @@ impl SwarmState {
         named.extend(entrants.filter(|other| *other != node && self.may_serve(*other, member)));
         named.sort_unstable();
         named.dedup();
-        let mut more = self.roster.from(member.peer).take(2 * NAMED_MIN);
-        while named.len() < NAMED_MIN
-            && let Some(other) = more.next()
-        {
-            if other != node && self.may_serve(other, member) && !named.contains(&other) {
-                named.push(other);
+        if named.len() < NAMED_MIN {
+            let mut more = self.roster.from(member.peer).take(2 * NAMED_MIN);
+            while named.len() < NAMED_MIN
+                && let Some(other) = more.next()
+            {
+                if other != node && self.may_serve(other, member) && !named.contains(&other) {
+                    named.push(other);
+                }
             }
         }
-        let name = |at: &Brief| {
-            let (address, name) = (Arc::clone(&at.address), Arc::clone(&at.name));
-            Member { id: at.peer, address, name, is_seed: at.is_seed, is_far: at.rack != member.rack }
-        };
         let mut members = Vec::with_capacity(named.len());
-        members.extend(named.into_iter().filter_map(|other| self.roster.brief(other)).map(name));
+        members.extend(self.roster.contacts(&named).map(|(at, contact)| Member {
+            id: at.peer,
+            address: Arc::clone(&contact.address),
+            name: Arc::clone(&contact.name),
+            is_seed: at.is_seed,
+            is_far: at.rack as usize != member.rack,
+        }));
         members
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use modelpack::layout::{PieceIndex, Run};
 use modelpack::piece_map::PieceMap;
 
+use super::briefs::{Brief, Briefs, Contact};
 use crate::forest::{Node, STRIPES};
 use crate::id::PeerId;
 use crate::planner::Registered;
@@ -138,20 +139,6 @@ impl MemberState {
         given.or(Some(self.rate)).filter(|rate| *rate > 0)
     }
 
-    fn brief(&self, class: Class) -> Brief {
-        Brief {
-            peer: self.peer,
-            address: Arc::clone(&self.facts.address),
-            name: Arc::clone(&self.facts.name),
-            rack: self.rack,
-            rate: class.rate,
-            standing: self.facts.standing,
-            is_slow_card: class.is_slow_card,
-            is_seed: self.is_seed,
-            has_accusers: !self.facts.accusers.is_empty(),
-        }
-    }
-
     fn class(&self, round: u32) -> Class {
         let is_aware = self.round == round;
         let part = match (self.have.is_full(), is_aware, self.is_seed) {
@@ -171,21 +158,6 @@ impl MemberState {
         let (claims, rate) = (self.rate, slowed(self.rate, is_slow_card));
         Class { part, rank, entry_rank, rate, claims, is_slow_card, reads_origin: self.origin_ok }
     }
-}
-
-/// What is asked of a member as a source, again and again, for each stripe of each other: all of that in one place.
-#[derive(Clone, Debug)]
-pub(super) struct Brief {
-    pub(super) peer: PeerId,
-    pub(super) address: Arc<str>,
-    pub(super) name: Arc<str>,
-    pub(super) rack: usize,
-    /// What its card does for this swarm; 0 if that is not known.
-    pub(super) rate: u64,
-    pub(super) standing: Standing,
-    pub(super) is_slow_card: bool,
-    pub(super) is_seed: bool,
-    has_accusers: bool,
 }
 
 /// Members of one kind, those with the fastest cards first.
@@ -326,7 +298,7 @@ pub(super) struct Roster {
     by_id: BTreeMap<PeerId, Node>,
     members: Vec<Option<MemberState>>,
     /// Of each that is here, as it was sorted last.
-    briefs: Vec<Option<Brief>>,
+    briefs: Briefs,
     /// The backups of each, apart from the rest: all of them are looked through when somebody leaves.
     backups: Vec<Backups>,
     free: Vec<Node>,
@@ -346,7 +318,6 @@ impl Roster {
         let peer = member.peer;
         let node = self.free.pop().unwrap_or_else(|| {
             self.members.push(None);
-            self.briefs.push(None);
             self.backups.push([[NOBODY; BACKUPS]; STRIPES]);
             Node::try_from(self.members.len() - 1).expect("fewer members than a number holds")
         });
@@ -362,7 +333,7 @@ impl Roster {
         if let Some(class) = member.class {
             self.count((node, member.rack), class, Kind::take);
         }
-        self.briefs[node as usize] = None;
+        self.briefs.set(node, None);
         self.quarantined.remove(&node);
         self.by_id.remove(&member.peer);
         self.unsorted.remove(&node);
@@ -410,7 +381,12 @@ impl Roster {
     }
 
     pub(super) fn brief(&self, node: Node) -> Option<&Brief> {
-        self.briefs.get(node as usize)?.as_ref()
+        self.briefs.get(node)
+    }
+
+    /// How these are reached, those of them who are here.
+    pub(super) fn contacts(&self, nodes: &[Node]) -> impl Iterator<Item = (&Brief, &Contact)> {
+        self.briefs.contacts(nodes)
     }
 
     /// Nobody is sent to those who are quarantined, or to whom it accuses itself.
@@ -461,7 +437,7 @@ impl Roster {
         for node in unsorted {
             let Some(member) = self.members[node as usize].as_mut() else { continue };
             let class = member.class(round);
-            self.briefs[node as usize] = Some(member.brief(class));
+            self.briefs.set(node, Some((member, class)));
             let before = member.class.replace(class);
             if before != Some(class) {
                 let at = (node, member.rack);
