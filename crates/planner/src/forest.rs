@@ -329,7 +329,11 @@ impl Forest {
         for stripe in 0..self.stripes.len() {
             let kinds = u32::try_from(self.weights.len()).unwrap_or(u32::MAX).clamp(1, KINDS_MAX);
             let limit = DEPTH_EXTRA * kinds + self.children.max(1).ilog2() / 2;
-            if self.deepest(stripe) > limit.max(self.stripes[stripe].deepest_ever) {
+            let limit = limit.max(self.stripes[stripe].deepest_ever);
+            if self.children >= FEW {
+                self.lift(stripe, limit);
+            }
+            if self.deepest(stripe) > limit {
                 self.replant(stripe);
                 self.stripes[stripe].deepest_ever = self.deepest(stripe);
             }

@@ -209,7 +209,7 @@ impl Forest {
     }
 
     /// Gives a member that has children a parent who does not hang under it.
-    fn hang_inner(&mut self, stripe: usize, node: Node) {
+    pub(super) fn hang_inner(&mut self, stripe: usize, node: Node) {
         let open = self.stripes[stripe].open.iter().map(|(_, parent)| *parent).find_map(|parent| {
             if self.is_under(stripe, parent, node) {
                 return None;
