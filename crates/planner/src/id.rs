@@ -1,10 +1,24 @@
 //! Names of peers and artifacts: fixed-size byte strings. Does not own where they come from.
 
+use std::cmp::Ordering;
 use std::fmt;
 
-/// A peer process: 16 bytes of a hash of its key, so new at each start.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A peer process: 16 bytes of a hash of its key, so new at each start. In the order of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerId([u8; 16]);
+
+// As a number, in two instructions: what is kept by peer is searched at every piece.
+impl Ord for PeerId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for PeerId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl PeerId {
     /// The peer of these bytes.
@@ -42,3 +56,21 @@ macro_rules! display_prefix {
     )*};
 }
 display_prefix!(PeerId, ArtifactId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_in_the_order_of_their_bytes() {
+        let of = |first: u8, eighth: u8, last: u8| {
+            let mut bytes = [7; 16];
+            (bytes[0], bytes[8], bytes[15]) = (first, eighth, last);
+            bytes
+        };
+        let all = [of(1, 9, 9), of(1, 9, 10), of(1, 10, 0), of(2, 0, 0), of(255, 0, 0)];
+        for (one, other) in all.iter().flat_map(|one| all.iter().map(move |other| (one, other))) {
+            assert_eq!(PeerId::new(*one).cmp(&PeerId::new(*other)), one.cmp(other));
+        }
+    }
+}

@@ -34,7 +34,13 @@ const LEAD_VAIN: f64 = 12.0;
 impl Swarm {
     /// Lets others read at the origin for a while, where this peer is ahead of them; its own last read took so long.
     pub(crate) fn keep_abreast(&mut self, took: Duration) {
-        if let Some(lead) = self.lead().filter(|_| self.plan.is_some()) {
+        if self.plan.is_none() {
+            return;
+        }
+        for link in self.links.values_mut().filter(|link| link.is_usable()) {
+            link.count_held(self.stripes.masks());
+        }
+        if let Some(lead) = self.lead() {
             let is_vain = lead > LEAD_VAIN;
             let wait = if is_vain { 0.0 } else { ((lead - LEAD_FREE) * WAIT_PER_PIECE).clamp(0.0, WAIT_MAX) };
             self.origin.yields_until = self.now + took.mul_f64(wait);
@@ -45,12 +51,12 @@ impl Swarm {
     fn lead(&self) -> Option<f64> {
         let got = |stripe: &Stripe, mask: &Bits| mask.len() - stripe.wanted;
         let (mut mine, mut others) = (Mean::default(), Mean::default());
-        for (stripe, mask) in self.stripes.all().iter().zip(self.stripes.masks()) {
+        for (number, (stripe, mask)) in self.stripes.all().iter().zip(self.stripes.masks()).enumerate() {
             match stripe.source {
                 StripeSource::Origin => mine.add(got(stripe, mask)),
                 StripeSource::Parent(_) => {
                     // Parents have a piece before it is here.
-                    let there = |link: &Link| link.has.count_common(mask, mask);
+                    let there = |link: &Link| link.held(number);
                     let known = self.links.values().filter(|link| link.is_usable()).map(there).max();
                     others.add(got(stripe, mask).max(known.unwrap_or(0)));
                 }

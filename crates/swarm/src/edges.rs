@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use modelpack::layout::PieceIndex;
 use planner::{PeerId, StripeSet, StripeSource};
 
 use crate::bits::Bits;
@@ -95,19 +96,21 @@ impl Swarm {
         if !std::mem::take(&mut self.edges.are_stale) {
             return;
         }
-        let piece_count = self.layout.piece_count();
-        for link in self.links.values_mut() {
-            link.mine = Bits::empty(0);
+        let stripes = self.stripes.all();
+        for (peer, link) in &mut self.links {
+            let numbered = stripes.iter().enumerate();
+            let its = numbered.filter(|(_, stripe)| stripe.source == StripeSource::Parent(*peer));
+            link.is_parent_of(its.map(|(number, _)| number), self.stripes.masks());
         }
-        self.edges.orphans = Bits::empty(piece_count);
-        self.edges.away = Bits::empty(piece_count);
+        self.edges.orphans.clear();
+        self.edges.away.clear();
         let mut orphaned = 0;
-        for (number, (stripe, mask)) in self.stripes.all().iter().zip(self.stripes.masks()).enumerate() {
+        for (number, (stripe, mask)) in stripes.iter().zip(self.stripes.masks()).enumerate() {
             let parent = match stripe.source {
-                StripeSource::Parent(parent) => self.links.get_mut(&parent),
+                StripeSource::Parent(parent) => self.links.get(&parent),
                 StripeSource::Origin | StripeSource::None => None,
             };
-            let usable = parent.as_ref().filter(|link| link.is_usable());
+            let usable = parent.filter(|link| link.is_usable());
             let is_far = matches!(&stripe.source, StripeSource::Parent(parent) if self.far.contains(parent));
             let behind = self.edges.behind.get(number).copied().unwrap_or(Behind::Not);
             let rests = usable.map_or(0, |link| link.rests(self.now, self.config.stall_min));
@@ -125,12 +128,6 @@ impl Swarm {
                     self.edges.away.unite_common(mask, &self.edges.spread);
                 }
                 orphaned |= bit(number);
-            }
-            if let Some(link) = parent {
-                if link.mine.piece_count() == 0 {
-                    link.mine = Bits::empty(piece_count);
-                }
-                link.mine.unite(mask);
             }
         }
         self.say_interests(orphaned);
@@ -183,20 +180,23 @@ impl Swarm {
         let whole = self.layout.piece_count() / u32::try_from(stripes.len()).unwrap_or(u32::MAX);
         let behind_from = (whole / BEHIND_SHARE).max(BEHIND_MIN);
         let much_from = (behind_from * MUCH).max(MUCH_MIN);
-        let wanted = self.wanted.without(&self.postponed);
-        let is_behind = |(stripe, mask): (&Stripe, &Bits)| {
+        let mut lags = vec![0; stripes.len()];
+        for piece in self.wanted.common(&self.edges.spread, |at| !self.postponed.word(at)) {
+            lags[self.stripes.number(piece)] += 1;
+        }
+        let is_behind = |(stripe, lag): (&Stripe, u32)| {
             let has_parent = matches!(stripe.source, StripeSource::Parent(_));
             if !has_parent || stripe.wanted == 0 {
                 return Behind::Not;
             }
-            match mask.count_common(&wanted, &self.edges.spread) {
+            match lag {
                 lag if lag >= much_from => Behind::Much,
                 lag if lag >= behind_from || self.edges.is_drained => Behind::Some,
                 _ if self.edges.is_starved => Behind::Near,
                 _ => Behind::Not,
             }
         };
-        let behind: Vec<Behind> = stripes.iter().zip(self.stripes.masks()).map(is_behind).collect();
+        let behind: Vec<Behind> = stripes.iter().zip(lags).map(is_behind).collect();
         let is_resting = |link: &Link| link.rests(self.now, self.config.stall_min) > 0;
         let rests = self.links.values().any(|link| !link.mine.is_empty() && is_resting(link));
         // What is spread has changed, too.
@@ -216,7 +216,10 @@ impl Swarm {
         let drawn = |at: usize, place: u32| {
             if place < places { mix(seed ^ (at as u64) << u8::BITS ^ u64::from(place)) } else { 0 }
         };
-        self.edges.spread = Bits::in_more_than(&links, places, drawn, self.layout.piece_count());
+        // What is here is not asked for any more.
+        let missing = self.have.next_missing(PieceIndex(0)).unwrap_or(PieceIndex(self.layout.piece_count()));
+        let among = (missing, self.layout.piece_count());
+        self.edges.spread = Bits::in_more_than(&links, places, drawn, among);
     }
 
     /// Once most stripes are done, whoever still has pieces to give has a card to spare. While nothing is on its way here,

@@ -1,6 +1,5 @@
 //! One link: what the other end announced, what is outstanding on it, how fast it has been. Does not own reads.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceIndex, Run};
@@ -73,15 +72,27 @@ impl Rate {
     }
 }
 
+/// A set that few links need: of all pieces from when it is first written to.
+fn lasting(set: &mut Bits, piece_count: u32) -> &mut Bits {
+    if set.piece_count() == 0 {
+        *set = Bits::empty(piece_count);
+    }
+    set
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) state: LinkState,
     pub(crate) in_flight_max: u32,
     pub(crate) has: Bits,
-    /// What the other end reads from the origin, and the epoch of the plan that it acts by.
-    pub(crate) coming: (u64, Bits),
+    /// What the other end reads from the origin, and the epoch of the plan that it acts by. The runs are ascending and apart.
+    pub(crate) coming: (u64, Vec<Run>),
     /// The pieces of stripes that it is the parent of; none of none.
     pub(crate) mine: Bits,
+    /// Which stripes those are, unless stripes are others since.
+    mine_of: Option<Vec<usize>>,
+    /// How many pieces of each stripe it has; nothing until that is asked.
+    held: Vec<u32>,
     /// Of which stripes it was asked to tell at once.
     pub(crate) interest: Option<StripeSet>,
     /// When it last announced any of those.
@@ -89,10 +100,10 @@ pub(crate) struct Link {
     /// How many of those it has announced, and since when it does.
     pub(crate) announced_mine: u32,
     since: Duration,
-    /// Every piece that it ever announced: what it says again on a new link is no news.
+    /// Every piece that it announced and that is no longer in `has`: what it says again is no news. None of none.
     pub(crate) heard: Bits,
-    /// Outstanding reads, those given up on included: they still occupy the link.
-    pub(crate) reads: BTreeSet<ReadId>,
+    /// Outstanding reads, ascending, those given up on included: they still occupy the link.
+    pub(crate) reads: Vec<ReadId>,
     pub(crate) bytes_in_flight: u64,
     /// Pieces that came and are not checked yet.
     unchecked: u32,
@@ -114,7 +125,7 @@ pub(crate) struct Link {
     pub(crate) failures: u32,
     /// Those among them that refused what was announced.
     pub(crate) refusals: u32,
-    /// What it refused and has not announced again.
+    /// What it refused and has not announced again; none of none.
     refused: Bits,
     /// Since when it does so, unless it was said to the scheduler.
     refusing_since: Option<Duration>,
@@ -127,14 +138,16 @@ impl Link {
             state: LinkState::Connecting,
             in_flight_max: 0,
             has: Bits::empty(piece_count),
-            coming: (0, Bits::empty(piece_count)),
+            coming: (0, Vec::new()),
             mine: Bits::empty(0),
+            mine_of: None,
+            held: Vec::new(),
             interest: None,
             last_mine: Duration::ZERO,
             announced_mine: 0,
             since: Duration::ZERO,
-            heard: Bits::empty(piece_count),
-            reads: BTreeSet::new(),
+            heard: Bits::empty(0),
+            reads: Vec::new(),
             bytes_in_flight: 0,
             unchecked: 0,
             last_piece: Duration::ZERO,
@@ -146,7 +159,7 @@ impl Link {
             pause_until: Duration::ZERO,
             failures: 0,
             refusals: 0,
-            refused: Bits::empty(piece_count),
+            refused: Bits::empty(0),
             refusing_since: None,
             rate: Rate::default(),
         }
@@ -161,6 +174,9 @@ impl Link {
         let interval = self.last_mine.saturating_sub(self.since) / self.announced_mine.max(1);
         let patience = (interval * REST_INTERVALS).clamp(stall_min, REST_MAX.max(stall_min));
         let rest = now.saturating_sub(self.last_mine.max(self.last_piece));
+        if rest < patience {
+            return 0;
+        }
         u32::try_from(rest.as_nanos() / patience.as_nanos().max(1)).unwrap_or(u32::MAX)
     }
 
@@ -193,19 +209,85 @@ impl Link {
     fn ended_until(&mut self, retry_at: Duration) {
         self.state = LinkState::Down { retry_at };
         self.unchecked = 0;
-        self.has = Bits::empty(self.has.piece_count());
-        self.coming = (0, self.has.clone());
+        lasting(&mut self.heard, self.has.piece_count()).unite(&self.has);
+        self.has.clear();
+        self.held.clear();
+        self.coming = (0, Vec::new());
         self.interest = None;
     }
 
     /// It does not give what it announced.
     pub(crate) fn refused(&mut self, now: Duration, run: Run) {
         self.refusals += 1;
+        self.held.clear();
+        let piece_count = self.has.piece_count();
         for piece in run.pieces() {
-            self.has.remove(piece);
-            self.refused.insert(piece);
+            if self.has.remove(piece) {
+                lasting(&mut self.heard, piece_count).insert(piece);
+            }
+            lasting(&mut self.refused, piece_count).insert(piece);
         }
         self.refusing_since.get_or_insert(now);
+    }
+
+    /// Takes note of what it reads from the origin now.
+    pub(crate) fn is_coming(&mut self, epoch: u64, runs: &[Run]) {
+        let coming = &mut self.coming.1;
+        coming.clear();
+        coming.extend(runs.iter().map(|run| self.has.clip(*run)).filter(|run| !run.is_empty()));
+        coming.sort_unstable();
+        coming.dedup_by(|next, run| {
+            let is_one = next.start <= run.end;
+            if is_one {
+                run.end = run.end.max(next.end);
+            }
+            is_one
+        });
+        self.coming.0 = epoch;
+    }
+
+    /// It is the parent of these of the stripes that have such pieces.
+    pub(crate) fn is_parent_of(&mut self, numbers: impl Iterator<Item = usize> + Clone, masks: &[Bits]) {
+        if self.mine_of.as_ref().is_some_and(|before| numbers.clone().eq(before.iter().copied())) {
+            return;
+        }
+        self.mine.clear();
+        for number in numbers.clone() {
+            lasting(&mut self.mine, self.has.piece_count()).unite(&masks[number]);
+        }
+        self.mine_of = Some(numbers.collect());
+    }
+
+    /// Stripes are others than before; until [`Self::is_parent_of`] it counts as the parent of those that it was.
+    pub(crate) fn forget_stripes(&mut self) {
+        self.mine_of = None;
+        self.held.clear();
+    }
+
+    /// Counts the pieces that it has of each stripe, if nobody has: from then on they are counted as they are announced.
+    pub(crate) fn count_held(&mut self, masks: &[Bits]) {
+        if self.held.is_empty() {
+            self.held.extend(masks.iter().map(|mask| self.has.count_common(mask)));
+        }
+    }
+
+    /// How many pieces of a stripe it has, after [`Self::count_held`].
+    pub(crate) fn held(&self, number: usize) -> u32 {
+        self.held.get(number).copied().unwrap_or(0)
+    }
+
+    /// It has one more piece, and `number` says of which stripe.
+    pub(crate) fn holds_one_more(&mut self, number: impl FnOnce() -> usize) {
+        if !self.held.is_empty()
+            && let Some(held) = self.held.get_mut(number())
+        {
+            *held += 1;
+        }
+    }
+
+    fn will_have(&self, piece: PieceIndex) -> bool {
+        let after = self.coming.1.partition_point(|run| run.start <= piece);
+        self.coming.1[..after].last().is_some_and(|run| run.contains(piece))
     }
 
     /// Takes note that it announces a piece; says whether it had not.
@@ -250,7 +332,7 @@ impl Link {
 
     /// Whether it has or reads this piece by what it last said, though it has stalled: it may have paused, or be slow.
     pub(crate) fn may_give(&self, piece: PieceIndex) -> bool {
-        self.is_up() && !self.is_failing() && (self.has.contains(piece) || self.coming.1.contains(piece))
+        self.is_up() && !self.is_failing() && (self.has.contains(piece) || self.will_have(piece))
     }
 
     /// Whether it has the piece and serves what it has.
@@ -265,7 +347,7 @@ impl Link {
             // Every read ends after its pieces.
             self.unchecked = 0;
         }
-        self.reads.insert(read);
+        self.reads.push(read);
         self.bytes_in_flight += bytes;
     }
 
@@ -294,7 +376,7 @@ impl Link {
     }
 
     pub(crate) fn ended(&mut self, read: ReadId, bytes_left: u64) {
-        self.reads.remove(&read);
+        self.reads.retain(|other| *other != read);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes_left);
     }
 
@@ -323,5 +405,80 @@ impl Link {
             && reads < reads_max.min(self.in_flight_max)
             && self.bytes_in_flight < depth
             && !(self.is_slow && reads > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECES: u32 = 100;
+
+    fn pieces() -> impl Iterator<Item = PieceIndex> {
+        Run::new(0, PIECES).pieces()
+    }
+
+    fn link() -> Link {
+        let mut link = Link::new(PIECES);
+        link.up(Duration::ZERO, 16);
+        link
+    }
+
+    #[test]
+    fn what_is_said_to_come_is_found_whatever_the_order_of_its_runs() {
+        let mut link = link();
+        let runs = [(95, 200), (7, 9), (2, 5), (1, 3), (9, 9), (300, 400), (20, 30), (22, 24), (30, 31)];
+        link.is_coming(1, &runs.map(|(start, end)| Run::new(start, end)));
+        assert!(link.coming.1.is_sorted() && link.coming.1.len() == 4, "{:?}", link.coming.1);
+        for piece in pieces() {
+            let is_said = runs.iter().any(|(start, end)| (*start..*end).contains(&piece.0));
+            assert_eq!(link.may_give(piece), is_said, "{piece}");
+        }
+        link.is_coming(2, &[]);
+        assert!(!pieces().any(|piece| link.may_give(piece)));
+    }
+
+    #[test]
+    fn what_was_announced_once_stays_heard_when_it_is_refused_or_the_link_ends() {
+        let mut link = link();
+        let said = |piece: u32| move |link: &Link| link.heard.contains(PieceIndex(piece));
+        assert!(link.announced(PieceIndex(5)) && link.announced(PieceIndex(6)));
+        link.refused(Duration::ZERO, Run::new(6, 8));
+        assert!(said(6)(&link) && !said(7)(&link), "it never said that it has 7");
+        assert!(!link.has.contains(PieceIndex(6)) && link.announced(PieceIndex(6)));
+        link.down(Duration::ZERO);
+        assert!(said(5)(&link) && said(6)(&link) && link.has.is_empty());
+    }
+
+    #[test]
+    fn pieces_of_stripes_are_counted_as_they_are_announced() {
+        let mut link = link();
+        let mut masks = [Bits::empty(PIECES), Bits::empty(PIECES), Bits::empty(PIECES)];
+        for piece in pieces() {
+            masks[piece.0 as usize % 3].insert(piece);
+        }
+        let announce = |link: &mut Link, piece: u32| {
+            if link.announced(PieceIndex(piece)) {
+                link.holds_one_more(|| piece as usize % 3);
+            }
+        };
+        let counts = |link: &mut Link, masks: &[Bits]| {
+            link.count_held(masks);
+            [0, 1, 2].map(|number| link.held(number))
+        };
+        for piece in [0, 1, 2, 3, 30] {
+            announce(&mut link, piece);
+        }
+        assert_eq!(counts(&mut link, &masks), [3, 1, 1]);
+        for piece in [30, 31, 34, 99] {
+            announce(&mut link, piece);
+        }
+        assert_eq!(counts(&mut link, &masks), [4, 3, 1]);
+        link.refused(Duration::ZERO, Run::new(30, 32));
+        assert_eq!(counts(&mut link, &masks), [3, 2, 1]);
+        link.forget_stripes();
+        assert_eq!(counts(&mut link, &masks[1..]), [2, 1, 0]);
+        link.down(Duration::ZERO);
+        assert_eq!(counts(&mut link, &masks), [0, 0, 0]);
     }
 }

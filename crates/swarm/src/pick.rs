@@ -61,17 +61,20 @@ impl Swarm {
         self.fill_as(peer, Self::of_anybody);
     }
 
-    fn fill_as(&mut self, peer: PeerId, candidates: impl Fn(&Self, PeerId, &Link) -> Vec<PieceIndex>) {
+    fn fill_as(&mut self, peer: PeerId, candidates: impl Fn(&Self, PeerId, &Link, &mut Vec<PieceIndex>)) {
+        let mut starts = std::mem::take(&mut self.starts);
         while !self.wanted.is_empty()
             && let Some(link) = self.links.get(&peer)
             && link.has_room(self.now, self.config.link_reads_max)
         {
-            let starts = candidates(self, peer, link);
+            starts.clear();
+            candidates(self, peer, link, &mut starts);
             if starts.is_empty() {
-                return;
+                break;
             }
             self.post_one_of(peer, &starts);
         }
+        self.starts = starts;
     }
 
     fn post_one_of(&mut self, peer: PeerId, starts: &[PieceIndex]) {
@@ -90,48 +93,35 @@ impl Swarm {
     }
 
     /// The first wanted pieces of a link that `word_at` leaves, as many as the window holds; what was put off comes last.
-    fn window(&self, link: &Link, word_at: impl Fn(usize) -> u64) -> Vec<PieceIndex> {
-        let timely = self.first_of(link, |at| word_at(at) & !self.postponed.word(at));
-        if !timely.is_empty() || self.postponed.is_empty() || self.reads_postponed() {
-            return timely;
+    fn window(&self, link: &Link, word_at: impl Fn(usize) -> u64, starts: &mut Vec<PieceIndex>) {
+        let window = self.config.window_pieces as usize;
+        let timely = |at| word_at(at) & !self.postponed.word(at);
+        starts.extend(self.wanted.common(&link.has, timely).take(window));
+        if starts.is_empty() && !self.postponed.is_empty() && !self.reads_postponed() {
+            starts.extend(self.wanted.common(&link.has, word_at).take(window));
         }
-        self.first_of(link, word_at)
-    }
-
-    fn first_of(&self, link: &Link, word_at: impl Fn(usize) -> u64) -> Vec<PieceIndex> {
-        let (mut starts, mut from) = (Vec::new(), 0);
-        while starts.len() < self.config.window_pieces as usize
-            && let Some(piece) =
-                self.wanted.scan(from, |at| self.wanted.word(at) & link.has.word(at) & word_at(at))
-        {
-            from = piece.0 + 1;
-            starts.push(piece);
-        }
-        starts
     }
 
     /// Pieces of the stripes that the link is the parent of.
-    fn of_parent(&self, peer: PeerId, link: &Link) -> Vec<PieceIndex> {
-        if link.is_slow || link.mine.is_empty() || self.seeds.contains(&peer) {
-            return Vec::new();
+    fn of_parent(&self, peer: PeerId, link: &Link, starts: &mut Vec<PieceIndex>) {
+        if !link.is_slow && !link.mine.is_empty() && !self.seeds.contains(&peer) {
+            self.window(link, |at| link.mine.word(at), starts);
         }
-        self.window(link, |at| link.mine.word(at))
     }
 
     /// The same, else those that no parent gives, or not in time.
-    fn of_anybody(&self, peer: PeerId, link: &Link) -> Vec<PieceIndex> {
+    fn of_anybody(&self, peer: PeerId, link: &Link, starts: &mut Vec<PieceIndex>) {
         if link.is_slow || self.seeds.contains(&peer) {
-            return self.one_by_one(peer, link);
+            return self.one_by_one(peer, link, starts);
         }
-        let mine = self.of_parent(peer, link);
-        if !mine.is_empty() {
-            return mine;
+        self.of_parent(peer, link, starts);
+        if starts.is_empty() && !self.edges.orphans.is_empty() {
+            self.window(link, |at| self.orphans_for(peer, at), starts);
         }
-        self.window(link, |at| self.orphans_for(peer, at))
     }
 
     /// For seeds, which are asked for what nobody has, and slow links, which are asked last.
-    fn one_by_one(&self, peer: PeerId, link: &Link) -> Vec<PieceIndex> {
+    fn one_by_one(&self, peer: PeerId, link: &Link, starts: &mut Vec<PieceIndex>) {
         let is_for = |piece: PieceIndex| {
             if self.seeds.contains(&peer) {
                 return self.is_for_seed(peer, piece);
@@ -140,18 +130,8 @@ impl Swarm {
             let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
             !others.any(|(_, other)| other.is_usable() && other.has.contains(piece))
         };
-        let (mut starts, mut from) = (Vec::new(), 0);
-        for _ in 0..SCAN_MAX {
-            let next = self.wanted.scan(from, |at| self.wanted.word(at) & link.has.word(at));
-            let Some(piece) = next.filter(|_| starts.len() < self.config.window_pieces as usize) else {
-                break;
-            };
-            from = piece.0 + 1;
-            if is_for(piece) {
-                starts.push(piece);
-            }
-        }
-        starts
+        let pieces = self.wanted.common(&link.has, |_| u64::MAX).take(SCAN_MAX);
+        starts.extend(pieces.filter(|piece| is_for(*piece)).take(self.config.window_pieces as usize));
     }
 
     pub(crate) fn fill_origin(&mut self) {

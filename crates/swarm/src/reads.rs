@@ -1,6 +1,5 @@
 //! Reads in flight. Law: each missing piece is either wanted, or carried by a read that is live.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use modelpack::layout::{PieceIndex, Run};
@@ -24,7 +23,8 @@ pub(crate) struct Read {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
-    all: BTreeMap<ReadId, Read>,
+    /// Ascending: a few dozen, which are begun at the end.
+    all: Vec<(ReadId, Read)>,
     next: u64,
     /// Reads that are no longer live but have not ended.
     given_up: usize,
@@ -34,30 +34,35 @@ impl Reads {
     pub(crate) fn insert(&mut self, read: Read) -> ReadId {
         let id = ReadId(self.next);
         self.next += 1;
-        self.all.insert(id, read);
+        self.all.push((id, read));
         id
     }
 
+    fn at(&self, id: ReadId) -> Option<usize> {
+        self.all.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
     pub(crate) fn get(&self, id: ReadId) -> Option<&Read> {
-        self.all.get(&id)
+        self.at(id).map(|at| &self.all[at].1)
     }
 
     pub(crate) fn get_mut(&mut self, id: ReadId) -> Option<&mut Read> {
-        self.all.get_mut(&id)
+        self.at(id).map(|at| &mut self.all[at].1)
     }
 
     pub(crate) fn end(&mut self, id: ReadId) -> Option<Read> {
-        let read = self.all.remove(&id)?;
+        let (_, read) = self.all.remove(self.at(id)?);
         self.given_up -= usize::from(!read.is_live);
         Some(read)
     }
 
     /// Marks a read as no longer live; returns its run if it was.
     pub(crate) fn give_up(&mut self, id: ReadId) -> Option<Run> {
-        let read = self.all.get_mut(&id).filter(|read| read.is_live)?;
+        let read = self.get_mut(id).filter(|read| read.is_live)?;
         read.is_live = false;
+        let run = read.run;
         self.given_up += 1;
-        Some(read.run)
+        Some(run)
     }
 
     pub(crate) fn has_given_up(&self) -> bool {
@@ -65,7 +70,7 @@ impl Reads {
     }
 
     pub(crate) fn is_carried(&self, piece: PieceIndex) -> bool {
-        self.all.values().any(|read| read.is_live && read.run.contains(piece))
+        self.all.iter().any(|(_, read)| read.is_live && read.run.contains(piece))
     }
 
     /// Marks those as cancelled that bring nothing any more, now that this piece is here; says which.

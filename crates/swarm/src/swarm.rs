@@ -94,6 +94,8 @@ pub struct Swarm {
     /// [`Self::next_wake`] after the last input.
     pub(crate) wake_due: Option<Duration>,
     pub(crate) outputs: VecDeque<Output>,
+    /// Of no meaning; kept for its memory.
+    pub(crate) starts: Vec<PieceIndex>,
     /// Something happened that may concern any link: all of them are looked at.
     pub(crate) is_stirred: bool,
     /// The reads at the origin or at seeds are others than when this was last said.
@@ -145,6 +147,7 @@ impl Swarm {
             phase: Phase::Running,
             wake_due: None,
             outputs,
+            starts: Vec::new(),
             said_coming: (0, Vec::new()),
         };
         swarm.pump();
@@ -226,11 +229,7 @@ impl Swarm {
     fn is_coming(&mut self, peer: PeerId, epoch: u64, runs: &[Run]) -> Concerned {
         let waits = self.stripes.all().iter().any(|stripe| !self.is_handed_over(stripe));
         if let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) {
-            let mut coming = Bits::empty(self.layout.piece_count());
-            for piece in runs.iter().flat_map(|run| link.has.clip(*run).pieces()) {
-                coming.insert(piece);
-            }
-            link.coming = (epoch, coming);
+            link.is_coming(epoch, runs);
         }
         match self.reads_first_hand() {
             true if waits || !self.seeds.is_empty() => Concerned::Everybody,
@@ -347,6 +346,7 @@ impl Swarm {
         }
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
+        self.links.values_mut().for_each(Link::forget_stripes);
         (self.edges.are_stale, self.is_coming_stale) = (true, true);
         self.lost_at = None;
         self.seeds = plan.members.iter().filter(|member| member.is_seed).map(|member| member.id).collect();
@@ -378,22 +378,24 @@ impl Swarm {
         }
         if self.plan.is_none() {
             self.stripes = Stripes::single(StripeSource::Origin, &self.wanted, self.now);
+            self.links.values_mut().for_each(Link::forget_stripes);
         }
     }
 
     fn announced(&mut self, peer: PeerId, runs: &[Run]) {
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up()) else { return };
-        let is_first = link.heard.is_empty();
+        let is_first = link.has.is_empty() && link.heard.is_empty();
         for run in runs {
             for piece in link.has.clip(*run).pieces() {
                 if !link.announced(piece) {
                     continue;
                 }
+                link.holds_one_more(|| self.stripes.number(piece));
                 if link.mine.contains(piece) {
                     link.last_mine = self.now;
                     link.announced_mine += 1;
                 }
-                if link.heard.insert(piece) && !self.have.contains(piece) {
+                if !link.heard.contains(piece) && !self.have.contains(piece) {
                     let stripe = self.stripes.at_mut(piece);
                     stripe.news(self.now);
                     stripe.is_last_resort = false;

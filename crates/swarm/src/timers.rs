@@ -321,8 +321,7 @@ impl Swarm {
         let is_coming =
             |link: &Link| link.reads.iter().filter_map(|id| self.reads.get(*id)).any(|read| read.is_live);
         self.links.iter().filter(|(_, link)| link.is_usable()).any(|(peer, link)| {
-            is_coming(link)
-                || self.seeds.contains(peer) && self.wanted.count_common(&self.wanted, &link.has) > 0
+            is_coming(link) || self.seeds.contains(peer) && self.wanted.count_common(&link.has) > 0
         })
     }
 
