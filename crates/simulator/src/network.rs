@@ -23,7 +23,7 @@ const WINDOW: u32 = 3;
 const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Stations on the longest way: card, rack, rack, card, disk.
-const HOPS_MAX: usize = 5;
+pub(crate) const HOPS_MAX: usize = 5;
 
 /// Requests that one peer has at the origin at once, at most.
 pub(crate) const ORIGIN_LANES: u32 = 16;
@@ -111,7 +111,8 @@ pub(crate) struct Network {
     quanta: u32,
     stations: Vec<Station>,
     flows: Vec<Flow>,
-    by_pair: BTreeMap<(u32, u32), u32>,
+    /// Of each node, who sends to it, ascending, and as which flow.
+    by_receiver: Vec<Vec<(u32, u32)>>,
     /// Of which station who gets how many times what others get.
     favours: BTreeMap<(u32, u32), u32>,
 }
@@ -123,7 +124,7 @@ impl Network {
             quanta,
             stations: Vec::new(),
             flows: Vec::new(),
-            by_pair: BTreeMap::new(),
+            by_receiver: Vec::new(),
             favours: BTreeMap::new(),
         }
     }
@@ -159,7 +160,13 @@ impl Network {
 
     /// Whether something that one node sends another has not left the first station yet.
     pub(crate) fn is_leaving(&self, from: u32, to: u32) -> bool {
-        self.by_pair.get(&(from, to)).is_some_and(|flow| self.flows[*flow as usize].queued[0] > 0)
+        self.flow(from, to).is_some_and(|flow| self.flows[flow as usize].queued[0] > 0)
+    }
+
+    fn flow(&self, from: u32, to: u32) -> Option<u32> {
+        let senders = self.by_receiver.get(to as usize)?;
+        let at = senders.binary_search_by_key(&from, |(from, _)| *from).ok()?;
+        Some(senders[at].1)
     }
 
     /// Puts a read behind what the pair has to send; `path` is the way if they never had any.
@@ -172,10 +179,7 @@ impl Network {
     ) where
         Served: Into<T>,
     {
-        let flow = match self.by_pair.get(&(from, to)) {
-            Some(flow) => *flow,
-            None => self.add_flow((from, to), path),
-        };
+        let flow = self.flow(from, to).unwrap_or_else(|| self.add_flow((from, to), path));
         let state = &mut self.flows[flow as usize];
         state.jobs.push_back(Job { read, run });
         state.queued[0] += run.len() * self.quanta;
@@ -201,7 +205,11 @@ impl Network {
             arrived: 0,
             said: Duration::ZERO,
         });
-        self.by_pair.insert((from, to), number);
+        let receivers = self.by_receiver.len().max(to as usize + 1);
+        self.by_receiver.resize(receivers, Vec::new());
+        let senders = &mut self.by_receiver[to as usize];
+        let at = senders.partition_point(|(other, _)| *other < from);
+        senders.insert(at, (from, number));
         number
     }
 
@@ -212,27 +220,30 @@ impl Network {
 
     /// The same, with what of each read has not crossed.
     pub(crate) fn take(&mut self, from: u32, to: u32) -> Vec<(ReadId, Run)> {
-        let Some(flow) = self.by_pair.get(&(from, to)) else { return Vec::new() };
-        let flow = &mut self.flows[*flow as usize];
+        let Some(flow) = self.flow(from, to) else { return Vec::new() };
+        let flow = &mut self.flows[flow as usize];
         flow.generation += 1;
         flow.queued = [0; HOPS_MAX];
         flow.arrived = 0;
         flow.jobs.drain(..).map(|job| (job.read, job.run)).collect()
     }
 
-    /// Whoever sends to, or gets from, this node.
+    /// Whoever sends to, or gets from, this node, ascending.
     pub(crate) fn pairs_of(&self, node: u32) -> Vec<(u32, u32)> {
-        self.by_pair.keys().filter(|(from, to)| *from == node || *to == node).copied().collect()
+        let pairs = self.flows.iter().map(|flow| (flow.from, flow.to));
+        let mut pairs: Vec<(u32, u32)> = pairs.filter(|(from, to)| *from == node || *to == node).collect();
+        pairs.sort_unstable();
+        pairs
     }
 
     /// Sends of a read only what has begun; says whether nothing had.
     pub(crate) fn cancel(&mut self, from: u32, to: u32, read: ReadId) -> bool {
-        let Some(number) = self.by_pair.get(&(from, to)) else { return false };
-        let flow = &mut self.flows[*number as usize];
+        let Some(number) = self.flow(from, to) else { return false };
+        let flow = &mut self.flows[number as usize];
         let all: u32 = flow.jobs.iter().map(|job| job.run.len()).sum();
         // What has left the first station, or is in service there, cannot be called back.
         let serving = self.stations[flow.path[0] as usize].serving;
-        let is_serving = serving == Some((*number, 0, flow.generation));
+        let is_serving = serving == Some((number, 0, flow.generation));
         let unsent = flow.queued[0].saturating_sub(u32::from(is_serving));
         let mut begun = all - unsent / self.quanta;
         let mut is_dropped = false;

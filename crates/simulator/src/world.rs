@@ -1,6 +1,5 @@
 //! The virtual fleet: nodes, schedulers, and what happens between them. Does not own the network or the scenarios.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::network::{Crossed, Network, Served};
 use crate::options::{Fault, Options, Report};
 use crate::queue::Queue;
 
+mod asked;
 mod learning;
 mod links;
 pub(crate) mod news;
@@ -44,8 +44,8 @@ enum Event {
     Flush(u32),
     /// The same of its children.
     Tell(u32),
-    /// News arrive: from, to, what.
-    Told(u32, u32, Box<(Vec<Run>, Option<news::Coming>)>),
+    /// News arrive: from, to, which of the sender's, and what it reads from the origin if that is new.
+    Told(u32, u32, news::Span, Option<Box<news::Coming>>),
     ToPlanner(Box<planner::Input>),
     TickPlanner,
     Begin(u32),
@@ -114,8 +114,8 @@ struct World {
     over: usize,
     watched: watch::Watched,
     orphans: orphans::Orphans,
-    /// Whom each read was asked of.
-    reads: BTreeMap<(u32, ReadId), u32>,
+    /// Of each node, whom each read was asked of.
+    reads: Vec<asked::Asked>,
     /// Empty; kept for its memory.
     outputs: Vec<Output>,
     report: Report,
@@ -174,7 +174,7 @@ impl World {
             over: 0,
             watched: watch::Watched::default(),
             orphans: orphans::Orphans::default(),
-            reads: BTreeMap::new(),
+            reads: (0..=count).map(|_| asked::Asked::default()).collect(),
             outputs: Vec::new(),
             report: Report::begun(count, options.seed),
             options,
@@ -315,7 +315,7 @@ impl World {
             Event::Asked(from, to, read, run) => self.asked(from, to, (read, run)),
             Event::Flush(node) => self.flush(node),
             Event::Tell(node) => self.tell(node),
-            Event::Told(from, to, told) => self.told(from, to, *told),
+            Event::Told(from, to, news, coming) => self.told((from, to), news, coming),
             Event::ToPlanner(input) => self.planner_input(*input),
             Event::TickPlanner => {
                 self.planner_wake = None;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use modelpack::quantity::{Rate, Size};
+use simulator::Report;
 use simulator::sweep::{Case, Figures, Sweep};
 
 use super::parse;
@@ -83,7 +84,7 @@ pub(crate) fn sweep(args: &SweepArgs) {
                 println!("{at:8.3} s  origin {:.3}  up {:.3}  down {:.3}", line.origin, line.up, line.down);
             }
         }
-        show_seed(args.json, (seed, report.events, took), &figures);
+        show_seed(args.json, (seed, &report, took), &figures);
         all.push(figures);
     }
     show_result(args, &sweep, &all);
@@ -103,7 +104,8 @@ fn head(sweep: &Sweep, args: &SweepArgs) {
     println!("  seed   last      ratio   p99     origin   events     took");
 }
 
-fn show_seed(is_json: bool, (seed, events, took): (u64, u64, Duration), figures: &Figures) {
+fn show_seed(is_json: bool, (seed, report, took): (u64, &Report, Duration), figures: &Figures) {
+    let (events, hash) = (report.events, report.event_hash);
     let (worst, p99) = (figures.worst(), quantile(&figures.ratios, 0.99));
     let (last, took) = (figures.last.as_secs_f64(), took.as_secs_f64());
     let copies = figures.origin_copies;
@@ -112,7 +114,7 @@ fn show_seed(is_json: bool, (seed, events, took): (u64, u64, Duration), figures:
         let late = figures.late.map_or("null".to_owned(), number);
         println!(
             "{{\"seed\":{seed},\"last_seconds\":{last:.6},\"ratio\":{},\"p99_peer_ratio\":{},\"late_ratio\":{late},\
-             \"origin_x\":{copies:.4},\"core_x\":{core},\"events\":{events},\"took_seconds\":{took:.3}}}",
+             \"origin_x\":{copies:.4},\"core_x\":{core},\"events\":{events},\"event_hash\":\"{hash:016x}\",\"took_seconds\":{took:.3}}}",
             number(worst),
             number(p99),
         );

@@ -8,8 +8,6 @@ use modelpack::layout::PIECE_BYTES;
 use planner::Measured;
 use planner::capacity::{Foreign, LOOK_INTERVAL, Learner, Moved};
 
-use swarm::ReadId;
-
 use super::{Event, World};
 
 /// Looks between two reports: as often as the product tells its scheduler by default.
@@ -57,8 +55,7 @@ impl World {
 
     /// How many others than the origin have reads of a node to answer.
     fn parents_asked(&self, node: u32) -> usize {
-        let reads = self.reads.range((node, ReadId(0))..=(node, ReadId(u64::MAX)));
-        let asked = reads.map(|(_, from)| *from);
+        let asked = self.reads[node as usize].sources();
         let asked: BTreeSet<u32> = asked.filter(|from| *from < self.origin()).collect();
         asked.into_iter().filter(|from| self.nodes[*from as usize].is_alive).count()
     }

@@ -8,7 +8,7 @@ use swarm::{Input, Output, PieceOutcome, ReadId, ReadOutcome, Source};
 
 use super::news::Child;
 use super::{ARTIFACT, Event, World, node_of};
-use crate::network::{Arrival, Crossed, Served, lane_of};
+use crate::network::{Arrival, Crossed, HOPS_MAX, Served, lane_of};
 
 /// Until when a read that is never answered ends: as the grants of the product do.
 const GRANT_EXPIRY: Duration = Duration::from_secs(10);
@@ -54,12 +54,12 @@ impl World {
                     Source::Origin => self.origin(),
                     Source::Peer(peer) => node_of(peer),
                 };
-                self.reads.insert((node, read), from);
+                self.reads[node as usize].insert(read, from);
                 self.orphan_asks(node, source, run);
                 self.queue.later(Event::Asked(from, node, read, run));
             }
             Output::Cancel { read } => {
-                if let Some(from) = self.reads.get(&(node, read)).copied()
+                if let Some(from) = self.reads[node as usize].get(read)
                     && self.network.cancel(lane_of(self.origin(), from, read), node, read)
                 {
                     self.later_input(node, Input::ReadEnded { read, outcome: ReadOutcome::Ok });
@@ -128,23 +128,28 @@ impl World {
             let ended = Input::ReadEnded { read, outcome: ReadOutcome::SourceGone };
             self.queue.push(self.queue.now() + GRANT_EXPIRY, Event::Input(to, Box::new(ended)));
         } else if source.is_alive && is_link {
-            let path = self.path(from, to);
+            let (hops, path) = self.path(from, to);
             let lane = lane_of(self.origin(), from, read);
-            self.network.send(&mut self.queue, (lane, to), &path, (read, run));
+            self.network.send(&mut self.queue, (lane, to), &path[..hops], (read, run));
         } else {
             self.later_input(to, Input::ReadEnded { read, outcome: ReadOutcome::SourceGone });
         }
     }
 
-    /// From card to card, and where they are not in one rack, by way of uplinks.
-    fn path(&self, from: u32, to: u32) -> Vec<u32> {
+    /// From card to card, and where they are not in one rack, by way of uplinks: how many stations, and which.
+    fn path(&self, from: u32, to: u32) -> (usize, [u32; HOPS_MAX]) {
         let (out, into) = (self.rack_of(from), self.rack_of(to));
         let is_apart = out != into;
         let out = out.filter(|_| is_apart).map(|rack| self.uplinks[rack].0);
         let into = into.filter(|_| is_apart).map(|rack| self.uplinks[rack].1);
         let cards = (self.nodes[from as usize].card.0, self.nodes[to as usize].card.1);
         let thin = self.nodes[to as usize].from_origin.filter(|_| from == self.origin());
-        [cards.0].into_iter().chain(thin).chain(out).chain(into).chain([cards.1]).collect()
+        let (mut hops, mut path) = (0, [0; HOPS_MAX]);
+        for station in [Some(cards.0), thin, out, into, Some(cards.1)].into_iter().flatten() {
+            path[hops] = station;
+            hops += 1;
+        }
+        (hops, path)
     }
 
     pub(super) fn served(&mut self, served: Served) {
@@ -184,7 +189,7 @@ impl World {
         let peer = (from != self.origin()).then(|| self.id_of(from));
         self.prove(to, peer, Input::Piece { read, piece, outcome });
         if is_last {
-            self.reads.remove(&(to, read));
+            self.reads[to as usize].remove(read);
             self.read_is_over(to, read);
         }
     }

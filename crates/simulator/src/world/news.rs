@@ -6,7 +6,8 @@ use modelpack::layout::Run;
 use planner::StripeSet;
 use swarm::Input;
 
-use super::{ARTIFACT, Event, World};
+use super::{ARTIFACT, Event, World, number};
+use crate::queue::nanos;
 
 /// Least time between two batches to one child, and as many runs as are sent without waiting: as in the product.
 pub(crate) const BATCH_INTERVAL: Duration = Duration::from_micros(500);
@@ -17,6 +18,13 @@ pub(crate) const IDLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What a node reads from the origin, and the epoch of the plan that it acts by.
 pub(super) type Coming = (u64, Vec<Run>);
+
+/// Some of a node's news, by when it had them: what it has said it never takes back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    start: u32,
+    end: u32,
+}
 
 /// Who is linked to a node to read.
 #[derive(Debug)]
@@ -63,15 +71,17 @@ impl World {
         let state = &mut self.nodes[node as usize];
         state.news.push(run);
         if state.news.len() == state.reported + 1 {
-            self.queue.push(now + BATCH_INTERVAL, Event::Flush(node));
+            self.queue.after(nanos(BATCH_INTERVAL), Event::Flush(node));
         }
-        let count = state.news.len();
+        let (count, mut first) = (state.news.len(), None);
         for child in &mut state.children {
             let is_much = count - child.told >= BATCH_RUNS;
             let next = if is_much { now } else { child.next(now, child.wants(run)) };
-            child.due = Some(child.due.map_or(next, |due| due.min(next)));
+            let due = child.due.map_or(next, |due| due.min(next));
+            child.due = Some(due);
+            first = Some(first.map_or(due, |first: Duration| first.min(due)));
         }
-        self.tell_when_due(node);
+        self.tell_at(node, first);
     }
 
     /// What a node reads from the origin has changed.
@@ -87,9 +97,14 @@ impl World {
     }
 
     fn tell_when_due(&mut self, node: u32) {
+        let first = self.at(node).children.iter().filter_map(|child| child.due).min();
+        self.tell_at(node, first);
+    }
+
+    /// The first child is due then.
+    fn tell_at(&mut self, node: u32, first: Option<Duration>) {
         let state = &mut self.nodes[node as usize];
-        let next = state.children.iter().filter_map(|child| child.due).min();
-        if let Some(at) = next.filter(|at| state.tells_at.is_none_or(|set| *at < set)) {
+        if let Some(at) = first.filter(|at| state.tells_at.is_none_or(|set| *at < set)) {
             state.tells_at = Some(at);
             self.queue.push(at, Event::Tell(node));
         }
@@ -117,30 +132,37 @@ impl World {
         if state.tells_at.take_if(|at| *at <= now).is_none() || state.is_hung {
             return;
         }
+        let mut first = None;
         for child in &mut state.children {
             if child.due.take_if(|due| *due <= now).is_none() {
+                first = child.due.map(|due| first.map_or(due, |first: Duration| first.min(due))).or(first);
                 continue;
             }
-            let runs = state.news[child.told..].to_vec();
+            let news = Span { start: number(child.told), end: number(state.news.len()) };
             (child.told, child.last) = (state.news.len(), Some(now));
-            let coming = (child.coming != state.coming).then(|| state.coming.clone());
-            child.coming.clone_from(&state.coming);
-            if !runs.is_empty() || coming.is_some() {
-                self.queue.later(Event::Told(node, child.node, Box::new((runs, coming))));
+            let is_other = child.coming != state.coming;
+            if is_other {
+                child.coming.clone_from(&state.coming);
+            }
+            let coming = is_other.then(|| Box::new(state.coming.clone()));
+            if news.start < news.end || coming.is_some() {
+                self.queue.later(Event::Told(node, child.node, news, coming));
             }
         }
-        self.tell_when_due(node);
+        self.tell_at(node, first);
     }
 
-    pub(super) fn told(&mut self, from: u32, to: u32, (runs, coming): (Vec<Run>, Option<Coming>)) {
+    pub(super) fn told(&mut self, (from, to): (u32, u32), news: Span, coming: Option<Box<Coming>>) {
         if !self.at(from).is_alive {
             return;
         }
         let peer = self.id_of(from);
-        if !runs.is_empty() {
+        if news.start < news.end {
+            let runs = self.nodes[from as usize].news[news.start as usize..news.end as usize].to_vec();
             self.input(to, Input::Have { peer, runs });
         }
-        if let Some((epoch, runs)) = coming {
+        if let Some(coming) = coming {
+            let (epoch, runs) = *coming;
             self.input(to, Input::Coming { peer, epoch, runs });
         }
     }
