@@ -8,7 +8,7 @@ use planner::{PeerId, StripeSet, StripeSource};
 
 use crate::bits::Bits;
 use crate::io::Output;
-use crate::link::{Link, LinkState};
+use crate::link::Link;
 use crate::stripes::{Stripe, mix};
 use crate::swarm::Swarm;
 
@@ -244,9 +244,7 @@ impl Swarm {
     pub(crate) fn needs_backups(&self, number: usize) -> bool {
         let stripe = &self.stripes.all()[number];
         let StripeSource::Parent(parent) = stripe.source else { return true };
-        let is_broken =
-            |link: &Link| link.is_slow || matches!(link.state, LinkState::Leaving | LinkState::Down { .. });
-        self.links.get(&parent).is_some_and(is_broken)
+        self.links.get(&parent).is_some_and(|link| link.is_slow || link.is_gone())
             || self.seeds.contains(&parent)
             || self.edges.behind.get(number).is_some_and(|at| matches!(at, Behind::Some | Behind::Much))
     }

@@ -17,6 +17,17 @@ impl Swarm {
         }
     }
 
+    /// A link has broken: whoever is at the other end is not known to be gone.
+    pub(crate) fn link_broken(&mut self, peer: PeerId) {
+        self.abandon_link(peer);
+        self.edges.are_stale = true;
+        if let Some(link) =
+            self.links.get_mut(&peer).filter(|link| !matches!(link.state, LinkState::Down { .. }))
+        {
+            link.broken(self.now);
+        }
+    }
+
     /// Closes links that were good and that no plan names any more: each costs both ends a message for every few pieces.
     pub(crate) fn leave_unplanned(&mut self) {
         let mut planned: BTreeSet<PeerId> = self.seeds.clone();

@@ -26,6 +26,10 @@ const DEPTH_MIN: u64 = PIECE_BYTES;
 const RECONNECT: Duration = Duration::from_millis(500);
 const RECONNECT_DOUBLINGS: u32 = 5;
 
+/// What was announced on a link that ended and is opened at once counts for so long: many times what opening takes, and no
+/// longer than the new entrant of a stripe waits for the old one.
+const MISSED: Duration = Duration::from_secs(1);
+
 /// A parent's news may be this many times later than usual before others are asked for what it should have had, but for
 /// no longer than this.
 const REST_INTERVALS: u32 = 4;
@@ -121,6 +125,10 @@ pub(crate) struct Link {
     /// The scheduler was told that nothing comes; cleared by the next good piece.
     pub(crate) is_reported: bool,
     pub(crate) pause_until: Duration,
+    /// It broke and was opened again at once; cleared by the next good piece, so that this is done once for each.
+    is_reopened: bool,
+    /// Until when what it announced counts though it must be said again.
+    missed_until: Option<Duration>,
     /// Failures since the last good piece.
     pub(crate) failures: u32,
     /// Those among them that refused what was announced.
@@ -157,6 +165,8 @@ impl Link {
             is_told_stalled: false,
             is_reported: false,
             pause_until: Duration::ZERO,
+            is_reopened: false,
+            missed_until: None,
             failures: 0,
             refusals: 0,
             refused: Bits::empty(0),
@@ -180,6 +190,15 @@ impl Link {
         u32::try_from(rest.as_nanos() / patience.as_nanos().max(1)).unwrap_or(u32::MAX)
     }
 
+    /// Whether its other end leaves or cannot be reached, as far as is known: it broke, and is not up again.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self.state {
+            LinkState::Leaving | LinkState::Down { .. } => true,
+            LinkState::Connecting => self.is_reopened,
+            LinkState::Up => false,
+        }
+    }
+
     /// Whether pieces it announced may be counted on.
     pub(crate) fn is_usable(&self) -> bool {
         self.is_up() && !self.is_slow
@@ -194,13 +213,29 @@ impl Link {
     pub(crate) fn down(&mut self, now: Duration) {
         let wait = RECONNECT * 2_u32.pow(self.failures.min(RECONNECT_DOUBLINGS));
         self.failures = self.failures.saturating_add(1);
+        self.missed_until = None;
         self.ended_until(now + wait);
+    }
+
+    /// It broke, and nobody knows why: the other end may live. So it is opened again at once, but only once for each
+    /// good piece, and until that has failed the other end has what it had.
+    pub(crate) fn broken(&mut self, now: Duration) {
+        if self.is_up() && !std::mem::replace(&mut self.is_reopened, true) {
+            self.missed(now);
+        } else {
+            self.down(now);
+        }
+    }
+
+    fn missed(&mut self, now: Duration) {
+        self.missed_until = Some(now + MISSED);
+        self.ended_until(now);
     }
 
     /// It is opened anew at once. Only a link that is up moves, so that one which never comes up cannot do so for ever.
     pub(crate) fn moved(&mut self, now: Duration) {
         match self.state {
-            LinkState::Up => self.ended_until(now),
+            LinkState::Up => self.missed(now),
             LinkState::Connecting | LinkState::Leaving => self.down(now),
             LinkState::Down { .. } => {}
         }
@@ -244,6 +279,8 @@ impl Link {
             is_one
         });
         self.coming.0 = epoch;
+        // What it had is said before that.
+        self.missed_until = None;
     }
 
     /// It is the parent of these of the stripes that have such pieces.
@@ -335,6 +372,17 @@ impl Link {
         self.is_up() && !self.is_failing() && (self.has.contains(piece) || self.will_have(piece))
     }
 
+    /// Whether it had this piece until its link ended just now, and says it again as soon as that is open.
+    pub(crate) fn had(&self, now: Duration, piece: PieceIndex) -> bool {
+        let counts = !self.is_slow && !self.is_failing() && self.heard.contains(piece);
+        counts && self.missed_until.is_some_and(|until| now < until)
+    }
+
+    /// Until when what it had counts, if it does.
+    pub(crate) fn missed_until(&self) -> Option<Duration> {
+        self.missed_until
+    }
+
     /// Whether it has the piece and serves what it has.
     pub(crate) fn has_for_sure(&self, piece: PieceIndex) -> bool {
         self.is_usable() && !self.is_failing() && self.has.contains(piece)
@@ -356,7 +404,7 @@ impl Link {
         (self.last_piece, self.last_byte) = (now, now);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
         (self.is_slow, self.is_told_stalled, self.is_reported) = (false, false, false);
-        (self.failures, self.refusals) = (0, 0);
+        (self.failures, self.refusals, self.is_reopened) = (0, 0, false);
     }
 
     /// A piece came; whether it is right is found out later.

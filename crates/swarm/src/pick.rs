@@ -155,7 +155,9 @@ impl Swarm {
         let stripe = self.stripes.at(piece);
         let is_mine = stripe.source == StripeSource::Parent(seed) && self.is_handed_over(stripe);
         let is_with = |link: &Link| {
-            link.has_or_will(piece) || self.now < link.slow_since + SEED_SPARED && link.may_give(piece)
+            link.has_or_will(piece)
+                || link.had(self.now, piece)
+                || self.now < link.slow_since + SEED_SPARED && link.may_give(piece)
         };
         let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
         (stripe.is_last_resort || is_mine && !self.is_left_to_former(stripe, piece))
@@ -274,8 +276,9 @@ impl Swarm {
     fn is_for_origin(&self, piece: PieceIndex) -> bool {
         let stripe = self.stripes.at(piece);
         // What is said to be coming has not come for as long as anybody waits.
-        let is_with = |link: &Link| {
-            if stripe.is_last_resort { link.has_for_sure(piece) } else { link.has_or_will(piece) }
+        let is_with = |link: &Link| match stripe.is_last_resort {
+            true => link.has_for_sure(piece),
+            false => link.has_or_will(piece) || link.had(self.now, piece),
         };
         // A seed is an origin too, which gives nothing of a stripe that is read here.
         let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));

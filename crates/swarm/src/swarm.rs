@@ -191,7 +191,7 @@ impl Swarm {
                 }
             }
             Input::LinkLeaving { peer } => self.link_leaving(peer),
-            Input::LinkDown { peer } => self.link_down(peer),
+            Input::LinkDown { peer } => self.link_broken(peer),
             Input::LinkMoved { peer } => {
                 self.abandon_link(peer);
                 self.edges.are_stale = true;

@@ -261,8 +261,7 @@ impl Swarm {
     /// The live known members of the swarm and this peer, in the order in which they touch a stripe at the origin.
     fn rendezvous_order(&self, stripe: usize) -> Vec<PeerId> {
         let is_live = |peer: &PeerId| {
-            let is_gone = |link: &Link| matches!(link.state, LinkState::Leaving | LinkState::Down { .. });
-            !self.links.get(peer).is_some_and(is_gone) && !self.blamed.contains_key(peer)
+            !self.links.get(peer).is_some_and(Link::is_gone) && !self.blamed.contains_key(peer)
         };
         let known = self.plan.iter().flat_map(|plan| &plan.members).filter(|member| !member.is_seed);
         let mut order: Vec<PeerId> = known.map(|member| member.id).filter(is_live).collect();
@@ -346,6 +345,7 @@ impl Swarm {
         );
         let slow = self.links.values().filter(|link| link.is_slow && !self.seeds.is_empty());
         let spared = slow.map(|link| link.slow_since + SEED_SPARED);
+        let missed = self.links.values().filter_map(Link::missed_until);
         let handovers = self.stripes.all().iter().filter_map(|stripe| Some(stripe.handover.as_ref()?.until));
         let origin = handovers.chain([self.origin.pause_until, self.origin.yields_until]);
         // A link that is idle now may help somebody's parent out later, also at the very end.
@@ -356,6 +356,7 @@ impl Swarm {
             .chain(told)
             .chain(silences)
             .chain(spared)
+            .chain(missed)
             .chain(take_over)
             .chain(retries)
             .chain(quiet)
