@@ -7,14 +7,13 @@
 //!
 //! This world is another one than that of the measured cases: there links cannot break and schedulers are never two,
 //! which keeps thousands of nodes cheap. Both share the network and the queue.
-//!
-//! Not played: a wrong provisional tree (trees and vouchers are the peer's, and bytes do not exist here).
 
 use std::time::Duration;
 
 mod dice;
 mod faults;
 mod links;
+mod misled;
 mod news;
 mod oracle;
 mod racks;
@@ -23,6 +22,7 @@ mod scenario;
 mod schedulers;
 mod streams;
 mod trace;
+mod vouching;
 mod words;
 mod world;
 
@@ -54,6 +54,10 @@ pub struct Verdict {
     pub last_done: Duration,
     /// Copies of the artifact that left the origin and seeds.
     pub copies: f64,
+    /// Repairs that members began, because what somebody vouched for did not add up.
+    pub repairs: u64,
+    /// Plans that arrived with something wrong in them.
+    pub wrong_plans: u64,
     /// The longest time that a source was seen idle while somebody waited.
     pub longest_wait: Duration,
 }
@@ -105,6 +109,8 @@ fn verdict(world: &World<'_>) -> Verdict {
         events: world.events,
         last_done: world.oracle.last_done,
         copies: world.oracle.copies(world.scenario.pieces),
+        repairs: world.rootless.as_ref().map_or(0, |rootless| rootless.repairs),
+        wrong_plans: world.plans_spoiled,
         longest_wait: world.oracle.longest_wait,
     }
 }

@@ -18,7 +18,7 @@ const USAGE: &str =
        simulator failover [--peers 64] [--size 2GiB] [--rate 10gbit] [--seeds 20] [--seed 1] [--json]
        simulator rerun FILE [--policy chain,binomial,trees,mesh,hybrid] [--origin-rate RATE] [--pieces 512]
                        [--quanta 16] [--seed 1] [--json]
-       simulator fuzz  [--seeds 1000 | --minutes M] [--seed 1] [--past] [--json]
+       simulator fuzz  [--seeds 1000 | --minutes M] [--seed 1] [--past] [--jobs 1] [--json]
        simulator replay SEED [--lines 40] [--node N]…
 cases: clean slow kill origin-fast origin-slow late scheduler-down heterogeneous racks far";
 

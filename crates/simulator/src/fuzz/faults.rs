@@ -48,6 +48,7 @@ impl World<'_> {
                     self.stray(node);
                 }
             }
+            Fault::WrongPlans { percent, .. } => self.mislead(at, percent),
             Fault::OriginOut { .. } => self.origin_out(),
             Fault::Refused { node } => {
                 // The next read says so.
@@ -120,6 +121,7 @@ impl World<'_> {
                     self.come_back_soon(node);
                 }
             }
+            Fault::WrongPlans { .. } => self.lead_right(at),
             Fault::OriginOut { .. } => self.origin_outages -= 1,
             Fault::Kill { .. }
             | Fault::Leave { .. }

@@ -26,7 +26,7 @@ impl World<'_> {
             self.queue.push(at, Event::Linked { child, parent, generation, input });
             return;
         }
-        if !self.is_alive(parent) {
+        if !self.is_alive(parent) || !self.is_shared(parent) {
             let input = Box::new(Input::LinkDown { peer });
             self.queue.later(Event::Linked { child, parent, generation, input });
             return;
@@ -66,6 +66,7 @@ impl World<'_> {
             }
             self.cut(parent, child);
         }
+        let input = self.vouched_news((child, parent), input);
         self.input(child, input);
     }
 

@@ -28,7 +28,7 @@ impl World<'_> {
 
     pub(super) fn flush(&mut self, node: u32) {
         let runs = std::mem::take(&mut self.at(node).unsaid);
-        if runs.is_empty() || !self.is_alive(node) {
+        if runs.is_empty() || !self.is_alive(node) || !self.is_shared(node) {
             return;
         }
         for (child, generation) in self.at(node).children.clone() {

@@ -106,6 +106,8 @@ pub(super) struct Oracle {
     first_hand_pieces: u64,
     /// Pieces that the origin had to send again, because those who had them were lost.
     excused: u64,
+    /// Who was accused because nobody knows whom it had its pieces of: the product knows that it may be wrong there.
+    accused_in_place: BTreeSet<u32>,
     /// Nodes that came, were lost, or lost a link.
     changes: u64,
     /// When the last node was done.
@@ -143,6 +145,7 @@ impl Oracle {
             calm: scenario.calm,
             first_hand_pieces: 0,
             excused: 0,
+            accused_in_place: BTreeSet::new(),
             changes: 0,
             last_done: Duration::ZERO,
             longest_wait: Duration::ZERO,
@@ -186,6 +189,31 @@ impl Oracle {
         self.books[at].reads.clear();
     }
 
+    pub(super) fn accused_in_place(&mut self, node: u32) {
+        self.accused_in_place.insert(node);
+    }
+
+    /// A node forgets all that it has, which is wrong, and reads it again; says the number of its next read.
+    pub(super) fn begun_again(&mut self, node: u32) -> u64 {
+        let book = &mut self.books[node as usize];
+        book.proved = PieceMap::empty(book.proved.piece_count());
+        book.reads.clear();
+        book.next_read
+    }
+
+    /// What a node gets of the origin is never what the digest says, or it cannot read it.
+    pub(super) fn gives_up_on_wrong_bytes(&mut self, node: u32, at: Duration) {
+        self.books[node as usize].outcome = Outcome::Failed;
+        if self.natures[node as usize] == Nature::Honest && self.origin_ok[node as usize] {
+            self.violated(
+                "gives up",
+                at,
+                &[node],
+                "gives up on wrong bytes, though it can read right ones".to_owned(),
+            );
+        }
+    }
+
     pub(super) fn refused(&mut self, node: u32) {
         self.origin_ok[node as usize] = false;
     }
@@ -204,8 +232,9 @@ impl Oracle {
     }
 
     pub(super) fn stands(&mut self, at: Duration, node: u32, standing: Standing) {
-        let is_corrupt = matches!(self.natures[node as usize], Nature::Corrupt { .. });
-        if standing == Standing::Quarantined && !is_corrupt {
+        let nature = self.natures[node as usize];
+        let is_corrupt = matches!(nature, Nature::Corrupt { .. } | Nature::Misreads { .. });
+        if standing == Standing::Quarantined && !is_corrupt && !self.accused_in_place.contains(&node) {
             self.violated("honest quarantined", at, &[node], "it never sent a wrong byte".to_owned());
         }
     }

@@ -143,7 +143,7 @@ impl World<'_> {
         let from = crossed.from.min(self.origin());
         self.oracle.crossed(from, to, piece);
         self.fold([from.into(), to.into(), piece.0.into()]);
-        let is_bad = self.is_bad(from, piece);
+        let is_bad = self.is_bad(from, piece) || !self.takes((from, to), piece);
         let outcome = if is_bad { PieceOutcome::Bad } else { PieceOutcome::Good };
         let now = self.queue.now();
         if is_bad {

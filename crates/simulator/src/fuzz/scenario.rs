@@ -7,6 +7,7 @@ use std::time::Duration;
 use modelpack::layout::PIECE_BYTES;
 
 use super::dice::Dice;
+use super::misled;
 use super::racks::Racks;
 
 /// Nodes that a scenario begins with, at most. Those that come back after a crash are counted apart.
@@ -50,6 +51,12 @@ pub enum Nature {
     Silent {
         /// From when.
         from: Duration,
+    },
+    /// Gets so many of a hundred pieces of the origin wrong, and vouches for them, where only their blob's digest proves
+    /// pieces.
+    Misreads {
+        /// How many.
+        percent: u64,
     },
 }
 
@@ -167,6 +174,13 @@ pub enum Fault {
         /// How long.
         lasts: Duration,
     },
+    /// Plans that arrive are wrong.
+    WrongPlans {
+        /// So many of a hundred.
+        percent: u64,
+        /// How long.
+        lasts: Duration,
+    },
     /// The origin serves nobody.
     OriginOut {
         /// How long.
@@ -190,6 +204,7 @@ impl Fault {
             | Self::Disk { lasts, .. }
             | Self::SchedulerGone { lasts }
             | Self::Double { lasts, .. }
+            | Self::WrongPlans { lasts, .. }
             | Self::OriginOut { lasts } => lasts,
             Self::Session { away, .. } => away,
             Self::Kill { .. } | Self::Leave { .. } | Self::Break { .. } | Self::Refused { .. } => {
@@ -266,6 +281,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Who takes part; at least one of them is never harmed and has, or can read, everything.
     pub members: Vec<Member>,
+    /// Whether only the digest of the whole proves pieces, and members rely on who vouches for them.
+    pub is_rootless: bool,
     /// Where they stand, if not all in one rack.
     pub racks: Option<Racks>,
     /// Pieces of the artifact, one blob.
@@ -306,6 +323,7 @@ impl fmt::Display for Scenario {
         let Self {
             members, pieces, quanta, origin_rate, run_pieces, schedulers, faults, calm, until, ..
         } = self;
+        f.write_str(if self.is_rootless { "no roots, " } else { "" })?;
         write!(f, "{} nodes, {pieces} pieces in {quanta} parts, {run_pieces} in a read, ", members.len())?;
         write!(f, "origin {origin_rate} B/s, {schedulers} schedulers, calm from {calm:?}, until {until:?}")?;
         for (node, member) in members.iter().enumerate() {
@@ -388,6 +406,8 @@ impl Draw {
         let (quanta, run_pieces) = (self.dice.pick(&[2, 2, 4]), self.dice.pick(&[1, 1, 4]));
         let is_double = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Double { .. }));
         let schedulers = if is_double || self.dice.percent(30) { 2 } else { 1 };
+        let is_rootless =
+            misled::drawn(self.seed, (&mut self.members, self.core), (&mut self.faults, self.ideal));
         self.faults.sort_by_key(|(at, _)| *at);
         let racks = Racks::drawn(self.seed, &self.members);
         if let Some(racks) = &racks {
@@ -405,6 +425,7 @@ impl Draw {
             seed: self.seed,
             until: calm + PATIENCE + whole * PATIENCE_FACTOR,
             members: self.members,
+            is_rootless,
             racks,
             pieces,
             quanta,

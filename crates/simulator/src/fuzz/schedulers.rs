@@ -126,6 +126,7 @@ impl World<'_> {
         if self.nodes[node as usize].has_failed {
             return;
         }
+        let round = self.rootless.as_ref().map_or(0, |rootless| rootless.round(node));
         let peer = self.id_of(node);
         let have = self.claimed(node);
         let state = &self.nodes[node as usize];
@@ -138,7 +139,7 @@ impl World<'_> {
             origin_ok: state.origin_ok,
             is_seed: self.member(node).is_seed,
             have,
-            progress: Progress { epoch, origin_in_flight, round: 0 },
+            progress: Progress { epoch, origin_in_flight, round },
         };
         self.tell(node, input);
     }
@@ -217,6 +218,7 @@ impl World<'_> {
             }
         }
         for (node, plan) in plans {
+            let plan = self.misled(plan);
             if let Some(number) = self.schedulers[at as usize].streams.get(&node).copied() {
                 let stream = Stream { node, number };
                 self.post((scheduler_end(at), node), Event::Planned { by: at, stream, plan: Box::new(plan) });
@@ -231,6 +233,9 @@ impl World<'_> {
 
     pub(super) fn planned(&mut self, by: u32, stream: Stream, plan: PeerPlan) {
         if self.nodes[stream.node as usize].session == Some((by, stream)) {
+            if let Some(rootless) = &mut self.rootless {
+                rootless.planned(stream.node, &plan);
+            }
             self.input(stream.node, Input::Plan(plan));
         }
     }

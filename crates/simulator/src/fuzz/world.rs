@@ -17,6 +17,7 @@ use super::scenario::{Fault, Member, Nature, Scenario};
 use super::schedulers::{Scheduler, Stream};
 use super::streams::Streams;
 use super::trace::Trace;
+use super::vouching::Rootless;
 use super::words::{about, aim, shown, words};
 use crate::network::{Crossed, Network, Served};
 use crate::queue::Queue;
@@ -76,6 +77,8 @@ pub(super) enum Event {
     Silent(u32),
     /// A node that said farewell ends.
     End(u32),
+    /// A node has found that what it has does not add up.
+    Repair(u32),
     Fault(usize),
     Heal(usize),
     /// Streams across a partition count as broken.
@@ -142,6 +145,8 @@ pub(super) struct Node {
     pub(super) is_astray: bool,
     /// It has given up, and is no member any more.
     pub(super) has_failed: bool,
+    /// The number here of the first read of its swarm.
+    pub(super) first_read: u64,
 }
 
 pub(super) struct World<'a> {
@@ -159,6 +164,11 @@ pub(super) struct World<'a> {
     pub(super) asked: BTreeMap<(u32, ReadId), u32>,
     pub(super) layout: PieceLayout,
     pub(super) dice: Dice,
+    /// What pieces are taken on, where nothing proves them one by one.
+    pub(super) rootless: Option<Rootless>,
+    /// Faults that spoil plans, and how many of a hundred.
+    pub(super) wrong_plans: Vec<(usize, u64)>,
+    pub(super) plans_spoiled: u64,
     /// How many faults keep the origin from serving.
     pub(super) origin_outages: u32,
     pub(super) oracle: Oracle,
@@ -203,6 +213,9 @@ impl<'a> World<'a> {
             asked: BTreeMap::new(),
             layout: PieceLayout::new(sizes).expect("a small artifact"),
             dice: Dice::new(scenario.seed ^ 0x5eed),
+            rootless: scenario.is_rootless.then(Rootless::default),
+            wrong_plans: Vec::new(),
+            plans_spoiled: 0,
             origin_outages: 0,
             oracle: Oracle::new(scenario),
             trace,
@@ -329,6 +342,7 @@ impl<'a> World<'a> {
             | Event::Waited(node, _)
             | Event::Attach(node)
             | Event::Prefer(node)
+            | Event::Repair(node)
             | Event::Linked { child: node, .. }
             | Event::Planned { stream: Stream { node, .. }, .. } => Some(*node),
             _ => None,
@@ -363,6 +377,7 @@ impl<'a> World<'a> {
             Event::Begin(node) => self.begin(node),
             Event::Silent(node) => self.fall_silent(node),
             Event::End(node) => self.die(node),
+            Event::Repair(node) => self.repair(node),
             Event::Fault(at) => self.strike(at),
             Event::Heal(at) => self.heal(at),
             Event::Noticed(at) => self.noticed(at),
@@ -385,6 +400,7 @@ impl<'a> World<'a> {
                 }
             }
         }
+        self.begins_vouched(node, &mut have);
         self.trace.note(now, [node, node], || format!("begins with {} pieces", have.len()));
         self.oracle.begun(node, &have);
         let config = Config {
@@ -408,12 +424,13 @@ impl<'a> World<'a> {
     /// Tells a swarm something and does what it wants.
     pub(super) fn input(&mut self, node: u32, input: Input) {
         let (global, now) = (self.queue.now(), self.clock(node));
-        if self.nodes[node as usize].swarm.is_none() {
+        if self.nodes[node as usize].swarm.is_none() || self.is_of_former_swarm(node, &input) {
             return;
         }
         self.trace.note(global, [node, about(&input).unwrap_or(node)], || shown(&input));
         self.fold([u64::from(node), crate::queue::nanos(global), crate::queue::nanos(now)]);
         self.oracle.told(node, (global, now), &input);
+        let input = self.of_this_swarm(node, input);
         let Some(swarm) = &mut self.nodes[node as usize].swarm else { return };
         swarm.handle(now, input);
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -429,6 +446,10 @@ impl<'a> World<'a> {
 
     fn output(&mut self, node: u32, output: Output) {
         let (global, now) = (self.queue.now(), self.clock(node));
+        let output = self.of_this_node(node, output);
+        if self.is_wrong(node, &output) {
+            return self.doubt(node);
+        }
         self.trace.note(global, [node, aim(&output).unwrap_or(node)], || format!("→ {}", words(&output)));
         self.oracle.wants(node, (global, now), &output);
         match output {
@@ -455,7 +476,10 @@ impl<'a> World<'a> {
                 let me = self.id_of(node);
                 self.tell(node, planner::Input::Silence { peer: me, artifact: ARTIFACT, about: peer });
             }
-            Output::Complete => self.flush(node),
+            Output::Complete => {
+                self.flush(node);
+                self.settle(node);
+            }
             Output::Failed { .. } => {
                 self.at(node).has_failed = true;
                 let peer = self.id_of(node);
@@ -552,6 +576,7 @@ fn node(card: (u32, u32), origin_ok: bool) -> Node {
         is_lost: false,
         is_astray: false,
         has_failed: false,
+        first_read: 0,
     }
 }
 
