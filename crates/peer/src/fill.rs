@@ -101,7 +101,7 @@ pub(crate) async fn fill_alone(
 ) -> Result<Filled, PeerError> {
     let mut round = 1;
     loop {
-        let config = Config { standalone: true, ..Config::new(PeerId::new([0; 16]), 0) };
+        let config = alone(ground.artifact.manifest.archives().len());
         let download = Download::new(
             Arc::clone(ground),
             origin.clone(),
@@ -129,6 +129,15 @@ pub(crate) async fn fill_alone(
             }
         }
     }
+}
+
+/// How a swarm of one reads. As many archives come side by side as are unpacked so: one that is not begun would be left to
+/// do when the last byte is here.
+fn alone(archives: usize) -> Config {
+    let defaults = Config::new(PeerId::new([0; 16]), 0);
+    let unpacking = u32::try_from(store::unpacking_threads(archives)).unwrap_or(u32::MAX);
+    let origin_blobs_max = if archives > 0 { unpacking } else { defaults.origin_blobs_max };
+    Config { standalone: true, origin_blobs_max, ..defaults }
 }
 
 /// What the bytes of a download turned out to be.

@@ -30,7 +30,7 @@ use crate::{
     error::{Context as _, StoreError},
     files::Dir,
     landing::Landing,
-    unpack::{self, Part, UNPACKED_NAME, threads_for, unpack_one},
+    unpack::{self, Part, UNPACKED_NAME, unpack_one, unpacking_threads},
 };
 
 /// Archives that are unpacked while they land. Dropped, it stops, and has stopped.
@@ -77,7 +77,7 @@ impl Ahead {
             is_given_up: AtomicBool::new(false),
         });
         let mut ahead = Self { work, threads: Vec::new() };
-        for _ in 0..threads_for(contents.archives.len()) {
+        for _ in 0..unpacking_threads(contents.archives.len()) {
             let work = Arc::clone(&ahead.work);
             let thread = thread::Builder::new().name("unpack".into()).spawn(move || work.run());
             ahead.threads.push(thread.context("start a thread for", landing.dir().path())?);

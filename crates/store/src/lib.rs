@@ -34,3 +34,4 @@ pub use old::{OldFile, old_files_in};
 pub use output::{CompleteRecord, OpenedOutput, Output, OutputDir, Published, RecordedFile, verify_record};
 pub use proof::BlobProof;
 pub use store::{Inventory, NoReaders, Pin, Prune, Readers, Store, StoredArtifact, StoredPartial};
+pub use unpack::unpacking_threads;

@@ -105,7 +105,7 @@ impl Output {
             }
         };
         thread::scope(|scope| {
-            for _ in 1..threads_for(rest.len()) {
+            for _ in 1..unpacking_threads(rest.len()) {
                 scope.spawn(work);
             }
             work();
@@ -115,7 +115,7 @@ impl Output {
 }
 
 /// How many threads unpack that many archives.
-pub(crate) fn threads_for(archives: usize) -> usize {
+pub fn unpacking_threads(archives: usize) -> usize {
     thread::available_parallelism().map_or(1, NonZero::get).min(AT_ONCE_MAX).min(archives)
 }
 

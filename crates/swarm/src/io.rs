@@ -16,6 +16,8 @@ pub struct Config {
     pub origin_reads_max: u32,
     /// Pieces in one read from the origin, at most; fewer of a small artifact.
     pub origin_run_pieces: u32,
+    /// Blobs that whoever reads alone has reads in at once, as far as there is a choice.
+    pub origin_blobs_max: u32,
     /// Reads outstanding on one link, at most; a link's grant may allow fewer.
     pub link_reads_max: u32,
     /// Pieces in one read from a peer, at most; fewer of a small artifact.
@@ -38,6 +40,7 @@ impl Config {
             standalone: false,
             origin_reads_max: 4,
             origin_run_pieces: 4,
+            origin_blobs_max: 4,
             link_reads_max: 16,
             peer_run_pieces: 4,
             window_pieces: 32,

@@ -14,8 +14,9 @@ use crate::swarm::Swarm;
 use crate::timers::SEED_SPARED;
 
 /// Whoever reads alone from the origin asks for so many pieces at once, at most: a read that fails late costs no more
-/// than what had not come, but its connection is not used by others meanwhile.
-const ALONE_RUN_PIECES_MAX: u32 = 16;
+/// than what had not come, but its connection is not used by others meanwhile. A request costs Debian's registry 3 ms of
+/// processor time, a piece less than one.
+const ALONE_RUN_PIECES_MAX: u32 = 64;
 
 /// In how many rounds of all its reads what is left would come, if they stayed as long as the next.
 const ALONE_ROUNDS: u32 = 2;
@@ -206,7 +207,10 @@ impl Swarm {
                 first = Some(first.map_or(piece, |first| first.min(piece)));
             }
         }
-        let Some(first) = first else { return false };
+        let Some(mut first) = first else { return false };
+        if self.config.standalone && ranges {
+            first = self.least_read(first);
+        }
         let blob = self.layout.pieces_of(self.layout.span(first).blob);
         let mut run = Run::one(first);
         if ranges {
@@ -219,6 +223,26 @@ impl Swarm {
         }
         self.post(Source::Origin, run);
         true
+    }
+
+    /// Where whoever reads alone goes on: of the first blobs of which something is wanted, in the one that has the fewest
+    /// reads. One file takes one write at a time, and one that is checked as a whole is hashed by one thread.
+    fn least_read(&self, first: PieceIndex) -> PieceIndex {
+        let reads_in = |blob: Run| {
+            let reads = self.origin.reads.iter().filter_map(|id| self.reads.get(*id));
+            reads.filter(|read| blob.contains(read.run.start)).count()
+        };
+        let (mut least, mut next) = (None, Some(first));
+        for _ in 0..self.config.origin_blobs_max.max(1) {
+            let Some(piece) = next else { break };
+            let blob = self.layout.pieces_of(self.layout.span(piece).blob);
+            let reads = reads_in(blob);
+            if least.is_none_or(|(fewest, _)| reads < fewest) {
+                least = Some((reads, piece));
+            }
+            next = self.wanted.next(blob.end.0);
+        }
+        least.map_or(first, |(_, piece)| piece)
     }
 
     /// The first piece of a stripe that only the origin can give.
