@@ -19,7 +19,7 @@ use modelpack::{
 use registry::Served;
 use store::{Landing, StoreError};
 use swarm::{PieceOutcome, ReadId, ReadOutcome};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::{
     artifact::{Artifact, Check, Checked, Place},
@@ -37,6 +37,13 @@ use crate::{
 /// again would never end.
 const SLOWEST: u64 = 16 << 10;
 
+/// Pieces that fill at once, of as many reads.
+const FILLING: usize = 4;
+
+/// Pieces for each thread that checks them: one at work, one that waits. What waits longer has left the caches by the time
+/// it is hashed, and until then its socket holds it as well.
+const READY: usize = 2;
+
 /// What landing one artifact needs, wherever its bytes come from.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -51,6 +58,8 @@ pub(crate) struct Ground {
     /// Who vouches for pieces, if they are exchanged with peers and the manifest does not prove each.
     pub(crate) vouching: Option<Arc<Vouching>>,
     checks: AtomicUsize,
+    /// Bounds what is read from the origin before it is checked.
+    turns: Arc<Semaphore>,
 }
 
 /// A piece was checked, or could not be written.
@@ -72,6 +81,7 @@ impl Ground {
         (means, vouching): (Means, Option<Arc<Vouching>>),
     ) -> Arc<Self> {
         let sinks = Sinks::new(Arc::clone(&landing), rule, (workers.clone(), buffers.clone()));
+        let turns = Arc::new(Semaphore::new(FILLING + READY * workers.count()));
         Arc::new(Self {
             artifact,
             landing,
@@ -82,7 +92,14 @@ impl Ground {
             means,
             vouching,
             checks: AtomicUsize::new(0),
+            turns,
         })
+    }
+
+    /// The right to read one more piece from the origin, as soon as one of those before is checked.
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        turn.expect("nobody closes the semaphore")
     }
 
     /// Pieces that landed and whose check has not ended.
@@ -268,16 +285,27 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
         let len = self.ground.artifact.layout().span(piece).len;
         let is_here = self.have.contains(piece);
         let buffers = &self.ground.buffers;
-        let buffer = if is_here { None } else { Some(buffers.buffer(len, buffers.permit().await)) };
+        let buffer = if is_here {
+            None
+        } else {
+            let turn = self.ground.turn().await;
+            Some((buffers.buffer(len, buffers.permit().await), turn))
+        };
         Filling { piece, left: len as usize, buffer }
     }
 
-    fn send_on(&self, piece: PieceIndex, space: Space, served: Option<Served>) {
+    fn send_on(
+        &self,
+        piece: PieceIndex,
+        (space, turn): (Space, OwnedSemaphorePermit),
+        served: Option<Served>,
+    ) {
         let events = self.events.clone();
         let bytes = Piece { bytes: space.lease.filled(), right: space.right };
         self.ground.land((self.read, piece), bytes, Provenance::Origin, move |mut checked| {
             let is_bad = checked.result.as_ref().is_ok_and(|checked| checked.outcome == PieceOutcome::Bad);
             checked.is_mirrored = is_bad && served.is_some_and(|served| served.was_wrong());
+            drop(turn);
             // A driver that is gone needs no answer.
             let _ = events.send(checked.into());
         });
@@ -295,14 +323,14 @@ struct Filling {
     piece: PieceIndex,
     left: usize,
     /// None if the piece is here, so that its bytes are only passed over.
-    buffer: Option<Space>,
+    buffer: Option<(Space, OwnedSemaphorePermit)>,
 }
 
 impl Filling {
     /// Takes what it can of `bytes`; says how much.
     fn take(&mut self, bytes: &[u8]) -> usize {
         let count = self.left.min(bytes.len());
-        if let Some(space) = &mut self.buffer {
+        if let Some((space, _)) = &mut self.buffer {
             let target = space.lease.as_mut_slice();
             let at = target.len() - self.left;
             target[at..at + count].copy_from_slice(&bytes[..count]);
@@ -372,6 +400,33 @@ mod tests {
             // Until the other side hangs up.
             let _ = socket.read(&mut [0]);
         });
+        origin_at(&reference)
+    }
+
+    /// A registry that answers one read, of all of a blob.
+    fn quick_registry(blob: Vec<u8>) -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let reference = format!("{}/models/test:v1", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let (len, last) = (blob.len(), blob.len() - 1);
+            let answer = format!(
+                "HTTP/1.1 206 Partial Content\r\nContent-Length: {len}\r\n\
+                 Content-Range: bytes 0-{last}/{len}\r\n\r\n"
+            );
+            socket.write_all(answer.as_bytes()).unwrap();
+            socket.write_all(&blob).unwrap();
+        });
+        origin_at(&reference)
+    }
+
+    fn origin_at(reference: &str) -> Origin {
         let Ok(Reference::Registry(at)) = reference.parse() else { panic!("a registry") };
         let access = Access { plain_http: true, ..Access::default() };
         Origin::Registry(Repository::open(&at, access).unwrap())
@@ -411,5 +466,54 @@ mod tests {
         let ended = read(slow_registry(100, 20)).await;
         assert_eq!((ended.sent, ended.outcome), (0, ReadOutcome::Retry));
         assert!(matches!(ended.error, Some(PeerError::Slow { .. })), "{:?}", ended.error);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_far_ahead_of_those_who_check_it() {
+        let count = Workers::start().count();
+        let ahead = FILLING + READY * count;
+        let blob = vec![7; (ahead + 1) * PIECE];
+        let (_dir, ground) = testing::ground(testing::artifact(&[blob.clone()]), None);
+        let busy: Vec<_> = (0..count)
+            .map(|_| {
+                let (done, wait) = std::sync::mpsc::channel::<()>();
+                // It ends when the other side is dropped.
+                ground.workers.run(move || drop(wait.recv()));
+                done
+            })
+            .collect();
+        let (events, mut said) = mpsc::unbounded_channel::<Said>();
+        let pieces = u32::try_from(ahead + 1).unwrap();
+        let fetch = Fetch {
+            have: PieceMap::empty(pieces),
+            run: Run::new(0, pieces),
+            read: ReadId(0),
+            may_skip: false,
+            deadline: Instant::now() + LONG,
+            ground: Arc::clone(&ground),
+            origin: quick_registry(blob),
+            events,
+        };
+        let (_cancel, cancelled) = oneshot::channel();
+        let mut reading = tokio::spawn(fetch.run(cancelled));
+        tokio::time::timeout(LONG, async {
+            while ground.checks_waiting() < ahead {
+                assert!(!reading.is_finished(), "it waits");
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("what may be read is read");
+        assert_eq!(ground.turns.available_permits(), 0);
+        assert!(said.try_recv().is_err() && !reading.is_finished(), "nothing was checked");
+        drop(busy);
+        tokio::time::timeout(LONG, &mut reading).await.expect("it goes on").unwrap();
+        while let Some(said) = said.recv().await {
+            if let Said::Ended(ended) = said {
+                assert_eq!((ended.sent, ended.outcome), (pieces, ReadOutcome::Ok), "{:?}", ended.error);
+                return;
+            }
+        }
+        panic!("it says when it has ended");
     }
 }

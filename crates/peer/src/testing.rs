@@ -6,6 +6,7 @@ use memory::{Filled, Region};
 use modelpack::{
     build::{self, SourceFile},
     digest::{Blake3Root, Sha256Digest},
+    layout::PIECE_BYTES,
     manifest::{Blob, Manifest},
     piece_tree::PieceTree,
 };
@@ -100,13 +101,14 @@ fn open(dir: &tempfile::TempDir, artifact: &Artifact) -> Landing {
     Landing::open(&dir.path().join("landing"), artifact.layout(), &artifact.manifest.digest()).unwrap()
 }
 
-/// Files of at most one piece each, so that their roots are their trees.
+/// Files of one piece each have roots, which are their trees; larger ones are checked as a whole.
 pub(crate) fn artifact(contents: &[Vec<u8>]) -> Artifact {
+    let is_piece = |bytes: &[u8]| bytes.len() as u64 <= PIECE_BYTES;
     let source = |(number, bytes): (usize, &Vec<u8>)| SourceFile {
         path: format!("{number:06}"),
         size: bytes.len() as u64,
         digest: Sha256Digest::of(bytes),
-        root: Some(Blake3Root::new(*blake3::hash(bytes).as_bytes())),
+        root: is_piece(bytes).then(|| Blake3Root::new(*blake3::hash(bytes).as_bytes())),
         tree: Vec::new(),
         is_executable: false,
         safetensors: None,
@@ -114,7 +116,8 @@ pub(crate) fn artifact(contents: &[Vec<u8>]) -> Artifact {
     let sources = contents.iter().enumerate().map(source).collect();
     let built = build::build(sources, &build::Options::default()).unwrap();
     let manifest = Manifest::parse(&built.manifest).unwrap();
-    let check = |blob: &Blob| Check::Tree(PieceTree::single(blob.size, blob.root.unwrap()).unwrap());
+    let tree = |blob: &Blob| PieceTree::single(blob.size, blob.root?);
+    let check = |blob: &Blob| tree(blob).map_or(Check::Sha256, Check::Tree);
     let checks = manifest.blobs().iter().map(check).collect();
     Artifact { reference: "test".into(), manifest, index: None, config: built.config, checks }
 }
