@@ -33,7 +33,7 @@ pub(crate) use self::run::RunArgs;
 pub(crate) use self::sidecar::SidecarArgs;
 pub(crate) use self::status::{FleetArgs, StatusArgs};
 pub(crate) use self::store::{DiffArgs, LsArgs, PruneArgs, RmArgs, StoreArgs, TagArgs};
-pub(crate) use self::transport::{DeviceArgs, Transport, TransportArgs};
+pub(crate) use self::transport::{DeviceArgs, Transport, TransportArgs, Urgency};
 use crate::report::Refusal;
 
 const REFERENCES: &str = "\

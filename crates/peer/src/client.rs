@@ -16,6 +16,7 @@ use modelpack::{
     manifest::{Blob, Manifest},
     reference::Reference,
 };
+use planner::Priority;
 use registry::{Access, Mirror, MirrorBytes, Serves};
 use store::{Contents, LinkMode, OpenedOutput, Output, OutputDir, Published, StoreError};
 use wire::{
@@ -90,7 +91,7 @@ impl LocalPeer {
     ) -> Result<PullReport, PeerError> {
         descriptors::allow_many();
         let start = Instant::now();
-        let manifest = self.ask(&request.reference, request.access).await?;
+        let manifest = self.ask(&request.reference, request.access, request.priority).await?;
         let contents = Contents::selected(&manifest, &request.selection).map_err(StoreError::from)?;
         let dir = request.output.clone();
         let output = match blocking(move || OutputDir::open(&dir, contents)).await? {
@@ -113,18 +114,23 @@ impl LocalPeer {
     pub async fn store(
         mut self,
         reference: &Reference,
-        access: Access,
+        (access, priority): (Access, Priority),
         watch: &PullWatch,
     ) -> Result<PullReport, PeerError> {
         descriptors::allow_many();
         let start = Instant::now();
-        let manifest = self.ask(reference, access).await?;
+        let manifest = self.ask(reference, access, priority).await?;
         let (_blobs, done) = self.brought(&manifest, watch).await?;
         Ok(report(&manifest, start, &done, None))
     }
 
     /// Says what is wanted; gives what that is.
-    async fn ask(&mut self, reference: &Reference, access: Access) -> Result<Manifest, PeerError> {
+    async fn ask(
+        &mut self,
+        reference: &Reference,
+        access: Access,
+        priority: Priority,
+    ) -> Result<Manifest, PeerError> {
         let Access { plain_http, ca_pem, client_pem, credentials, hub, mirrors } = access;
         let (username, password) = credentials.into_pair();
         let pull = Pull {
@@ -137,6 +143,7 @@ impl LocalPeer {
             hub_endpoint: hub.endpoint,
             hub_token: hub.token.unwrap_or_default(),
             mirrors: mirrors.into_iter().map(told_mirror).collect(),
+            priority: wire::local::Priority::from(priority).into(),
         };
         let sent = self.stream.send(&said(Said::Pull(pull))).await;
         sent.map_err(|source| self.failed(source))?;

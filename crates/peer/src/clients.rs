@@ -28,6 +28,7 @@ use wire::{
         Accepted, Blobs, ClientFrame, DaemonFrame, Done, FDS_MAX, Failure, Hello, LocalStream, Mirrored,
         Pull, client_frame::Kind as Said, daemon_frame::Kind as Told,
     },
+    priority,
 };
 
 use crate::{
@@ -216,8 +217,10 @@ impl Clients {
             return Err(WireError::Invalid { field: "kind", why: "the second frame is a pull" }.into());
         };
         tracing::info!(reference = %pull.reference, "a client pulls");
+        let priority = priority::of_number(pull.priority);
         let wanted = self.open(pull).await?;
         let artifact = &wanted.artifact;
+        let _wish = self.node.wish(artifact.id(), priority);
         let (manifest, config) = (artifact.manifest.raw().to_vec(), artifact.config.clone());
         let index = artifact.index.clone().unwrap_or_default();
         tell(stream, Told::Accepted(Accepted { manifest, config, index })).await?;

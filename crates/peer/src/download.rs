@@ -30,6 +30,7 @@ use crate::{
     error::PeerError,
     fetch::{Fetch, FetchEnded, Ground, PieceChecked},
     have_feed::Coming,
+    lanes::Traffic,
     links::{GrantedLink, LinkEvent, LinkHandle},
     metrics::LinkCount,
     origin::Origin,
@@ -90,6 +91,10 @@ pub(crate) trait Herald: Send {
     fn stalled(&self, about: PeerId);
     /// That peer gives nothing of what it announces.
     fn silent(&self, about: PeerId);
+    /// What the artifact costs, and how urgent it is, if anybody counts that.
+    fn traffic(&self) -> Option<&Arc<Traffic>> {
+        None
+    }
 }
 
 /// Nobody listens: a pull that has no fleet.
@@ -424,7 +429,8 @@ impl<H: Herald> Download<H> {
         self.reads.insert(read, OpenRead::new(Source::Origin, 1, Some(cancel)));
         let (ground, events) = (Arc::clone(&self.ground), self.events.clone());
         let (have, may_skip) = (self.swarm.have().clone(), !self.has_ranges);
-        let fetch = Fetch { ground, origin, read, run, have, may_skip, deadline, events };
+        let traffic = self.herald.traffic().cloned();
+        let fetch = Fetch { ground, origin, traffic, read, run, have, may_skip, deadline, events };
         self.tasks.spawn(fetch.run(cancelled));
     }
 

@@ -84,6 +84,7 @@ pub async fn pull_in_fleet(
     let present = presence.begin(Some(Membership { schedulers, name, nic_rate, place }));
     let (origin, artifact) = open(&request, &node).await?;
     let artifact = Arc::new(artifact);
+    let _wish = node.wish(artifact.id(), request.priority);
     let bases = delta::open_bases(&request.bases).await?;
     let counters = Counters::new(artifact.layout().total_bytes(), Arc::clone(node.metrics()));
     watch.count(&counters);

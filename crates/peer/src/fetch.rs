@@ -25,6 +25,7 @@ use crate::{
     artifact::{Artifact, Check, Checked, Place},
     buffers::{Buffers, Piece, Space},
     error::PeerError,
+    lanes::{Direction, Traffic},
     origin::{Origin, OriginStream, is_transient},
     progress::Counters,
     sinks::{LandingRule, Sinks},
@@ -179,6 +180,8 @@ pub(crate) struct FetchEnded {
 pub(crate) struct Fetch<E> {
     pub(crate) ground: Arc<Ground>,
     pub(crate) origin: Origin,
+    /// If anybody counts what the artifact costs.
+    pub(crate) traffic: Option<Arc<Traffic>>,
     pub(crate) read: ReadId,
     pub(crate) run: Run,
     /// What is here already. An origin without ranges sends it again; it is not written again, because bytes that
@@ -239,8 +242,8 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
                 (Origin::Hub(_), false) => self.ground.counters.came_from_here(bytes.len() as u64),
                 _ => self.ground.counters.came_from_origin(bytes.len() as u64),
             }
-            if let Some(limit) = self.ground.means.transports.limit().filter(|_| stream.is_remote()) {
-                limit.received().take(bytes.len() as u64).await;
+            if stream.is_remote() {
+                self.pace(bytes.len() as u64).await;
             }
             let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
             at += bytes.len() as u64;
@@ -268,6 +271,16 @@ impl<E: From<PieceChecked> + From<FetchEnded> + Send + 'static> Fetch<E> {
             self.in_time(received, stream.next()).await?;
         }
         Ok(())
+    }
+
+    /// Waits until so many bytes may have come: the connection fills meanwhile, and its other end waits.
+    async fn pace(&self, bytes: u64) {
+        if let Some(lane) = self.traffic.as_ref().and_then(|traffic| traffic.pacer(Direction::Received)) {
+            lane.take(bytes).await;
+        }
+        if let Some(limit) = self.ground.means.transports.limit() {
+            limit.received().take(bytes).await;
+        }
     }
 
     /// Waits for `step`, of a read that has brought `received` bytes.
@@ -440,6 +453,7 @@ mod tests {
             have: PieceMap::empty(1),
             run: Run::new(0, 1),
             read: ReadId(0),
+            traffic: None,
             may_skip: false,
             deadline: Instant::now() + Duration::from_millis(300),
             ground,

@@ -31,6 +31,7 @@ mod fetch;
 mod fill;
 mod have_feed;
 mod kept;
+mod lanes;
 mod leaving;
 mod limit;
 mod link_test;

@@ -18,14 +18,12 @@ use std::{
 
 pub use self::cards::Cards;
 pub(crate) use self::cards::Counters;
-use self::{
-    cards::Totals,
-    way::{LOOK_INTERVAL, Way},
-};
+pub(crate) use self::way::Way;
+use self::{cards::Totals, way::LOOK_INTERVAL};
 use transport::Pacer;
 
 /// As a rate: whatever the card does.
-const FREE: u64 = u64::MAX;
+pub(crate) const FREE: u64 = u64::MAX;
 
 /// What a process may send, and what it may receive. Clones are the same.
 #[derive(Clone, Debug)]

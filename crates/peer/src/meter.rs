@@ -5,10 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,33 +17,26 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use transport::tcp;
 
 use crate::{
-    children::Children, fill::blocking, limit::Counters, metrics::Metrics, node::Node,
+    children::Children, fill::blocking, lanes::Sharing, limit::Counters, metrics::Metrics, node::Node,
     session::SessionCommand,
 };
+
+/// What others moved when the card was read last counts for so long.
+const FOREIGN_LASTS: Duration = Duration::from_secs(10);
+
+/// Of a card that others fill, this part is counted as this process's.
+const LEFT_PART_MIN: u64 = 8;
 
 /// Swarms that are named in one report, at most: those that move most.
 const SWARMS_MAX: usize = 16;
 
-/// What one artifact has cost this process.
-#[derive(Debug, Default)]
-pub(crate) struct Traffic {
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
-impl Traffic {
-    pub(crate) fn sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn received(&self, bytes: u64) {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// In each direction.
-    pub(crate) fn totals(&self) -> [u64; 2] {
-        [&self.sent, &self.received].map(|count| count.load(Ordering::Relaxed))
-    }
+/// What somebody says that this process may move in each direction, in bytes per second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// What the card does.
+    pub(crate) card: Option<u64>,
+    /// What the process may.
+    pub(crate) limit: Option<u64>,
 }
 
 /// Where it is counted what this process sends.
@@ -69,8 +59,12 @@ pub(crate) struct Meter {
     metrics: Arc<Metrics>,
     sending: Sending,
     counters: Option<Arc<Counters>>,
+    told: Told,
+    stated: Option<u64>,
     learner: Learner,
     beside: Beside,
+    sharing: Sharing,
+    looked: Instant,
     looks: Interval,
     reports: Option<Interval>,
     is_due: bool,
@@ -79,15 +73,19 @@ pub(crate) struct Meter {
 
 impl Meter {
     /// Of a process whose card counts there, if one is in sight.
-    pub(crate) fn new(metrics: Arc<Metrics>, sending: Sending, counters: Option<Counters>) -> Self {
+    pub(crate) fn new(node: &Node, sending: Sending, counters: Option<Counters>, told: Told) -> Self {
         let stated = counters.as_ref().and_then(Counters::stated);
         Self {
             begin: Instant::now(),
-            metrics,
+            metrics: Arc::clone(node.metrics()),
             sending,
             counters: counters.map(Arc::new),
+            told,
+            stated,
             learner: Learner::new(stated),
             beside: Beside::default(),
+            sharing: Sharing::new(Arc::clone(node.lanes())),
+            looked: Instant::now(),
             looks: ticks(LOOK_INTERVAL),
             reports: None,
             is_due: false,
@@ -133,6 +131,20 @@ impl Meter {
         let moved = Moved { sent, received, is_pressed: self.metrics.parents_asked() >= 2 };
         let now = self.begin.elapsed();
         self.learner.look(now, moved, self.beside.foreign(now));
+        let elapsed = std::mem::replace(&mut self.looked, Instant::now()).elapsed();
+        self.sharing.look(elapsed, self.own_card(now));
+    }
+
+    /// What this process has of the card in each direction, as far as that is known: as it was given, learned or stated,
+    /// less what others move there, and no more than it may.
+    fn own_card(&self, now: Duration) -> [Option<u64>; 2] {
+        let learned = || self.learner.learned(now).filter(|at| at.is_full).map(|at| at.rate);
+        let card = self.told.card.or_else(learned).or(self.stated);
+        let foreign = self.beside.foreign(now).filter(|at| at.age <= FOREIGN_LASTS).unwrap_or_default();
+        [foreign.sent, foreign.received].map(|others| {
+            let left = card.map(|card| card.saturating_sub(others).max(card / LEFT_PART_MIN));
+            left.into_iter().chain(self.told.limit).min()
+        })
     }
 
     fn report(&mut self, swarms: BTreeMap<ArtifactId, [u64; 2]>, card: Option<[u64; 2]>) -> SessionCommand {

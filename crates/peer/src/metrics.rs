@@ -11,11 +11,15 @@ use std::{
     time::Duration,
 };
 
-use planner::Charge;
+use planner::{Charge, Priority};
 use telemetry::{Health, Page, Sample, Watched};
 use transport::{Level, tcp};
 
-use crate::{children::Children, node::Node};
+use crate::{
+    children::Children,
+    lanes::{Direction, Lanes},
+    node::Node,
+};
 
 /// Where bytes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +263,7 @@ impl Watched for Watch {
         if let Some(limit) = self.node.means().transports.limit() {
             rates(&mut page, limit.now());
         }
+        held(&mut page, self.node.lanes());
         transfers(&mut page, metrics);
         trouble(&mut page, metrics);
         mirrors(&mut page, metrics);
@@ -306,6 +311,23 @@ fn rates(page: &mut Page, [sending, receiving]: [Option<u64>; 2]) {
     if !samples.is_empty() {
         let help = "What it may move now: by its limit, or beside others on the network card.";
         page.gauge("modelctl_peer_allowed_bytes_per_second", help, &samples);
+    }
+}
+
+/// What waits for more urgent artifacts, if anything.
+fn held(page: &mut Page, lanes: &Lanes) {
+    let directions = [("sent", Direction::Sent), ("received", Direction::Received)];
+    let lane = |priority: Priority| {
+        directions.map(|(name, direction)| {
+            let labels = [("priority", priority.name()), ("direction", name)];
+            Some((labels, as_f64(lanes.held(priority, direction)?)))
+        })
+    };
+    let held: Vec<_> = Priority::ALL.into_iter().flat_map(lane).flatten().collect();
+    let samples: Vec<Sample<'_>> = held.iter().map(|(labels, rate)| (&labels[..], *rate)).collect();
+    if !samples.is_empty() {
+        let help = "What less urgent artifacts may move now beside more urgent ones.";
+        page.gauge("modelctl_peer_held_bytes_per_second", help, &samples);
     }
 }
 

@@ -16,7 +16,7 @@ use modelpack::{
     layout::{PIECE_BYTES, PieceIndex, Run},
     piece_map::PieceMap,
 };
-use planner::{ArtifactId, Charge, PeerId};
+use planner::{ArtifactId, Charge, PeerId, Priority, Wishes};
 use store::{Readers, StoreError};
 use swarm::Config;
 use tokio::sync::{mpsc, watch};
@@ -30,8 +30,9 @@ use crate::{
     download::{Event, Herald},
     error::PeerError,
     have_feed::{Coming, HaveFeed},
+    lanes::{Direction, Lanes, Traffic},
     link_test::LinkTests,
-    meter::{Meter, Traffic},
+    meter::Meter,
     metrics::Metrics,
     names::Names,
     security::PeerSecurity,
@@ -60,6 +61,7 @@ pub(crate) struct Node {
     means: Means,
     exports: Exports,
     metrics: Arc<Metrics>,
+    lanes: Arc<Lanes>,
     link_tests: LinkTests,
     names: Names,
     state: Mutex<State>,
@@ -75,6 +77,8 @@ struct State {
     /// Of the last loss.
     lost: Option<(String, Option<&'static str>)>,
     shared: BTreeMap<ArtifactId, Shared>,
+    /// Of those who wait for something.
+    wishes: BTreeMap<ArtifactId, Wishes>,
 }
 
 /// Whether the scheduler is there.
@@ -106,6 +110,7 @@ impl Node {
             means,
             exports,
             metrics: Arc::default(),
+            lanes: Arc::default(),
             link_tests: LinkTests::default(),
             names: Names::default(),
             state: Mutex::default(),
@@ -115,7 +120,7 @@ impl Node {
 
     /// Where others read what is shared.
     fn planes(&self) -> Planes<'_> {
-        (&self.exports, self.means.transports.rdma())
+        (&self.exports, self.means.transports.rdma(), &self.lanes)
     }
 
     /// What the vouchers of a shared artifact are kept in, if its manifest does not prove every piece.
@@ -151,6 +156,17 @@ impl Node {
     /// The counters of this process.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What artifacts leave to more urgent ones.
+    pub(crate) fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
+    }
+
+    /// Somebody waits for an artifact, until the value is dropped.
+    pub(crate) fn wish(self: &Arc<Self>, artifact: ArtifactId, priority: Priority) -> Wish {
+        self.state().wish(artifact, |wishes| wishes.add(priority));
+        Wish { node: Arc::clone(self), artifact, priority }
     }
 
     /// What it has sent and received of each artifact that is shared.
@@ -237,7 +253,9 @@ impl Node {
         let mut shared = Shared::new(self.planes(), artifact, files, feed.clone());
         shared.share.vouching = vouching;
         let (sources, traffic) = (shared.share.sources.clone(), Arc::clone(&shared.traffic));
-        let shared = Shared { events: Some(events), origin_ok, ..shared };
+        let wished = self.state().wished(&id);
+        traffic.set_priority(wished);
+        let shared = Shared { events: Some(events), origin_ok, wished, ..shared };
         self.enter(id, shared);
         let herald = NodeHerald {
             node: Arc::clone(self),
@@ -414,6 +432,43 @@ impl State {
             session.send(command);
         }
     }
+
+    fn wished(&self, artifact: &ArtifactId) -> Priority {
+        self.wishes.get(artifact).and_then(Wishes::most_urgent).unwrap_or_default()
+    }
+
+    /// Somebody begins or ceases to wait for an artifact.
+    fn wish(&mut self, artifact: ArtifactId, change: impl FnOnce(&mut Wishes)) {
+        let wishes = self.wishes.entry(artifact).or_default();
+        change(wishes);
+        if wishes.most_urgent().is_none() {
+            self.wishes.remove(&artifact);
+        }
+        let wished = self.wished(&artifact);
+        let running = self.shared.get_mut(&artifact).filter(|shared| shared.events.is_some());
+        let Some(shared) = running.filter(|shared| shared.wished != wished) else { return };
+        shared.wished = wished;
+        if self.reach == Reach::Connected {
+            // The next plan says how urgent it is to all.
+            let join = shared.join(artifact);
+            self.say(join);
+        } else {
+            shared.traffic.set_priority(wished);
+        }
+    }
+}
+
+/// That somebody waits for an artifact.
+pub(crate) struct Wish {
+    node: Arc<Node>,
+    artifact: ArtifactId,
+    priority: Priority,
+}
+
+impl Drop for Wish {
+    fn drop(&mut self) {
+        self.node.state().wish(self.artifact, |wishes| wishes.remove(self.priority));
+    }
 }
 
 impl Readers for Node {
@@ -478,7 +533,7 @@ impl Herald for NodeHerald {
             sources.readable(run);
         }
         self.feed.publish(run);
-        self.traffic.received(u64::from(run.len()) * PIECE_BYTES);
+        self.traffic.count(Direction::Received, u64::from(run.len()) * PIECE_BYTES);
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         unsent.runs.push(run);
         unsent.pieces += run.len();
@@ -511,6 +566,10 @@ impl Herald for NodeHerald {
     fn silent(&self, about: PeerId) {
         self.node.metrics.accused(Charge::Silence);
         self.node.state().say(SessionCommand::Silence { artifact: self.artifact, about });
+    }
+
+    fn traffic(&self) -> Option<&Arc<Traffic>> {
+        Some(&self.traffic)
     }
 }
 

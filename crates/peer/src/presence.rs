@@ -26,8 +26,8 @@ use crate::{
     error::PeerError,
     fill::blocking,
     leaving::Leaving,
-    limit::Counters,
-    meter::{Meter, Sending},
+    limit::{Counters, Limit},
+    meter::{Meter, Sending, Told},
     metrics::Watch,
     node::Node,
     service::{self, GRANT_EXPIRY, ServiceOptions, Shares},
@@ -108,6 +108,8 @@ impl Presence {
             tasks: JoinSet::new(),
             guests: JoinSet::new(),
         };
+        let limit = transports.limit().and_then(Limit::told);
+        let told = Told { card: membership.as_ref().and_then(|at| at.nic_rate), limit };
         let rate = |nic_rate| transports.rate(nic_rate);
         let membership = membership.map(|at| Membership { nic_rate: rate(at.nic_rate), ..at });
         let options = ServiceOptions {
@@ -133,9 +135,8 @@ impl Presence {
             let session = SessionOptions { schedulers, me, control_address, name, nic_rate, place, security };
             present.node.set_session(Session::spawn(session, events));
             let sending = Sending { server: self.data.clone(), children: present.children.clone() };
-            let metrics = Arc::clone(present.node.metrics());
             // Where none is in sight, what others move is not known.
-            let meter = Meter::new(metrics, sending, Counters::find(Path::new("/")).ok());
+            let meter = Meter::new(&present.node, sending, Counters::find(Path::new("/")).ok(), told);
             present.tasks.spawn(Arc::clone(&present.node).follow_session(inbox, meter));
         }
         let until = present.stopped();

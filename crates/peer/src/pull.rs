@@ -10,6 +10,7 @@ use std::{
 };
 
 use modelpack::{digest::Sha256Digest, manifest::Manifest, reference::Reference, selection::Selection};
+use planner::Priority;
 use registry::{Access, MirrorBytes};
 use store::{
     CompleteRecord, Contents, Landing, OpenedOutput, Output, OutputDir, Published, StoreError, free_bytes,
@@ -46,6 +47,8 @@ pub struct PullRequest {
     /// Directories and layouts on this machine, such as of an older version, whose bytes are taken where they are the
     /// same.
     pub bases: Vec<Reference>,
+    /// How urgent it is, where its peer fetches or serves something else as well.
+    pub priority: Priority,
 }
 
 /// What a pull came to.

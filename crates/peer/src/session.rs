@@ -12,7 +12,7 @@ use std::{
 
 use identity::Security;
 use modelpack::layout::{PieceIndex, Run};
-use planner::{ArtifactId, Measured, PeerId, PeerPlan, Place};
+use planner::{ArtifactId, Measured, PeerId, PeerPlan, Place, Priority};
 use tokio::{
     sync::mpsc::{self, UnboundedSender, error::TrySendError},
     task::JoinHandle,
@@ -85,6 +85,8 @@ pub(crate) enum SessionCommand {
         piece_count: u32,
         /// Whether this peer can read it at the origin.
         origin_ok: bool,
+        /// How urgent it is to those who wait for it here.
+        priority: Priority,
         /// Whether this peer announces a local artifact.
         is_seed: bool,
         /// How often its pieces did not add up to the manifest's digest.
@@ -219,6 +221,7 @@ fn messages(command: SessionCommand) -> Vec<Said> {
             bytes,
             piece_count,
             origin_ok,
+            priority,
             is_seed,
             round,
             mut have,
@@ -235,6 +238,7 @@ fn messages(command: SessionCommand) -> Vec<Said> {
                 origin_in_flight: convert::runs_message(&coming.runs),
                 epoch: coming.epoch,
                 repair_round: round,
+                priority: control::Priority::from(priority).into(),
             };
             [Said::Join(join)].into_iter().chain(have_messages(artifact, &rest)).collect()
         }

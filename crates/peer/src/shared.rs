@@ -9,10 +9,10 @@ use modelpack::{
     layout::{PIECE_BYTES, Run},
     piece_map::PieceMap,
 };
-use planner::{ArtifactId, PeerPlan};
+use planner::{ArtifactId, PeerPlan, Priority};
 use store::Pin;
 use tokio::sync::mpsc;
-use transport::{Export, Exports};
+use transport::{Export, Exports, Pacer};
 use transport_rdma::Rdma;
 
 use crate::{
@@ -22,15 +22,15 @@ use crate::{
     download::Event,
     error::PeerError,
     have_feed::HaveFeed,
-    meter::Traffic,
+    lanes::{Direction, Lanes, Traffic},
     seed::{Prepared, SeedBlob},
     service::Share,
     session::SessionCommand,
     sources::{BlobSource, Sources},
 };
 
-/// Where others read what is shared: over TCP, and over RDMA where there is a card.
-pub(crate) type Planes<'a> = (&'a Exports, Option<&'a Rdma>);
+/// Where others read what is shared: over TCP, over RDMA where there is a card, and what they leave to one another.
+pub(crate) type Planes<'a> = (&'a Exports, Option<&'a Rdma>, &'a Arc<Lanes>);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) bytes: u64,
     pub(crate) piece_count: u32,
     pub(crate) origin_ok: bool,
+    /// How urgent it is to those who wait for it here.
+    pub(crate) wished: Priority,
     /// What it has cost this process.
     pub(crate) traffic: Arc<Traffic>,
     /// If it is a seed: its blobs, for pulls on this machine.
@@ -108,7 +110,11 @@ impl Export for BlobExport {
     }
 
     fn sent(&self, bytes: u64) {
-        self.traffic.sent(bytes);
+        self.traffic.count(Direction::Sent, bytes);
+    }
+
+    fn pacer(&self) -> Option<Arc<Pacer>> {
+        self.traffic.pacer(Direction::Sent)
     }
 }
 
@@ -137,13 +143,13 @@ impl Shared {
     }
 
     fn with_files(
-        (exports, rdma): Planes<'_>,
+        (exports, rdma, lanes): Planes<'_>,
         artifact: &Artifact,
         files: Vec<(Arc<File>, Option<Arc<Guard>>)>,
         feed: HaveFeed,
     ) -> Self {
         let layout = artifact.layout();
-        let (mut sources, traffic) = (Vec::new(), Arc::<Traffic>::default());
+        let (mut sources, traffic) = (Vec::new(), Traffic::new(Arc::clone(lanes)));
         let window = |(blob, (file, guard)): (_, (Arc<File>, Option<Arc<Guard>>))| {
             let (bytes, pieces) = (layout.blob_bytes(blob), layout.pieces_of(blob));
             let export = BlobExport {
@@ -184,6 +190,7 @@ impl Shared {
             bytes: layout.total_bytes(),
             piece_count: layout.piece_count(),
             origin_ok: false,
+            wished: Priority::default(),
             traffic,
             seeded: None,
             events: None,
@@ -223,6 +230,7 @@ impl Shared {
     /// What its plan says of others.
     pub(crate) fn planned(&self, plan: PeerPlan) {
         self.share.children.quarantine(&plan.quarantined);
+        self.traffic.set_priority(plan.priority);
         self.tell(|| Event::Plan(plan));
     }
 
@@ -233,6 +241,7 @@ impl Shared {
             bytes: self.bytes,
             piece_count: self.piece_count,
             origin_ok: self.origin_ok,
+            priority: self.wished,
             is_seed: self.is_seed(),
             round: self.share.vouching.as_ref().map_or(0, |vouching| vouching.round()),
             have: self.share.have.snapshot().runs(),

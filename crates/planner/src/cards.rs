@@ -7,11 +7,13 @@
 //! a learned card counts as one that is known already, if they are alike, and stays that until it is clearly another; and
 //! what is left of a card is counted in eighths.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::capacity::{Foreign, Learned};
 use crate::id::{ArtifactId, PeerId};
+use crate::priority::Priority;
 
 /// Learned cards that differ by less count as one kind: a fifth is what equal ones differ by when they are measured.
 const ALIKE: (u64, u64) = (6, 5);
@@ -63,6 +65,8 @@ pub(crate) struct Cards {
     by_peer: BTreeMap<PeerId, Card>,
     /// How many cards count as so much.
     kinds: BTreeMap<u64, u64>,
+    /// Of the swarms that are not normal.
+    priorities: BTreeMap<ArtifactId, Priority>,
 }
 
 impl Cards {
@@ -78,6 +82,19 @@ impl Cards {
         if let Some(card) = self.by_peer.remove(&peer) {
             self.uncount(card.counts);
         }
+    }
+
+    /// How urgent a swarm is from now on. Says whether that is news.
+    pub(crate) fn set_priority(&mut self, swarm: ArtifactId, priority: Priority) -> bool {
+        let before = match priority {
+            Priority::Normal => self.priorities.remove(&swarm),
+            priority => self.priorities.insert(swarm, priority),
+        };
+        before.unwrap_or_default() != priority
+    }
+
+    fn priority(&self, swarm: &ArtifactId) -> Priority {
+        self.priorities.get(swarm).copied().unwrap_or_default()
     }
 
     /// A peer has measured something. Says whether plans may have to follow.
@@ -138,7 +155,8 @@ impl Cards {
     /// What is left of a peer's card for one swarm; `None` if nobody knows what it does.
     pub(crate) fn residue(&self, now: Duration, peer: PeerId, swarm: &ArtifactId) -> Option<u64> {
         let card = self.by_peer.get(&peer).filter(|card| card.counts > 0)?;
-        let parts = card.parts_for(now, swarm);
+        let mine = self.priority(swarm);
+        let parts = card.parts_for(now, swarm, |other| self.priority(other).cmp(&mine));
         Some(if parts == PARTS { card.counts } else { (card.counts / PARTS * parts).max(1) })
     }
 
@@ -176,13 +194,18 @@ impl Card {
         u64::try_from((rate * u128::from(2 * PARTS) / all).div_ceil(2)).unwrap_or(PARTS).min(PARTS)
     }
 
-    /// What this process has of it is shared by swarms: each has an equal share, and what the others leave of theirs.
-    fn parts_for(&self, now: Duration, swarm: &ArtifactId) -> u64 {
+    /// What this process has of it is shared by swarms. What more urgent ones take is theirs, and what less urgent ones
+    /// take is free; of the rest each of those that are as urgent has an equal share, and what the others leave of theirs.
+    fn parts_for(&self, now: Duration, swarm: &ArtifactId, urgency: impl Fn(&ArtifactId) -> Ordering) -> u64 {
         let (foreign, swarms) = self.others(now);
-        let own = PARTS.saturating_sub(foreign).max(1);
-        let others = || swarms.iter().filter(|(at, _)| at != swarm);
-        let equal = own / (others().count() as u64 + 1);
-        let left = own.saturating_sub(others().map(|(_, parts)| parts).sum());
+        let others = |urgent: Ordering| {
+            let others = swarms.iter().filter(move |(at, _)| at != swarm);
+            others.filter(|(at, _)| urgency(at) == urgent).map(|(_, parts)| *parts).collect::<Vec<u64>>()
+        };
+        let (above, beside) = (others(Ordering::Greater), others(Ordering::Equal));
+        let own = PARTS.saturating_sub(foreign + above.iter().sum::<u64>()).max(1);
+        let equal = own / (beside.len() as u64 + 1);
+        let left = own.saturating_sub(beside.iter().sum());
         equal.max(left).max(1)
     }
 }
@@ -315,6 +338,29 @@ mod tests {
         assert_eq!(left_of(&[(0, 40), (1, 40)]), 40);
         assert_eq!(left_of(&[(1, 40), (2, 40)]), 20, "a third, by whole eighths");
         assert_eq!(left_of(&[(1, 4)]), 80);
+    }
+
+    #[test]
+    fn what_is_more_urgent_takes_first_and_what_is_less_urgent_takes_nothing() {
+        let mut cards = cards(&[80]);
+        assert!(
+            cards.set_priority(swarm(1), Priority::High) && !cards.set_priority(swarm(1), Priority::High)
+        );
+        assert!(
+            cards.set_priority(swarm(2), Priority::Low) && !cards.set_priority(swarm(3), Priority::Normal)
+        );
+        let mut left_for = |number: u8, loads: &[(u8, u64)]| {
+            cards.report(ZERO, id(0), busy(loads));
+            cards.residue(ZERO, id(0), &swarm(number)).expect("it is known") / MB
+        };
+        // The first is high, the second low, others are normal.
+        assert_eq!([0, 1, 2].map(|number| left_for(number, &[(1, 60)])), [20, 80, 20]);
+        assert_eq!([0, 1, 2].map(|number| left_for(number, &[(2, 80)])), [80, 80, 80]);
+        assert_eq!(left_for(0, &[(1, 20), (2, 20), (3, 40)]), 30, "half of what is not the first's");
+        assert_eq!([0, 2].map(|number| left_for(number, &[(1, 80)])), [10, 10], "something always is");
+        // It is done, and its priority with it.
+        assert!(cards.set_priority(swarm(1), Priority::Normal));
+        assert_eq!([0, 1].map(|number| left_for(number, &[(1, 40), (0, 40)])), [40, 40]);
     }
 
     #[test]

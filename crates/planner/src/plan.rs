@@ -6,6 +6,7 @@ use std::time::Duration;
 use modelpack::layout::PieceIndex;
 
 use crate::id::PeerId;
+use crate::priority::Priority;
 
 /// One member's part of the plan of one swarm. A later epoch replaces an earlier one whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct PeerPlan {
     pub finish: Option<Duration>,
     /// The fluid bound for the same, if the rates are known.
     pub bound: Option<Duration>,
+    /// How urgent the artifact is to those who want it: where it shares a card, this says which goes first.
+    pub priority: Priority,
 }
 
 impl PeerPlan {

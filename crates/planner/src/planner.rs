@@ -12,6 +12,7 @@ use crate::cards::{Cards, Measured};
 use crate::id::{ArtifactId, PeerId};
 use crate::place::Place;
 use crate::plan::PeerPlan;
+use crate::priority::Priority;
 use crate::quarantine::{Alarm, Charge, HostAddr, Quarantine, Standing, Whereabouts};
 use crate::swarm_state::{Joining, SwarmState};
 
@@ -123,7 +124,7 @@ pub enum Input {
     Tick,
 }
 
-/// What a member was doing by its last plan when it joined.
+/// What a member was doing by its last plan when it joined, and how urgent that is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The epoch of that plan; 0 without one.
@@ -132,6 +133,8 @@ pub struct Progress {
     pub origin_in_flight: Vec<Run>,
     /// How often its pieces did not add up to the manifest's digest; at most [`ROUNDS_MAX`] counts.
     pub round: u32,
+    /// How urgent the artifact is to it. It counts for as long as it lacks something.
+    pub priority: Priority,
 }
 
 /// What the planner wants done.
@@ -226,22 +229,15 @@ impl Planner {
             }
             Input::Gone { peer } => self.gone(peer),
             Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress } => {
-                let Some(facts) = self.peers.get(&peer).filter(|_| u64::from(piece_count) <= PIECES_MAX)
-                else {
-                    return;
-                };
-                let swarm =
-                    self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
-                if swarm.is_about(bytes, piece_count) {
-                    let (have, progress) = (&have[..], &progress);
-                    let rate = self.cards.residue(self.now, peer, &artifact);
-                    swarm.join(now, peer, facts, Joining { origin_ok, is_seed, have, rate, progress });
-                    self.replan(artifact);
-                }
+                let joining = Joining { origin_ok, is_seed, have: &have, rate: None, progress: &progress };
+                self.join(now, (peer, artifact), (bytes, piece_count), joining);
             }
             Input::Have { peer, artifact, runs } => {
                 if let Some(swarm) = self.swarms.get_mut(&artifact) {
                     swarm.have(now, peer, &runs);
+                    if swarm.is_otherwise_urgent() {
+                        self.replan(artifact);
+                    }
                 }
             }
             Input::Leave { peer, artifact } => {
@@ -268,6 +264,31 @@ impl Planner {
                 self.accused((peer, about), artifact, Charge::Silence);
             }
             Input::Tick => self.tick(now),
+        }
+    }
+
+    fn join(
+        &mut self,
+        now: Duration,
+        (peer, artifact): (PeerId, ArtifactId),
+        (bytes, piece_count): (u64, u32),
+        joining: Joining<'_>,
+    ) {
+        let Some(facts) = self.peers.get(&peer).filter(|_| u64::from(piece_count) <= PIECES_MAX) else {
+            return;
+        };
+        let facts = Arc::clone(facts);
+        let swarm = self.swarms.entry(artifact).or_insert_with(|| SwarmState::new(bytes, piece_count));
+        if swarm.is_about(bytes, piece_count) {
+            // Before it is asked what is left for it.
+            if let Some(priority) = swarm.priority_with(&joining) {
+                self.set_priority(artifact, priority);
+            }
+            let rate = self.cards.residue(self.now, peer, &artifact);
+            if let Some(swarm) = self.swarms.get_mut(&artifact) {
+                swarm.join(now, peer, &facts, Joining { rate, ..joining });
+            }
+            self.replan(artifact);
         }
     }
 
@@ -487,12 +508,22 @@ impl Planner {
         let Some(swarm) = self.swarms.get_mut(&artifact) else { return };
         if swarm.is_empty() {
             self.swarms.remove(&artifact);
+            self.cards.set_priority(artifact, Priority::default());
             return;
         }
         if swarm.gathering().is_some() {
             return;
         }
         swarm.replan();
+        let priority = swarm.priority();
         self.pending.push_back(Pending::Plans(artifact));
+        self.set_priority(artifact, priority);
+    }
+
+    /// A swarm that is more or less urgent than before has more or less of the cards that it shares.
+    fn set_priority(&mut self, artifact: ArtifactId, priority: Priority) {
+        if self.cards.set_priority(artifact, priority) {
+            self.swarms.values_mut().for_each(|swarm| swarm.rates_may_have_changed(self.now));
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::id::{ArtifactId, PeerId};
 use crate::place::Place;
 use crate::plan::StripeSource;
 use crate::planner::{Planner, Registered};
+use crate::priority::Priority;
 use crate::quarantine::{Alarm, Standing};
 use crate::swarm_state::{MemberState, SwarmState};
 
@@ -69,6 +70,8 @@ pub struct SwarmStatus {
     pub seeds: u32,
     /// What of `bytes`, once for each of `members`, is there, in thousandths; 1000 only when all of it is.
     pub permille: u16,
+    /// How urgent it is to those who want it.
+    pub priority: Priority,
 }
 
 impl SwarmStatus {
@@ -86,7 +89,8 @@ impl SwarmStatus {
         let all = u64::from(members) * u64::from(swarm.piece_count());
         let permille =
             (pieces * 1000).checked_div(all).map_or(1000, |part| u16::try_from(part).unwrap_or(1000));
-        Self { artifact, bytes: swarm.bytes(), members, complete, seeds, permille }
+        let (bytes, priority) = (swarm.bytes(), swarm.priority());
+        Self { artifact, bytes, members, complete, seeds, permille, priority }
     }
 }
 
@@ -259,6 +263,7 @@ mod tests {
             complete: 1,
             seeds: 1,
             permille: 583,
+            priority: Priority::Normal,
         };
         assert_eq!(swarms, [expected]);
         assert_eq!(planner.swarm_counts(), (1, 4));

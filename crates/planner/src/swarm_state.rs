@@ -17,6 +17,7 @@ use crate::id::PeerId;
 use crate::pace::{ENTRANTS_INTERVAL, MEMBERS_INTERVAL, Pace};
 use crate::plan::{Before, PeerPlan};
 use crate::planner::{Progress, ROUNDS_MAX, Registered};
+use crate::priority::{Priority, Wishes};
 use crate::trees::Trees;
 
 mod briefs;
@@ -60,6 +61,13 @@ pub(crate) struct Joining<'a> {
     pub(crate) progress: &'a Progress,
 }
 
+impl MemberState {
+    /// How urgently it wants what it lacks, if anything.
+    fn wish(&self) -> Option<Priority> {
+        (!self.have.is_full()).then_some(self.priority)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct SwarmState {
     bytes: u64,
@@ -70,6 +78,10 @@ pub(crate) struct SwarmState {
     round: u32,
     /// How many members are in each repair.
     rounds: [usize; ROUNDS_MAX as usize + 1],
+    /// Of those who lack something.
+    wishes: Wishes,
+    /// As of the last plan.
+    priority: Priority,
     roster: Roster,
     trees: Trees,
     /// What those count as who do not know the rate of their card.
@@ -113,6 +125,8 @@ impl SwarmState {
             epoch: 0,
             round: 0,
             rounds: [0; ROUNDS_MAX as usize + 1],
+            wishes: Wishes::default(),
+            priority: Priority::default(),
             roster: Roster::default(),
             trees: Trees::new(stripes as usize),
             mean: 1,
@@ -188,10 +202,12 @@ impl SwarmState {
         let mut member = self.member(peer, facts, joining);
         let held = member.held;
         self.rounds[member.round as usize] += 1;
+        member.wish().into_iter().for_each(|wish| self.wishes.add(wish));
         let node = if let Some(node) = self.roster.node(peer) {
             self.straggling.remove(&node);
             if let Some(before) = self.roster.get_mut(node) {
                 self.rounds[before.round as usize] -= 1;
+                before.wish().into_iter().for_each(|wish| self.wishes.remove(wish));
                 (member.class, member.rack) = (before.class, before.rack);
                 *before = member;
             }
@@ -218,6 +234,7 @@ impl SwarmState {
             facts: Arc::clone(facts),
             origin_ok,
             is_seed,
+            priority: progress.priority,
             rate: rounded(rate.unwrap_or(0)),
             round: progress.round.min(ROUNDS_MAX),
             have: PieceMap::empty(self.piece_count),
@@ -258,6 +275,7 @@ impl SwarmState {
         let Some(node) = self.roster.node(peer) else { return false };
         if let Some(member) = self.roster.remove(node) {
             self.rounds[member.round as usize] -= 1;
+            member.wish().into_iter().for_each(|wish| self.wishes.remove(wish));
         }
         self.concerned.remove(&node);
         self.straggling.remove(&node);
@@ -309,11 +327,29 @@ impl SwarmState {
         let shape = (self.stripe_pieces, self.entrants.len());
         let stalls = &mut self.stalls;
         let Some(member) = self.roster.get_kept(node) else { return };
-        let was_full = member.have.is_full();
+        let (was_full, wish) = (member.have.is_full(), member.wish());
         member.add(shape, runs, |stripe, piece| stalls.got(now, stripe, piece));
         if member.have.is_full() != was_full {
             self.roster.get_mut(node);
+            wish.into_iter().for_each(|wish| self.wishes.remove(wish));
         }
+    }
+
+    /// How urgent it is, as of the last plan.
+    pub(crate) fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// How urgent it is once such a member has joined, if it is to anybody.
+    pub(crate) fn priority_with(&self, joining: &Joining<'_>) -> Option<Priority> {
+        let held: u64 = joining.have.iter().map(|run| u64::from(run.len())).sum();
+        let wish = (held < u64::from(self.piece_count)).then_some(joining.progress.priority);
+        self.wishes.most_urgent().max(wish)
+    }
+
+    /// Whether the next plan says that it is more or less urgent. Nobody has to hear that it is to nobody.
+    pub(crate) fn is_otherwise_urgent(&self) -> bool {
+        self.wishes.most_urgent().is_some_and(|wish| wish != self.priority)
     }
 
     /// All members, those that have everything first.
@@ -325,6 +361,10 @@ impl SwarmState {
     /// Makes the next plan.
     pub(crate) fn replan(&mut self) {
         self.epoch += 1;
+        if self.is_otherwise_urgent() {
+            self.priority = self.wishes.most_urgent().unwrap_or_default();
+            self.is_for_all = true;
+        }
         self.note_round();
         let serving_before = self.roster.serving_rank();
         let mut sorted = self.roster.sort(self.round);

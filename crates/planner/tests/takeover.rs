@@ -62,7 +62,7 @@ fn in_flight(epoch: u64, pieces: impl IntoIterator<Item = u32>) -> Progress {
     pieces.sort_unstable();
     pieces.dedup();
     let origin_in_flight = pieces.into_iter().map(|at| Run::new(at, at + 1)).collect();
-    Progress { epoch, origin_in_flight, round: 0 }
+    Progress { epoch, origin_in_flight, ..Progress::default() }
 }
 
 #[test]

@@ -142,6 +142,7 @@ mod tests {
             quarantined: Vec::new(),
             finish: None,
             bound: None,
+            priority: planner::Priority::default(),
         }
     }
 

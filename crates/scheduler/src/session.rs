@@ -17,6 +17,7 @@ use wire::{
     control::{self, PeerToScheduler, peer_to_scheduler::Kind},
     convert,
     measured::measured,
+    priority,
 };
 
 use crate::{
@@ -216,6 +217,8 @@ impl Joined {
             return Err(End::Refused("the peer is in too many swarms"));
         }
         self.piece_counts.insert(artifact, piece_count);
+        let (epoch, round, priority) = (join.epoch, join.repair_round, priority::of_number(join.priority));
+        let progress = Progress { epoch, origin_in_flight, round, priority };
         Ok(Input::Join {
             peer: self.peer,
             artifact,
@@ -224,7 +227,7 @@ impl Joined {
             origin_ok: join.origin_ok,
             is_seed: join.seed,
             have,
-            progress: Progress { epoch: join.epoch, origin_in_flight, round: join.repair_round },
+            progress,
         })
     }
 }

@@ -386,7 +386,7 @@ impl World {
             origin_ok: self.origin_ok,
             is_seed,
             have,
-            progress: planner::Progress { epoch, origin_in_flight, round: 0 },
+            progress: planner::Progress { epoch, origin_in_flight, ..planner::Progress::default() },
         });
     }
 

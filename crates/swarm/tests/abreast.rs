@@ -29,6 +29,7 @@ fn plan(stripes: u32) -> PeerPlan {
         quarantined: Vec::new(),
         finish: None,
         bound: None,
+        priority: planner::Priority::default(),
     }
 }
 

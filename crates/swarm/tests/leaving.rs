@@ -30,6 +30,7 @@ fn plan(epoch: u64, source: StripeSource, members: &[PeerId]) -> PeerPlan {
         quarantined: Vec::new(),
         finish: None,
         bound: None,
+        priority: planner::Priority::default(),
     }
 }
 

@@ -31,6 +31,7 @@ fn plan(sources: [StripeSource; 2], far: &[PeerId]) -> PeerPlan {
         quarantined: Vec::new(),
         finish: None,
         bound: None,
+        priority: planner::Priority::default(),
     }
 }
 

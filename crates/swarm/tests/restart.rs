@@ -26,6 +26,7 @@ fn plan(epoch: u64, source: StripeSource, before: Vec<Before>) -> PeerPlan {
         quarantined: Vec::new(),
         finish: None,
         bound: None,
+        priority: planner::Priority::default(),
     }
 }
 

@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::Pacer;
+
 /// One file that links may read from.
 pub trait Export: Send + Sync {
     /// The open file.
@@ -20,6 +22,11 @@ pub trait Export: Send + Sync {
 
     /// So many bytes of it were sent, for whoever counts them.
     fn sent(&self, _bytes: u64) {}
+
+    /// What it waits for before it is sent now, beside what all of a server's exports wait for.
+    fn pacer(&self) -> Option<Arc<Pacer>> {
+        None
+    }
 }
 
 /// The files that links may read from, by handle. Clones share one table.

@@ -12,7 +12,7 @@ use identity::Voucher;
 use modelpack::layout::{PIECES_MAX, PieceIndex, Run};
 use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource};
 
-use crate::{WireError, control, schedulers::SCHEDULERS_MAX};
+use crate::{WireError, control, priority, schedulers::SCHEDULERS_MAX};
 
 /// Most stripes in a plan. The planner makes at most 16; twice that leaves room without a new protocol.
 pub const STRIPES_MAX: usize = 32;
@@ -231,6 +231,7 @@ pub fn plan_message(artifact: ArtifactId, plan: &PeerPlan) -> control::Plan {
         finish_seconds: plan.finish.map_or(0.0, |time| time.as_secs_f64()),
         bound_seconds: plan.bound.map_or(0.0, |time| time.as_secs_f64()),
         quarantined: plan.quarantined.iter().map(|id| id.bytes().to_vec()).collect(),
+        priority: control::Priority::from(plan.priority).into(),
     }
 }
 
@@ -338,6 +339,7 @@ pub fn plan(message: control::Plan) -> Result<(ArtifactId, PeerPlan), WireError>
         quarantined: message.quarantined.iter().map(|id| peer_id(id)).collect::<Result<_, _>>()?,
         finish: seconds("finish_seconds", message.finish_seconds)?,
         bound: seconds("bound_seconds", message.bound_seconds)?,
+        priority: priority::of_number(message.priority),
     };
     Ok((artifact, plan))
 }

@@ -9,6 +9,7 @@ mod error;
 pub mod local;
 pub mod measured;
 pub mod plan_status;
+pub mod priority;
 pub mod rdma;
 mod redact;
 pub mod schedulers;

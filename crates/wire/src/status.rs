@@ -11,6 +11,7 @@ use crate::{
     FEATURES, PROTOCOL_VERSION, WireError, check_version,
     control::{self, StatusReply},
     convert::{self, bounded},
+    priority,
 };
 
 /// Peers that are listed, at most: with [`ALARMS_MAX`] of at most ~450 bytes each they fit a message.
@@ -179,6 +180,7 @@ impl From<&SwarmStatus> for control::SwarmStatus {
             complete: status.complete,
             seeds: status.seeds,
             permille: status.permille.into(),
+            priority: control::Priority::from(status.priority).into(),
         }
     }
 }
@@ -195,6 +197,7 @@ impl TryFrom<control::SwarmStatus> for SwarmStatus {
             complete: status.complete,
             seeds: status.seeds,
             permille: permille.ok_or(WireError::Invalid { field: "permille", why: "more than all of it" })?,
+            priority: priority::of_number(status.priority),
         })
     }
 }

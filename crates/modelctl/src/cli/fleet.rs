@@ -15,7 +15,7 @@ use modelpack::{
 use planner::Place;
 use wire::{convert, schedulers::scheduler_address};
 
-use super::{MirrorArgs, RegistryArgs, TransportArgs, reference};
+use super::{MirrorArgs, RegistryArgs, TransportArgs, Urgency, reference};
 
 /// Pull an artifact into a directory
 #[derive(Debug, Args)]
@@ -88,6 +88,10 @@ pub(crate) struct PullArgs {
     /// How bytes of other peers land in this process; without RDMA always through buffers
     #[arg(long, value_enum, default_value_t = Landing::Auto, requires = "output")]
     pub(crate) landing: Landing,
+
+    /// How urgent it is, where peers of its fleet share their network cards with something else
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Urgency::Normal)]
+    pub(crate) priority: Urgency,
 
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,

@@ -6,7 +6,7 @@ use clap::Args;
 use modelpack::reference::Reference;
 
 use super::{
-    EmbeddedArgs, RegistryArgs, TransportArgs, TrustArgs,
+    EmbeddedArgs, RegistryArgs, TransportArgs, TrustArgs, Urgency,
     fleet::{Landing, Link, PeerChoice, SelectionArgs, Wait},
     reference,
 };
@@ -79,6 +79,10 @@ pub(crate) struct SidecarArgs {
     /// How bytes of other peers land in this process; without RDMA always through buffers
     #[arg(long, value_enum, default_value_t = Landing::Auto)]
     pub(crate) landing: Landing,
+
+    /// How urgent it is, where peers of its fleet share their network cards with something else
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Urgency::Normal)]
+    pub(crate) priority: Urgency,
 
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,

@@ -61,3 +61,24 @@ pub(crate) struct DeviceArgs {
     )]
     pub(crate) rdma_device: Vec<String>,
 }
+
+/// How urgent an artifact is, where its peers fetch or serve something else as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Urgency {
+    /// Before all others
+    High,
+    /// As what nothing is said of
+    Normal,
+    /// What others leave, and never nothing
+    Low,
+}
+
+impl From<Urgency> for planner::Priority {
+    fn from(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::High => Self::High,
+            Urgency::Normal => Self::Normal,
+            Urgency::Low => Self::Low,
+        }
+    }
+}

@@ -129,6 +129,7 @@ pub(crate) fn run(args: &PullArgs, printer: &Printer) -> anyhow::Result<()> {
             landing: args.landing.into(),
             selection,
             bases: args.base.clone(),
+            priority: args.priority.into(),
         };
         if args.dry_run {
             let plan = peer::plan_pull(request).await?;
@@ -162,7 +163,7 @@ async fn store(args: &PullArgs, access: Access, printer: &Printer) -> anyhow::Re
     way::warn_of_transport(&asked, printer);
     let watch = PullWatch::new();
     let report = tokio::select! {
-        result = local.store(&args.reference, access, &watch) => result?,
+        result = local.store(&args.reference, (access, args.priority.into()), &watch) => result?,
         result = show(&watch, printer) => return result.map(|never| match never {}),
     };
     warn_of(&report, printer);

@@ -76,8 +76,9 @@ async fn bring(args: &RunArgs, printer: &Printer) -> anyhow::Result<(PathBuf, Op
     }
     let selection = Arc::new(args.selection.selection()?);
     let landing = args.landing.into();
-    let bases = Vec::new();
-    let request = PullRequest { reference, access, output: output.clone(), landing, selection, bases };
+    let (bases, priority) = (Vec::new(), args.priority.into());
+    let request =
+        PullRequest { reference, access, output: output.clone(), landing, selection, bases, priority };
     let asked = Asked {
         reference: &args.reference,
         peer: args.peer.as_ref(),

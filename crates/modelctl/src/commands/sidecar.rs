@@ -215,6 +215,7 @@ impl<'a> Brought<'a> {
             landing: self.args.landing.into(),
             selection: Arc::clone(&self.selection),
             bases: former(dir),
+            priority: self.args.priority.into(),
         })
     }
 }

@@ -96,6 +96,8 @@ struct SwarmFacts {
     seeds: u32,
     /// Of all members together: 1 when all have everything.
     progress: f64,
+    /// `high`, `normal` or `low`: to those who lack something, or lacked it last.
+    priority: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -215,6 +217,7 @@ impl From<SwarmStatus> for SwarmFacts {
             complete: status.complete,
             seeds: status.seeds,
             progress: f64::from(status.permille) / 1000.0,
+            priority: status.priority.name(),
         }
     }
 }
@@ -287,10 +290,11 @@ impl Report {
     }
 }
 
-fn swarm_table(swarms: &[SwarmFacts]) -> Table<6> {
-    let mut table =
-        Table::new([Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Left]);
-    table.row(["ARTIFACT", "SIZE", "MEMBERS", "COMPLETE", "SEEDS", "PROGRESS"].map(str::to_owned));
+fn swarm_table(swarms: &[SwarmFacts]) -> Table<7> {
+    let (left, right) = (Align::Left, Align::Right);
+    let mut table = Table::new([left, right, right, right, right, left, left]);
+    let head = ["ARTIFACT", "SIZE", "MEMBERS", "COMPLETE", "SEEDS", "PRIORITY", "PROGRESS"];
+    table.row(head.map(str::to_owned));
     for swarm in swarms.iter().take(ROWS_MAX) {
         let digest = swarm.digest.trim_start_matches("sha256:");
         table.row([
@@ -299,6 +303,7 @@ fn swarm_table(swarms: &[SwarmFacts]) -> Table<6> {
             swarm.members.to_string(),
             swarm.complete.to_string(),
             swarm.seeds.to_string(),
+            swarm.priority.to_owned(),
             text::share(swarm.progress),
         ]);
     }
@@ -357,7 +362,7 @@ impl fmt::Display for AlarmFacts {
 
 #[cfg(test)]
 mod tests {
-    use planner::{Alarm, ArtifactId};
+    use planner::{Alarm, ArtifactId, Priority};
 
     use super::*;
 
@@ -378,7 +383,9 @@ mod tests {
     fn swarm(number: u8, permille: u16) -> SwarmStatus {
         let complete = u32::from(permille == 1000);
         let artifact = ArtifactId([number; 32]);
-        SwarmStatus { artifact, bytes: 140_000_000_000, members: 4, complete, seeds: 1, permille }
+        let priority = if complete > 0 { Priority::Normal } else { Priority::High };
+        let bytes = 140_000_000_000;
+        SwarmStatus { artifact, bytes, members: 4, complete, seeds: 1, permille, priority }
     }
 
     fn alarm(number: u8, standing: Standing, accusers: usize) -> AlarmStatus {

@@ -84,6 +84,7 @@ fn plan() -> PeerPlan {
         quarantined: Vec::new(),
         finish: None,
         bound: None,
+        priority: planner::Priority::default(),
     }
 }
 

@@ -16,6 +16,9 @@ const HEADERS: f64 = 1.06;
 /// Less than this part of what the card does is nobody: headers are not exactly known, and every machine talks a little.
 const OTHERS_MIN: f64 = 0.08;
 
+/// Of what is counted exactly, less than this part is nobody: a smoothed rate never becomes nothing.
+const OWN_OTHERS_MIN: f64 = 0.01;
+
 /// From this part of what the card does on it is full: others may want more than they get.
 const FULL: f64 = 0.93;
 
@@ -28,15 +31,24 @@ const BACK: f64 = 0.7;
 /// By which part of what the card does the rate grows at each look.
 const STEP: f64 = 1.0 / 16.0;
 
+/// The same beside others of this process. What is taken from them is given back half a second later, and by then a step
+/// has been made five times.
+const OWN_STEP: f64 = 1.0 / 64.0;
+
 /// What is never given away, as a part of what the card does: a pull that does not move at all looks like one that hangs.
 const LEAST: f64 = 1.0 / 32.0;
 
 /// One direction of the cards. Law: where others fill the card, what is left to this process shrinks to [`LEAST`] within
 /// a second; where they take less than the card does, it gets most of what they leave; where there are none, all of it.
 #[derive(Clone, Debug)]
-pub(super) struct Way {
+pub(crate) struct Way {
     /// What the card does, in bytes per second.
     card: f64,
+    /// What a byte that is counted takes, what less than this part of the card is nobody, and by which part of the card
+    /// the rate grows beside others.
+    headers: f64,
+    others_min: f64,
+    step: f64,
     /// What it moves, and what of that is this process's: smoothed, in bytes per second.
     all: f64,
     own: f64,
@@ -47,22 +59,39 @@ pub(super) struct Way {
 impl Way {
     #[expect(clippy::cast_precision_loss, reason = "a rate that is exact to 53 bits")]
     pub(super) fn new(card: u64) -> Self {
-        Self { card: card as f64, all: 0.0, own: 0.0, rate: f64::INFINITY }
+        let card = card as f64;
+        let rate = f64::INFINITY;
+        Self { card, headers: HEADERS, others_min: OTHERS_MIN, step: STEP, all: 0.0, own: 0.0, rate }
+    }
+
+    /// Where the others are of this process, too: they are counted as exactly as its own, so that no headers are in the
+    /// way. What the card does is said with each look.
+    pub(crate) fn among_own() -> Self {
+        Self { headers: 1.0, others_min: OWN_OTHERS_MIN, step: OWN_STEP, ..Self::new(1) }
+    }
+
+    /// The same, of a card that does so much from now on.
+    #[expect(clippy::cast_precision_loss, reason = "a rate that is exact to 53 bits")]
+    pub(crate) fn beneath(&mut self, card: u64) -> &mut Self {
+        self.card = card.max(1) as f64;
+        self
     }
 
     /// So many bytes have moved meanwhile, and so many of them were this process's. Says at which rate it may go on.
     #[expect(clippy::cast_precision_loss, reason = "bytes of a tenth of a second")]
-    pub(super) fn look(&mut self, elapsed: Duration, all: u64, own: u64) -> f64 {
+    pub(crate) fn look(&mut self, elapsed: Duration, all: u64, own: u64) -> f64 {
         let seconds = elapsed.as_secs_f64().max(f64::EPSILON);
         let weight = 1.0 - (-seconds / SMOOTH.as_secs_f64()).exp();
         self.all += weight * (all as f64 / seconds - self.all);
         self.own += weight * (own as f64 / seconds - self.own);
-        let others = self.all - self.own * HEADERS;
-        let is_alone = others < OTHERS_MIN * self.card;
+        let others = self.all - self.own * self.headers;
+        let is_alone = others < self.others_min * self.card;
         if !is_alone && self.all > FULL * self.card {
             self.rate = (self.rate.min(self.own) * BACK).max(LEAST * self.card);
-        } else if is_alone || self.all < ROOM * self.card {
+        } else if is_alone {
             self.rate += STEP * self.card;
+        } else if self.all < ROOM * self.card {
+            self.rate += self.step * self.card;
         }
         if self.rate >= self.card {
             self.rate = f64::INFINITY;

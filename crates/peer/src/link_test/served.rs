@@ -84,7 +84,7 @@ impl LinkTests {
     }
 }
 
-fn make((exports, rdma): Planes<'_>) -> Option<Memory> {
+fn make((exports, rdma, _): Planes<'_>) -> Option<Memory> {
     let file = memfd_create("modelcast link test", MemfdFlags::CLOEXEC).ok()?;
     let file = Arc::new(File::from(file));
     file.set_len(bytes()).ok()?;

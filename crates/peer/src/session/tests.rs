@@ -16,6 +16,7 @@ use wire::{
         scheduler_server::{Scheduler, SchedulerServer},
         scheduler_to_peer::Kind as Heard,
     },
+    priority,
 };
 
 use super::{
@@ -173,6 +174,7 @@ fn plan(epoch: u64) -> PeerPlan {
         quarantined: Vec::new(),
         finish: None,
         bound: Some(Duration::from_secs(2)),
+        priority: planner::Priority::default(),
     }
 }
 
@@ -202,6 +204,7 @@ async fn hello_joins_and_plans_travel() {
         bytes: 9,
         piece_count: 1 << 20,
         origin_ok: true,
+        priority: planner::Priority::High,
         is_seed: false,
         round: 0,
         have: have.clone(),
@@ -209,6 +212,7 @@ async fn hello_joins_and_plans_travel() {
     });
     let Said::Join(join) = stream.hear().await else { panic!("no join") };
     assert_eq!((join.artifact_bytes, join.piece_count, join.origin_ok, join.seed), (9, 1 << 20, true, false));
+    assert_eq!(priority::of_number(join.priority), planner::Priority::High);
     assert_eq!((join.epoch, convert::runs_message(&[Run::new(1, 2)])), (8, join.origin_in_flight));
     let Said::Have(rest) = stream.hear().await else { panic!("no rest") };
     assert_eq!(convert::runs_message(&have), [join.have, rest.added].concat());

@@ -81,6 +81,7 @@ impl Alone {
             landing: peer::LandingMode::Auto,
             selection: std::sync::Arc::default(),
             bases: Vec::new(),
+            priority: planner::Priority::default(),
         };
         let local = LocalPeer::connect(&self.socket).await?;
         timeout(PATIENCE, local.pull(request, link, watch)).await.expect("the pull ends in time")

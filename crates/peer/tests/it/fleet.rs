@@ -17,6 +17,7 @@ use peer::{
     Blamed, ErrorClass, LocalPeer, Peer, PeerOptions, PeerSecurity, PullReport, PullRequest, PullWatch, Seed,
     Transports,
 };
+use planner::Priority;
 use registry::Access;
 use store::LinkMode;
 use tokio::{
@@ -68,7 +69,7 @@ impl Fleet {
         fleet
     }
 
-    fn options(&self, number: usize, seed: Option<LayoutReference>) -> PeerOptions {
+    fn options(&self, number: usize, seeds: Vec<LayoutReference>) -> PeerOptions {
         PeerOptions {
             store: self.top.path().join(format!("store-{number}")),
             store_max: None,
@@ -79,7 +80,7 @@ impl Fleet {
             nic_rate: None,
             place: planner::Place::default(),
             name: format!("peer-{number}"),
-            seeds: seed.into_iter().map(Seed::Layout).collect(),
+            seeds: seeds.into_iter().map(Seed::Layout).collect(),
             socket_group: None,
             security: self.security.clone(),
             transports: self.transports.clone(),
@@ -89,7 +90,12 @@ impl Fleet {
     }
 
     pub(crate) async fn start_peer(&self, number: usize, seed: Option<LayoutReference>) -> Running {
-        let options = self.options(number, seed);
+        self.start_seed(number, seed.into_iter().collect()).await
+    }
+
+    /// One that announces several artifacts.
+    pub(crate) async fn start_seed(&self, number: usize, seeds: Vec<LayoutReference>) -> Running {
+        let options = self.options(number, seeds);
         let socket = options.socket.clone();
         let peer = Peer::start(options).await.unwrap();
         let (end, ended) = oneshot::channel::<()>();
@@ -121,14 +127,26 @@ impl Fleet {
         reference: Reference,
         watch: PullWatch,
     ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
+        self.pull_as(number, (reference, Priority::default()), self.output(number), watch)
+    }
+
+    /// The same into a directory of its own, so urgently.
+    pub(crate) fn pull_as(
+        &self,
+        number: usize,
+        (reference, priority): (Reference, Priority),
+        output: PathBuf,
+        watch: PullWatch,
+    ) -> impl Future<Output = Result<PullReport, peer::PeerError>> + use<> {
         let access = Access { plain_http: true, ..Access::default() };
         let request = PullRequest {
             reference,
             access,
-            output: self.output(number),
+            output,
             landing: peer::LandingMode::Auto,
             selection: Arc::default(),
             bases: Vec::new(),
+            priority,
         };
         let socket = self.peers[number].socket.clone();
         async move {
@@ -416,7 +434,7 @@ async fn a_parent_that_stops_answering_is_left() {
     let model = Model::of(100);
     let origin = Origin::honest(Holding::of(&model)).await;
     let mut fleet = Fleet::start(2).await;
-    let options = fleet.options(2, None);
+    let options = fleet.options(2, Vec::new());
     let (socket, (end, _)) = (options.socket.clone(), oneshot::channel());
     let parent = Stoppable::start(options).await;
     fleet.peers.push(Running { socket, task: tokio::spawn(std::future::pending()), _end: end });

@@ -16,6 +16,7 @@ mod foreign;
 mod learning;
 mod limits;
 mod origin;
+mod priority;
 mod rdma;
 mod standalone;
 mod support;

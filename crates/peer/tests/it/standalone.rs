@@ -249,6 +249,7 @@ async fn pull_all_but(missing: u64, reference: Reference, output: &Path) {
         landing: peer::LandingMode::Auto,
         selection: Arc::default(),
         bases: Vec::new(),
+        priority: planner::Priority::default(),
     };
     let watch = PullWatch::new();
     let pulling = tokio::spawn({

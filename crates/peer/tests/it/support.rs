@@ -160,6 +160,7 @@ pub(crate) fn request(reference: Reference, output: &Path, bases: &[Reference]) 
         landing: peer::LandingMode::Auto,
         selection: std::sync::Arc::default(),
         bases: bases.to_vec(),
+        priority: planner::Priority::default(),
     }
 }
 

@@ -34,8 +34,8 @@ impl SwarmState {
         let members = self.named(node, named);
         let quarantined = self.roster.quarantined().filter(|other| *other != node);
         let quarantined = quarantined.filter_map(|other| Some(self.roster.get(other)?.peer)).collect();
-        let (epoch, stripe_pieces) = (self.epoch, self.stripe_pieces);
-        Some(PeerPlan { epoch, stripe_pieces, stripes, members, quarantined, finish, bound })
+        let (epoch, stripe_pieces, priority) = (self.epoch, self.stripe_pieces, self.priority);
+        Some(PeerPlan { epoch, stripe_pieces, stripes, members, quarantined, finish, bound, priority })
     }
 
     /// Where each member gets each stripe now, with what it has.

@@ -34,6 +34,13 @@ impl SwarmState {
     /// What is left of a member's card may be something else than before.
     pub(crate) fn rate_may_have_changed(&mut self, now: Duration, peer: PeerId) {
         if self.has(peer) {
+            self.rates_may_have_changed(now);
+        }
+    }
+
+    /// What is left of many cards may be something else than before.
+    pub(crate) fn rates_may_have_changed(&mut self, now: Duration) {
+        if !self.is_empty() {
             let soonest = self.review.last.map_or(Duration::ZERO, |last| last + INTERVAL);
             self.review.due.get_or_insert(soonest.max(now + SETTLES));
         }

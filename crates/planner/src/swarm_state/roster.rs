@@ -85,6 +85,7 @@ pub(crate) struct MemberState {
     pub(crate) facts: Arc<Registered>,
     pub(super) origin_ok: bool,
     pub(crate) is_seed: bool,
+    pub(super) priority: crate::priority::Priority,
     /// What of its card is counted with for this swarm, in bytes per second; 0 if that is not known.
     pub(crate) rate: u64,
     /// How often its pieces did not add up to the manifest's digest.

@@ -1,26 +1,30 @@
 //! Plans count with what is left of a card: as learned, less what others and other swarms take, and follow seldom.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use planner::capacity::{Foreign, Learned};
-use planner::{ArtifactId, Input, Measured, Output, PeerId, Place, Planner, StripeSource, SwarmLoad};
+use planner::{
+    ArtifactId, Input, Measured, Output, PeerId, PeerPlan, Place, Planner, Priority, Progress, StripeSource,
+    SwarmLoad,
+};
 
 use crate::support::{ARTIFACT, PIECES, arrival, id, register};
 
 const RATE: u64 = 1 << 30;
 const OTHER: ArtifactId = ArtifactId([8; 32]);
 
-/// A planner on a clock, and how many parts of plans it has told.
+/// A planner on a clock, and all parts of plans that it has told.
 struct World {
     planner: Planner,
     now: Duration,
-    told: usize,
+    plans: Vec<(PeerId, ArtifactId, PeerPlan)>,
 }
 
 impl World {
     /// Of so many peers that do not know their cards, in no swarm yet.
     fn new(peers: u8) -> Self {
-        let mut world = Self { planner: Planner::new(), now: Duration::from_secs(1), told: 0 };
+        let mut world = Self { planner: Planner::new(), now: Duration::from_secs(1), plans: Vec::new() };
         (0..peers).for_each(|number| world.tell(register(number, None, Place::default())));
         world
     }
@@ -28,7 +32,9 @@ impl World {
     fn tell(&mut self, input: Input) {
         self.planner.handle(self.now, input);
         while let Some(output) = self.planner.poll() {
-            self.told += usize::from(matches!(output, Output::Plan { .. }));
+            if let Output::Plan { to, artifact, plan } = output {
+                self.plans.push((to, artifact, plan));
+            }
         }
     }
 
@@ -47,20 +53,45 @@ impl World {
 
     /// Lets time pass, in which it is woken whenever it wants; gives how many parts of plans it told meanwhile.
     fn run(&mut self, seconds: u64) -> usize {
-        let (until, before) = (self.now + Duration::from_secs(seconds), self.told);
+        let (until, before) = (self.now + Duration::from_secs(seconds), self.plans.len());
         while let Some(wake) = self.planner.next_wake().filter(|wake| *wake <= until) {
             self.now = self.now.max(wake) + Duration::from_millis(1);
             self.tell(Input::Tick);
         }
         self.now = until;
         self.tell(Input::Tick);
-        self.told - before
+        self.plans.len() - before
     }
 
     /// What is counted with, of each that is in a swarm.
     fn counts(&self, artifact: &ArtifactId) -> Vec<Option<u64>> {
         let plan = self.planner.plan_of(artifact, 99).expect("somebody is in it");
         plan.members.iter().map(|member| member.counts).collect()
+    }
+
+    fn join_as(&mut self, artifact: ArtifactId, number: u8, priority: Priority) {
+        let [_, join] = arrival(number, PIECES);
+        let Input::Join { peer, bytes, piece_count, have, .. } = join else { unreachable!() };
+        let (origin_ok, is_seed) = (true, false);
+        let progress = Progress { priority, ..Progress::default() };
+        self.tell(Input::Join { peer, artifact, bytes, piece_count, origin_ok, is_seed, have, progress });
+    }
+
+    /// A member gets everything.
+    fn complete(&mut self, artifact: ArtifactId, number: u8) {
+        let runs = vec![modelpack::layout::Run::new(0, PIECES)];
+        self.tell(Input::Have { peer: id(number), artifact, runs });
+    }
+
+    /// How urgent that is, by what each member was told last.
+    fn told(&self, artifact: ArtifactId) -> Vec<Priority> {
+        let last: BTreeMap<PeerId, &PeerPlan> =
+            self.plans.iter().filter(|at| at.1 == artifact).map(|(to, _, plan)| (*to, plan)).collect();
+        last.values().map(|plan| plan.priority).collect()
+    }
+
+    fn priority(&self, artifact: ArtifactId) -> Option<Priority> {
+        self.planner.swarms().find(|swarm| swarm.artifact == artifact).map(|swarm| swarm.priority)
     }
 
     /// How many children a member has in all trees of a swarm.
@@ -175,6 +206,76 @@ fn two_swarms_share_their_cards_and_the_second_leans_on_who_is_free() {
     let epoch = world.planner.epoch(&ARTIFACT);
     world.run(30);
     assert_eq!(world.planner.epoch(&ARTIFACT), epoch);
+}
+
+#[test]
+fn a_more_urgent_swarm_counts_with_all_of_its_cards_and_the_other_with_what_is_left() {
+    let mut world = World::new(9);
+    (0..9).for_each(|number| world.measured(number, learned(RATE, true)));
+    world.join(ARTIFACT, 0..8);
+    let busy = |world: &mut World, number: u8, rates: [u64; 2]| {
+        let load = |(artifact, rate)| SwarmLoad { artifact, rate };
+        let swarms = [ARTIFACT, OTHER].into_iter().zip(rates).map(load).collect();
+        world.measured(number, Measured { swarms, ..learned(RATE, true) });
+    };
+    (0..8).for_each(|number| busy(&mut world, number, [RATE, 0]));
+    // Half of them want something else, and at once. One more has that, and is in no hurry.
+    world.join_as(OTHER, 8, Priority::Normal);
+    world.complete(OTHER, 8);
+    (0..4).for_each(|number| world.join_as(OTHER, number, Priority::High));
+    assert_eq!(world.counts(&OTHER), [Some(RATE); 5], "from the first of them on");
+    (0..4).for_each(|number| busy(&mut world, number, [RATE / 8, RATE / 8 * 7]));
+    (4..8).for_each(|number| busy(&mut world, number, [RATE, 0]));
+    world.run(15);
+    let [whole, rest] = [RATE, RATE / 8].map(Some);
+    assert_eq!(world.counts(&ARTIFACT), [rest, rest, rest, rest, whole, whole, whole, whole]);
+    let children =
+        |numbers: std::ops::Range<u8>| numbers.map(|number| world.children(&ARTIFACT, number)).sum::<usize>();
+    let (busy_ones, free_ones) = (children(0..4), children(4..8));
+    assert!(free_ones >= busy_ones * 3, "{busy_ones} {free_ones}");
+    assert_eq!(world.counts(&OTHER), [whole; 5], "what the other takes is free");
+    // They have it. The cards are the other's again.
+    (0..4).for_each(|number| world.complete(OTHER, number));
+    (0..8).for_each(|number| busy(&mut world, number, [RATE, 0]));
+    world.run(15);
+    assert_eq!(world.counts(&ARTIFACT), [whole; 8]);
+}
+
+#[test]
+fn a_swarm_is_as_urgent_as_to_the_most_urgent_of_those_who_lack_something() {
+    let mut world = World::new(5);
+    world.join_as(ARTIFACT, 0, Priority::Low);
+    world.join_as(ARTIFACT, 1, Priority::Low);
+    assert_eq!(world.told(ARTIFACT), [Priority::Low; 2]);
+    world.join_as(ARTIFACT, 2, Priority::High);
+    assert_eq!(world.told(ARTIFACT), [Priority::High; 3], "everybody is told");
+    world.join_as(ARTIFACT, 3, Priority::Low);
+    assert_eq!((world.told(ARTIFACT).len(), world.priority(ARTIFACT)), (4, Some(Priority::High)));
+    // It has everything: who serves it need not hurry for it.
+    world.complete(ARTIFACT, 2);
+    assert_eq!(
+        (world.told(ARTIFACT), world.priority(ARTIFACT)),
+        (vec![Priority::Low; 4], Some(Priority::Low))
+    );
+    // One thinks otherwise, and leaves.
+    world.join_as(ARTIFACT, 3, Priority::Normal);
+    assert_eq!(world.priority(ARTIFACT), Some(Priority::Normal));
+    world.tell(Input::Leave { peer: id(3), artifact: ARTIFACT });
+    assert_eq!(world.priority(ARTIFACT), Some(Priority::Low));
+    // Whoever only holds it wants nothing.
+    let before = world.plans.len();
+    for number in [0, 1] {
+        world.complete(ARTIFACT, number);
+    }
+    assert_eq!(
+        (world.priority(ARTIFACT), world.plans.len()),
+        (Some(Priority::Low), before),
+        "nobody has to hear"
+    );
+    world.tell(Input::Gone { peer: id(0) });
+    world.join_as(OTHER, 4, Priority::Normal);
+    world.join_as(ARTIFACT, 4, Priority::Normal);
+    assert_eq!(world.priority(ARTIFACT), Some(Priority::Normal));
 }
 
 #[test]

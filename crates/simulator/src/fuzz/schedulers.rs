@@ -139,7 +139,7 @@ impl World<'_> {
             origin_ok: state.origin_ok,
             is_seed: self.member(node).is_seed,
             have,
-            progress: Progress { epoch, origin_in_flight, round },
+            progress: Progress { epoch, origin_in_flight, round, ..Progress::default() },
         };
         self.tell(node, input);
     }

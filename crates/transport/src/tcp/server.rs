@@ -269,11 +269,13 @@ impl Inner {
     ) -> io::Result<()> {
         let mut offset = request.offset;
         let end = request.offset + u64::from(request.len);
-        let pacer = self.pacer.get();
-        let most = pacer.map_or(SEND_CALL_BYTES_MAX, |pacer| paced_bytes(pacer.rate()));
         while offset < end {
+            let own = export.pacer();
+            let pacers = || own.iter().chain(self.pacer.get());
+            let slowest = pacers().map(|pacer| paced_bytes(pacer.rate())).min();
+            let most = slowest.unwrap_or(SEND_CALL_BYTES_MAX);
             let count = usize::try_from(end - offset).map_or(most, |n| n.min(most));
-            if let Some(pacer) = pacer {
+            for pacer in pacers() {
                 pacer.take(count as u64).await;
             }
             let sent = socket.send_file(export.file(), offset, count).await?;

@@ -54,6 +54,9 @@ pub struct Pull {
     /// asked before the registry, in this order
     #[prost(message, repeated, tag = "9")]
     pub mirrors: ::prost::alloc::vec::Vec<Mirror>,
+    /// among what this peer fetches and serves
+    #[prost(enumeration = "Priority", tag = "10")]
+    pub priority: i32,
 }
 /// Where a repository is read from as well; nobody is shown the credentials of another.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -197,4 +200,34 @@ pub struct Failure {
     /// as the command line's
     #[prost(uint32, tag = "4")]
     pub exit_code: u32,
+}
+/// As in control.proto.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Priority {
+    Normal = 0,
+    High = 1,
+    Low = 2,
+}
+impl Priority {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Normal => "PRIORITY_NORMAL",
+            Self::High => "PRIORITY_HIGH",
+            Self::Low => "PRIORITY_LOW",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRIORITY_NORMAL" => Some(Self::Normal),
+            "PRIORITY_HIGH" => Some(Self::High),
+            "PRIORITY_LOW" => Some(Self::Low),
+            _ => None,
+        }
+    }
 }

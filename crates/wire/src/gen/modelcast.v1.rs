@@ -177,6 +177,9 @@ pub struct SwarmStatus {
     /// what of the artifact, once for each member, is there
     #[prost(uint32, tag = "6")]
     pub permille: u32,
+    /// the highest of those who lack something, or lacked it last
+    #[prost(enumeration = "Priority", tag = "7")]
+    pub priority: i32,
 }
 /// A peer that is not in good standing, perhaps one that has left.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -286,6 +289,9 @@ pub struct Join {
     /// how often its pieces did not add up to the manifest's digest, or a later number it has seen
     #[prost(uint32, tag = "9")]
     pub repair_round: u32,
+    /// how urgent the artifact is to it; counts for as long as it lacks something
+    #[prost(enumeration = "Priority", tag = "10")]
+    pub priority: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HaveUpdate {
@@ -446,6 +452,9 @@ pub struct Plan {
     /// of the swarm; none of them is named above
     #[prost(bytes = "vec", repeated, tag = "9")]
     pub quarantined: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// the highest of those who lack something
+    #[prost(enumeration = "Priority", tag = "10")]
+    pub priority: i32,
 }
 /// Where a member gets one stripe: from the origin if it is the stripe's entrant, else from `parent`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -904,6 +913,36 @@ impl Charge {
             "CHARGE_NONE" => Some(Self::None),
             "CHARGE_SILENCE" => Some(Self::Silence),
             "CHARGE_WRONG_BYTES" => Some(Self::WrongBytes),
+            _ => None,
+        }
+    }
+}
+/// Which of two artifacts goes first where they share a card. An unknown one counts as normal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Priority {
+    Normal = 0,
+    High = 1,
+    Low = 2,
+}
+impl Priority {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Normal => "PRIORITY_NORMAL",
+            Self::High => "PRIORITY_HIGH",
+            Self::Low => "PRIORITY_LOW",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRIORITY_NORMAL" => Some(Self::Normal),
+            "PRIORITY_HIGH" => Some(Self::High),
+            "PRIORITY_LOW" => Some(Self::Low),
             _ => None,
         }
     }

@@ -41,6 +41,7 @@ fn plan() -> PeerPlan {
         quarantined: vec![PeerId::new([9; 16])],
         finish: Some(Duration::from_millis(1500)),
         bound: None,
+        priority: planner::Priority::High,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use planner::{
-    Alarm, AlarmStatus, ArtifactId, Charge, PeerId, PeerStatus, Standing, SwarmStatus,
+    Alarm, AlarmStatus, ArtifactId, Charge, PeerId, PeerStatus, Priority, Standing, SwarmStatus,
     capacity::{Foreign, Learned},
 };
 use wire::{
@@ -36,6 +36,7 @@ fn status() -> FleetStatus {
         complete: 1,
         seeds: 1,
         permille: 1000,
+        priority: Priority::Low,
     };
     let (accused_ago, left) = (Duration::from_secs(3), Duration::from_millis(1));
     FleetStatus {

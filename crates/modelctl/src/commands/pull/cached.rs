@@ -88,6 +88,7 @@ pub(super) async fn run(args: &PullArgs, access: Access, printer: &Printer) -> a
         landing: args.landing.into(),
         selection: Arc::new(Selection::default()),
         bases: Vec::new(),
+        priority: args.priority.into(),
     };
     // A second name of a file that somebody else may write would change under the cache's name.
     let (report, lingering) = bring_shown(args, request, LinkMode::Copy, printer).await?;

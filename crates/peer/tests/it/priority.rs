@@ -1,0 +1,112 @@
+//! Two artifacts through the same peers: the more urgent one goes first, and the other is not forgotten.
+//!
+//! How far one is when the other ends is compared, and no time: a machine that is busy slows both.
+
+use modelpack::reference::{LayoutReference, Reference};
+use peer::{PullReport, PullWatch, Transports};
+use planner::Priority;
+
+use crate::{
+    fleet::Fleet,
+    support::{Model, pattern, until},
+};
+
+/// What each process may send in a second, and receive: its card.
+const RATE: u64 = 32 << 20;
+
+/// Seconds that one artifact takes alone.
+const SECONDS: usize = 4;
+
+const CHILDREN: usize = 2;
+
+fn model(number: u32) -> Model {
+    let pieces = SECONDS * usize::try_from(RATE >> 20).unwrap();
+    Model::new(vec![("model.bin".into(), pattern(number, pieces << 20))])
+}
+
+fn layout(model: &Model, fleet: &Fleet, name: &str) -> LayoutReference {
+    let Reference::Layout(layout) = model.write_layout(&fleet.top.path().join(name)) else {
+        unreachable!("it is a layout")
+    };
+    layout
+}
+
+/// One pull of each artifact through each child.
+struct Race {
+    watches: Vec<[PullWatch; 2]>,
+    /// In the order in which they ended: which artifact, and what all children had of the other then.
+    ended: Vec<(usize, f64)>,
+}
+
+/// Pulls two artifacts through all children, of which a seed has both. The first begins when the second is under way.
+async fn race(priorities: [Priority; 2]) -> Race {
+    let models = [model(7), model(9)];
+    let mut fleet = Fleet::start(0).await;
+    fleet.transports = Transports::tcp().limited(RATE);
+    let seeds = vec![layout(&models[0], &fleet, "first"), layout(&models[1], &fleet, "second")];
+    let seed = fleet.start_seed(CHILDREN, seeds).await;
+    for number in 0..CHILDREN {
+        fleet.transports = Transports::tcp().limited(RATE);
+        let child = fleet.start_peer(number, None).await;
+        fleet.peers.push(child);
+    }
+    fleet.peers.push(seed);
+    let watches: Vec<_> = (0..CHILDREN).map(|_| [PullWatch::new(), PullWatch::new()]).collect();
+    let mut pulls = tokio::task::JoinSet::new();
+    for artifact in [1, 0] {
+        for (child, watches) in watches.iter().enumerate() {
+            let reference = Reference::Fleet(models[artifact].digest());
+            let output = fleet.top.path().join(format!("out-{child}-{artifact}"));
+            let pull =
+                fleet.pull_as(child, (reference, priorities[artifact]), output, watches[artifact].clone());
+            pulls.spawn(async move { (artifact, pull.await) });
+        }
+        if artifact == 1 {
+            until(|| watches.iter().all(|of| of[1].progress().done > 0)).await;
+        }
+    }
+    let mut ended = Vec::new();
+    while let Some(pull) = pulls.join_next().await {
+        let (artifact, report): (usize, Result<PullReport, peer::PeerError>) = pull.unwrap();
+        report.unwrap();
+        ended.push((artifact, part_of(&watches, 1 - artifact)));
+    }
+    for (artifact, model) in models.iter().enumerate() {
+        for child in 0..CHILDREN {
+            model.assert_in(&fleet.top.path().join(format!("out-{child}-{artifact}")));
+        }
+    }
+    Race { watches, ended }
+}
+
+/// What all children together have of an artifact.
+#[expect(clippy::cast_precision_loss, reason = "a part of some megabytes")]
+fn part_of(watches: &[[PullWatch; 2]], artifact: usize) -> f64 {
+    let progress = watches.iter().map(|of| of[artifact].progress());
+    let (done, total) = progress.fold((0, 0), |(done, total), at| (done + at.done, total + at.total));
+    done as f64 / total as f64
+}
+
+impl Race {
+    /// What was there of the second one when all had the first.
+    fn second_then(&self) -> f64 {
+        self.ended.iter().filter(|(artifact, _)| *artifact == 0).map(|(_, part)| *part).next_back().unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_more_urgent_of_two_has_the_cards_and_the_other_has_them_afterwards() {
+    for priorities in [[Priority::High, Priority::Normal], [Priority::Normal, Priority::Low]] {
+        let race = race(priorities).await;
+        let part = race.second_then();
+        assert!(part < 0.5, "{priorities:?}: {part} of the second was there, {:?}", race.ended);
+        assert!(part_of(&race.watches, 1) >= 1.0, "and in the end all of it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equally_urgent_ones_share_their_cards_alike() {
+    let race = race([Priority::High; 2]).await;
+    let first = race.ended[CHILDREN - 1].1;
+    assert!(first > 0.6, "{first} of the other was there when one was, {:?}", race.ended);
+}
