@@ -17,8 +17,11 @@ use crate::swarm::Swarm;
 /// Stripes of others to compare with, at least.
 const OTHERS_MIN: u32 = 3;
 
-/// Pieces of each stripe that a peer is ahead without waiting: others' last ones are on their way.
+/// Pieces of each stripe that a peer is ahead without waiting, at least: others' last ones are on their way.
 const LEAD_FREE: f64 = 1.0;
+
+/// What others have got may be heard so late. What comes here meanwhile is no lead, and on fast cards it is many pieces.
+const NEWS_LATE: Duration = Duration::from_millis(2);
 
 /// What it waits for each piece beyond, as a part of the time that its last read took. More makes all of them wait for one
 /// another where trees are deep, and what others have is heard of late.
@@ -27,13 +30,14 @@ const WAIT_PER_PIECE: f64 = 0.5;
 /// As often as not it reads: where others do not get more, however long it waits, the origin would idle.
 const WAIT_MAX: f64 = 1.0;
 
-/// Whoever is so far ahead though it waits, waits in vain: others cannot read faster. Where they can, no lead is half as
-/// long.
-const LEAD_VAIN: f64 = 12.0;
+/// Whoever is so many pieces further ahead though it waits, waits in vain: others cannot read faster. Where they can, no
+/// lead is half as long.
+const LEAD_VAIN: f64 = 11.0;
 
 impl Swarm {
-    /// Lets others read at the origin for a while, where this peer is ahead of them; its own last read took so long.
-    pub(crate) fn keep_abreast(&mut self, took: Duration) {
+    /// Lets others read at the origin for a while, where this peer is ahead of them; its own last read was of so many pieces
+    /// and took so long.
+    pub(crate) fn keep_abreast(&mut self, pieces: u32, took: Duration) {
         if self.plan.is_none() {
             return;
         }
@@ -41,8 +45,10 @@ impl Swarm {
             link.count_held(self.stripes.masks());
         }
         if let Some(lead) = self.lead() {
-            let is_vain = lead > LEAD_VAIN;
-            let wait = if is_vain { 0.0 } else { ((lead - LEAD_FREE) * WAIT_PER_PIECE).clamp(0.0, WAIT_MAX) };
+            let unheard = f64::from(pieces) * NEWS_LATE.as_secs_f64() / took.as_secs_f64().max(f64::EPSILON);
+            let beyond = lead - unheard.max(LEAD_FREE);
+            let is_vain = beyond > LEAD_VAIN;
+            let wait = if is_vain { 0.0 } else { (beyond * WAIT_PER_PIECE).clamp(0.0, WAIT_MAX) };
             self.origin.yields_until = self.now + took.mul_f64(wait);
         }
     }

@@ -478,7 +478,9 @@ impl Swarm {
                 self.is_coming_stale = true;
                 self.origin.reads.remove(&id);
                 match outcome {
-                    ReadOutcome::Ok => self.keep_abreast(self.now.saturating_sub(read.issued)),
+                    ReadOutcome::Ok => {
+                        self.keep_abreast(read.run.len(), self.now.saturating_sub(read.issued))
+                    }
                     ReadOutcome::Retry | ReadOutcome::NotHere => self.origin.failed(self.now),
                     ReadOutcome::SourceGone => self.origin.state = OriginState::Down,
                 }

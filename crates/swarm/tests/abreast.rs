@@ -36,6 +36,7 @@ fn plan(stripes: u32) -> PeerPlan {
 struct Play {
     swarm: Swarm,
     now: Duration,
+    took: Duration,
     /// What is out at the origin.
     read: Option<(ReadId, Run)>,
 }
@@ -44,7 +45,7 @@ impl Play {
     fn new(stripes: u32) -> Self {
         let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
         let swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
-        let mut play = Self { swarm, now: Duration::ZERO, read: None };
+        let mut play = Self { swarm, now: Duration::ZERO, took: TOOK, read: None };
         play.tell(Input::OriginUp { ranges: true });
         play.tell(Input::Plan(plan(stripes)));
         play.tell(Input::LinkUp { peer: PARENT, in_flight_max: 16 });
@@ -68,7 +69,7 @@ impl Play {
             self.tell(Input::Tick);
         }
         let waited = self.now.saturating_sub(before);
-        self.now += TOOK;
+        self.now += self.took;
         let (read, run) = self.read.take().expect("asked for");
         for piece in run.pieces() {
             self.tell(Input::Piece { read, piece, outcome: PieceOutcome::Good });
@@ -92,6 +93,15 @@ fn whoever_is_ahead_reads_half_the_time_and_not_less() {
     let (none, half) = (Duration::ZERO, TOOK / 2);
     assert_eq!(waits[..5], [none, none, half, TOOK, TOOK], "one piece is free, each further one costs");
     assert_eq!(waits[5..], [TOOK; 3], "what others cannot read would be lost");
+}
+
+#[test]
+fn what_comes_faster_than_news_is_no_lead() {
+    let mut play = Play::new(STRIPES);
+    play.took = Duration::from_micros(500);
+    let waits: Vec<Duration> = (0..6).map(|_| play.read()).collect();
+    assert_eq!(waits[..5], [Duration::ZERO; 5], "news of four pieces may be on their way");
+    assert!(waits[5] > Duration::ZERO, "{waits:?}");
 }
 
 #[test]
