@@ -47,9 +47,6 @@ const FEW: u32 = 65;
 /// Loose members that cease to be it after each step, at most: every one of them moves some children.
 const TIDY_MAX: usize = 4;
 
-/// Among members that are spread evenly, one is so near to where it should be.
-const NEAR: usize = 4;
-
 const NOBODY: Node = Node::MAX;
 
 /// Where a member with something to send serves.
@@ -329,11 +326,7 @@ impl Forest {
         for stripe in 0..self.stripes.len() {
             let kinds = u32::try_from(self.weights.len()).unwrap_or(u32::MAX).clamp(1, KINDS_MAX);
             let limit = DEPTH_EXTRA * kinds + self.children.max(1).ilog2() / 2;
-            let limit = limit.max(self.stripes[stripe].deepest_ever);
-            if self.children >= FEW {
-                self.lift(stripe, limit);
-            }
-            if self.deepest(stripe) > limit {
+            if self.deepest(stripe) > limit.max(self.stripes[stripe].deepest_ever) {
                 self.replant(stripe);
                 self.stripes[stripe].deepest_ever = self.deepest(stripe);
             }
@@ -376,14 +369,7 @@ impl Forest {
     /// Those who serve children in a stripe, and how deep they are, from a number on and then from the start.
     pub(crate) fn serving(&self, stripe: usize, from: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
         let all = self.listed(stripe);
-        // They are spread evenly, mostly: it is where that has it, or all of them are searched.
-        let len = all.len();
-        let guess = from as usize * len / self.seats.len().max(1);
-        let (low, high) = (guess.saturating_sub(NEAR).min(len), (guess + NEAR).min(len));
-        let is_near = (low == 0 || all[low - 1].0 < from) && (high == len || all[high].0 >= from);
-        let (low, high) = if is_near { (low, high) } else { (0, len) };
-        let at = low + all[low..high].partition_point(|(node, _)| *node < from);
-        let (before, after) = all.split_at(at);
+        let (before, after) = all.split_at(all.partition_point(|(node, _)| *node < from));
         after.iter().chain(before).copied()
     }
 

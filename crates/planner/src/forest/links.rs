@@ -209,7 +209,7 @@ impl Forest {
     }
 
     /// Gives a member that has children a parent who does not hang under it.
-    pub(super) fn hang_inner(&mut self, stripe: usize, node: Node) {
+    fn hang_inner(&mut self, stripe: usize, node: Node) {
         let open = self.stripes[stripe].open.iter().map(|(_, parent)| *parent).find_map(|parent| {
             if self.is_under(stripe, parent, node) {
                 return None;
@@ -352,14 +352,11 @@ impl Forest {
         let inner = at.inner.entry(parent).or_default();
         inner.children.push(child);
         inner.load += weight;
-        let depth = inner.depth;
+        let depth = inner.depth + 1;
         if self.seats[child as usize].serves(stripe) {
-            self.set_depth(stripe, child, depth + 1);
+            self.set_depth(stripe, child, depth);
         } else {
-            inner.leaves += 1;
-            if inner.leaves == 1 {
-                at.open.insert((depth, parent));
-            }
+            self.count_leaf(stripe, parent, true);
         }
         self.touch(child);
         self.refresh(parent);

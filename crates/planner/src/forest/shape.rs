@@ -2,9 +2,6 @@
 
 use super::{FAVOURS_MAX, FEW, Forest, NOBODY, Node, Role, Seat};
 
-/// Members that come up in a stripe after each step, at most.
-const LIFTS_MAX: usize = 16;
-
 impl Forest {
     /// Gives the loose member with the fewest children a home where enough children have a loose parent, or lets it rest
     /// where the other loose ones can do its work. Says whether it did.
@@ -80,41 +77,6 @@ impl Forest {
                 self.shed_all(root);
             }
         }
-    }
-
-    /// Brings members up that hang too deep, with all that hangs under them, each in the place of a leaf nearer to the root;
-    /// everybody else keeps its parent.
-    pub(super) fn lift(&mut self, stripe: usize, limit: u32) {
-        for _ in 0..LIFTS_MAX {
-            let open = &self.stripes[stripe].open;
-            let (Some((highest, _)), Some((depth, lowest))) = (open.first().copied(), open.last().copied())
-            else {
-                return;
-            };
-            if depth < limit {
-                return;
-            }
-            // The more comes up with it the better, as long as that is not too deep then.
-            let least = (depth + highest + 2).saturating_sub(limit).max(highest + 2);
-            let node = self.ancestor(stripe, lowest, least);
-            let before = self.depth(stripe, node);
-            let Some(parent) = self.unlink_kept(stripe, node) else { return };
-            self.hang_inner(stripe, node);
-            self.demote_empty(stripe, parent);
-            if self.depth(stripe, node) >= before {
-                return;
-            }
-        }
-    }
-
-    /// Whoever is above a member, as near to the root as `least`, or it itself.
-    fn ancestor(&self, stripe: usize, mut node: Node, least: u32) -> Node {
-        while let Some(parent) = self.parent(stripe, node)
-            && self.depth(stripe, parent).is_some_and(|depth| depth >= least)
-        {
-            node = parent;
-        }
-        node
     }
 
     /// Makes a slot of what members of other stripes have left: one of them gives up its home, and its children go to
