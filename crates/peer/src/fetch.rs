@@ -487,12 +487,12 @@ mod tests {
         let count = Workers::start().count();
         let ahead = FILLING + READY * count;
         let blob = vec![7; (ahead + 1) * PIECE];
-        let (_dir, ground) = testing::ground(testing::artifact(&[blob.clone()]), None);
+        let (_dir, ground) = testing::ground(testing::artifact(std::slice::from_ref(&blob)), None);
         let busy: Vec<_> = (0..count)
             .map(|_| {
                 let (done, wait) = std::sync::mpsc::channel::<()>();
                 // It ends when the other side is dropped.
-                ground.workers.run(move || drop(wait.recv()));
+                ground.workers.run(move || while wait.recv().is_ok() {});
                 done
             })
             .collect();
@@ -506,6 +506,7 @@ mod tests {
             deadline: Instant::now() + LONG,
             ground: Arc::clone(&ground),
             origin: quick_registry(blob),
+            traffic: None,
             events,
         };
         let (_cancel, cancelled) = oneshot::channel();

@@ -227,7 +227,7 @@ mod tests {
         let shared = machine.run(100);
         assert!(shared[0] > 0.93 && shared[1] > 0.02, "{shared:?}");
         machine.artifacts[0].1 = 0.0;
-        machine.run(25);
+        machine.run(45);
         assert!(machine.run(10)[1] > 0.99, "it is alone");
         assert!(machine.artifacts[1].0.pacer(Direction::Received).is_none());
     }

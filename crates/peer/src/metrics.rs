@@ -317,14 +317,14 @@ fn rates(page: &mut Page, [sending, receiving]: [Option<u64>; 2]) {
 /// What waits for more urgent artifacts, if anything.
 fn held(page: &mut Page, lanes: &Lanes) {
     let directions = [("sent", Direction::Sent), ("received", Direction::Received)];
-    let lane = |priority: Priority| {
+    let of = |priority: Priority| {
         directions.map(|(name, direction)| {
             let labels = [("priority", priority.name()), ("direction", name)];
             Some((labels, as_f64(lanes.held(priority, direction)?)))
         })
     };
-    let held: Vec<_> = Priority::ALL.into_iter().flat_map(lane).flatten().collect();
-    let samples: Vec<Sample<'_>> = held.iter().map(|(labels, rate)| (&labels[..], *rate)).collect();
+    let rates: Vec<_> = Priority::ALL.into_iter().flat_map(of).flatten().collect();
+    let samples: Vec<Sample<'_>> = rates.iter().map(|(labels, rate)| (&labels[..], *rate)).collect();
     if !samples.is_empty() {
         let help = "What less urgent artifacts may move now beside more urgent ones.";
         page.gauge("modelctl_peer_held_bytes_per_second", help, &samples);

@@ -444,16 +444,16 @@ impl State {
         if wishes.most_urgent().is_none() {
             self.wishes.remove(&artifact);
         }
-        let wished = self.wished(&artifact);
+        let urgency = self.wished(&artifact);
         let running = self.shared.get_mut(&artifact).filter(|shared| shared.events.is_some());
-        let Some(shared) = running.filter(|shared| shared.wished != wished) else { return };
-        shared.wished = wished;
+        let Some(running) = running.filter(|shared| shared.wished != urgency) else { return };
+        running.wished = urgency;
         if self.reach == Reach::Connected {
             // The next plan says how urgent it is to all.
-            let join = shared.join(artifact);
+            let join = running.join(artifact);
             self.say(join);
         } else {
-            shared.traffic.set_priority(wished);
+            running.traffic.set_priority(urgency);
         }
     }
 }

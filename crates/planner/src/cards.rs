@@ -349,18 +349,26 @@ mod tests {
         assert!(
             cards.set_priority(swarm(2), Priority::Low) && !cards.set_priority(swarm(3), Priority::Normal)
         );
-        let mut left_for = |number: u8, loads: &[(u8, u64)]| {
+        let left_for = |cards: &mut Cards, number: u8, loads: &[(u8, u64)]| {
             cards.report(ZERO, id(0), busy(loads));
             cards.residue(ZERO, id(0), &swarm(number)).expect("it is known") / MB
         };
         // The first is high, the second low, others are normal.
-        assert_eq!([0, 1, 2].map(|number| left_for(number, &[(1, 60)])), [20, 80, 20]);
-        assert_eq!([0, 1, 2].map(|number| left_for(number, &[(2, 80)])), [80, 80, 80]);
-        assert_eq!(left_for(0, &[(1, 20), (2, 20), (3, 40)]), 30, "half of what is not the first's");
-        assert_eq!([0, 2].map(|number| left_for(number, &[(1, 80)])), [10, 10], "something always is");
+        assert_eq!([0, 1, 2].map(|number| left_for(&mut cards, number, &[(1, 60)])), [20, 80, 20]);
+        assert_eq!([0, 1, 2].map(|number| left_for(&mut cards, number, &[(2, 80)])), [80, 80, 80]);
+        assert_eq!(
+            left_for(&mut cards, 0, &[(1, 20), (2, 20), (3, 40)]),
+            30,
+            "half of what is not the first's"
+        );
+        assert_eq!(
+            [0, 2].map(|number| left_for(&mut cards, number, &[(1, 80)])),
+            [10, 10],
+            "something always is"
+        );
         // It is done, and its priority with it.
         assert!(cards.set_priority(swarm(1), Priority::Normal));
-        assert_eq!([0, 1].map(|number| left_for(number, &[(1, 40), (0, 40)])), [40, 40]);
+        assert_eq!([0, 1].map(|number| left_for(&mut cards, number, &[(1, 40), (0, 40)])), [40, 40]);
     }
 
     #[test]

@@ -56,14 +56,17 @@ mod tests {
     fn the_most_urgent_wish_counts_for_as_long_as_somebody_has_it() {
         let mut wishes = Wishes::default();
         assert_eq!(wishes.most_urgent(), None);
-        [Priority::Low, Priority::High, Priority::High].map(|priority| wishes.add(priority));
+        for priority in [Priority::Low, Priority::High, Priority::High] {
+            wishes.add(priority);
+        }
         assert_eq!(wishes.most_urgent(), Some(Priority::High));
         wishes.remove(Priority::High);
         assert_eq!(wishes.most_urgent(), Some(Priority::High));
         wishes.remove(Priority::High);
         assert_eq!(wishes.most_urgent(), Some(Priority::Low));
         // Nobody has it any more.
-        [Priority::Low, Priority::Low].map(|priority| wishes.remove(priority));
+        wishes.remove(Priority::Low);
+        wishes.remove(Priority::Low);
         assert_eq!(wishes, Wishes::default());
     }
 }

@@ -18,6 +18,7 @@ use crate::pace::{ENTRANTS_INTERVAL, MEMBERS_INTERVAL, Pace};
 use crate::plan::{Before, PeerPlan};
 use crate::planner::{Progress, ROUNDS_MAX, Registered};
 use crate::priority::{Priority, Wishes};
+use crate::quarantine::Standing;
 use crate::trees::Trees;
 
 mod briefs;
@@ -331,7 +332,9 @@ impl SwarmState {
         member.add(shape, runs, |stripe, piece| stalls.got(now, stripe, piece));
         if member.have.is_full() != was_full {
             self.roster.get_mut(node);
-            wish.into_iter().for_each(|wish| self.wishes.remove(wish));
+            if let Some(wish) = wish {
+                self.wishes.remove(wish);
+            }
         }
     }
 
@@ -484,10 +487,13 @@ impl SwarmState {
         }
     }
 
-    /// Begins a repair, or goes back to the last one that somebody is still in.
+    /// Begins a repair, or goes back to the last one that somebody is still in. Whom nobody may read from begins none: the
+    /// others would wait for what it reads.
     fn note_round(&mut self) {
-        let latest = self.rounds.iter().rposition(|members| *members > 0);
-        let round = latest.and_then(|round| u32::try_from(round).ok()).unwrap_or(0);
+        let is_repair = self.rounds[1..].iter().any(|members| *members > 0);
+        let counts = |member: &&MemberState| member.facts.standing != Standing::Quarantined;
+        let members = self.roster.members().filter(|member| is_repair && counts(member));
+        let round = members.map(|member| member.round).max().unwrap_or(0);
         if self.round != round {
             self.round = round;
             // What was read before is in doubt: nobody takes over from those who read it.

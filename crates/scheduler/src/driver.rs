@@ -224,7 +224,9 @@ impl Driver {
     /// Those of whom this is true have gone for good.
     fn arrived(&mut self, is_due: impl Fn(Instant) -> bool) {
         let due: Vec<PeerId> = self.moved.extract_if(.., |_, at| is_due(*at)).map(|(peer, _)| peer).collect();
-        due.into_iter().for_each(|peer| self.gone(peer));
+        for peer in due {
+            self.gone(peer);
+        }
     }
 
     fn tick(&mut self) {

@@ -84,6 +84,7 @@ fn lasting(set: &mut Bits, piece_count: u32) -> &mut Bits {
     set
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts of a link, none of which follows from another")]
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) state: LinkState,

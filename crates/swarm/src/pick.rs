@@ -300,9 +300,12 @@ impl Swarm {
     fn is_for_origin(&self, piece: PieceIndex) -> bool {
         let stripe = self.stripes.at(piece);
         // What is said to be coming has not come for as long as anybody waits.
-        let is_with = |link: &Link| match stripe.is_last_resort {
-            true => link.has_for_sure(piece),
-            false => link.has_or_will(piece) || link.had(self.now, piece),
+        let is_with = |link: &Link| {
+            if stripe.is_last_resort {
+                link.has_for_sure(piece)
+            } else {
+                link.has_or_will(piece) || link.had(self.now, piece)
+            }
         };
         // A seed is an origin too, which gives nothing of a stripe that is read here.
         let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));

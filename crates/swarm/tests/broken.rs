@@ -57,6 +57,7 @@ impl Scene {
             quarantined: Vec::new(),
             finish: None,
             bound: None,
+            priority: planner::Priority::default(),
         }));
         assert_eq!(scene.connects, 1);
         scene.open();

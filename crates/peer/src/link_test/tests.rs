@@ -11,6 +11,7 @@ use transport_rdma::{Rdma, fake::Fabric};
 use super::*;
 use crate::{
     children::Children,
+    lanes::Lanes,
     service::{self, GRANT_EXPIRY, ServiceOptions, Share, Shares},
 };
 
@@ -22,11 +23,12 @@ struct Nothing {
     tests: LinkTests,
     exports: Exports,
     transports: Transports,
+    lanes: Arc<Lanes>,
 }
 
 impl Shares for Nothing {
     fn share(&self, artifact: &ArtifactId) -> Option<Share> {
-        self.tests.share(artifact, (&self.exports, self.transports.rdma()))
+        self.tests.share(artifact, (&self.exports, self.transports.rdma(), &self.lanes))
     }
 }
 
@@ -47,7 +49,7 @@ async fn start(transports: Transports) -> (LinkTestOptions, Arc<Nothing>) {
     };
     let listener = TcpListener::bind(any_port).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let peer = Arc::new(Nothing { tests: LinkTests::default(), exports, transports });
+    let peer = Arc::new(Nothing { tests: LinkTests::default(), exports, transports, lanes: Arc::default() });
     let shares = Arc::clone(&peer);
     tokio::spawn(async move { service::serve(listener, shares, options, pending()).await });
     (LinkTestOptions { address, security: PeerSecurity::default(), devices: Vec::new() }, peer)

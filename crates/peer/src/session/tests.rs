@@ -4,7 +4,7 @@ use std::{net::SocketAddr, pin::Pin, time::SystemTime};
 
 use identity::{FleetKey, Identity};
 
-use planner::{FleetName, StripePart, StripeSource};
+use planner::{FleetName, Priority, StripePart, StripeSource};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -174,7 +174,7 @@ fn plan(epoch: u64) -> PeerPlan {
         quarantined: Vec::new(),
         finish: None,
         bound: Some(Duration::from_secs(2)),
-        priority: planner::Priority::default(),
+        priority: Priority::default(),
     }
 }
 
@@ -204,7 +204,7 @@ async fn hello_joins_and_plans_travel() {
         bytes: 9,
         piece_count: 1 << 20,
         origin_ok: true,
-        priority: planner::Priority::High,
+        priority: Priority::High,
         is_seed: false,
         round: 0,
         have: have.clone(),
@@ -212,7 +212,7 @@ async fn hello_joins_and_plans_travel() {
     });
     let Said::Join(join) = stream.hear().await else { panic!("no join") };
     assert_eq!((join.artifact_bytes, join.piece_count, join.origin_ok, join.seed), (9, 1 << 20, true, false));
-    assert_eq!(priority::of_number(join.priority), planner::Priority::High);
+    assert_eq!(priority::of_number(join.priority), Priority::High);
     assert_eq!((join.epoch, convert::runs_message(&[Run::new(1, 2)])), (8, join.origin_in_flight));
     let Said::Have(rest) = stream.hear().await else { panic!("no rest") };
     assert_eq!(convert::runs_message(&have), [join.have, rest.added].concat());

@@ -69,6 +69,21 @@ fn another_is_elected_when_the_elected_is_gone_or_cannot_read() {
 }
 
 #[test]
+fn whom_nobody_may_read_from_repairs_alone() {
+    let mut fleet = fleet_of(5);
+    for by in [2, 3, 4] {
+        fleet.tell(Input::Complaint { peer: id(by), artifact: ARTIFACT, about: id(1), piece: 0 });
+    }
+    for number in 2..=5 {
+        fleet.join(number, 1, true, vec![]);
+    }
+    let elected = fleet.sources(5);
+    fleet.join(1, 2, true, vec![]);
+    assert_eq!(fleet.sources(5), elected, "the others go on with their own repair");
+    assert!(fleet.readers().contains(&id(1)), "it reads for itself");
+}
+
+#[test]
 fn nobody_drives_the_number_of_repairs_beyond_the_most() {
     let mut fleet = fleet_of(2);
     fleet.join(1, u32::MAX, true, vec![]);

@@ -232,7 +232,7 @@ fn a_more_urgent_swarm_counts_with_all_of_its_cards_and_the_other_with_what_is_l
     let children =
         |numbers: std::ops::Range<u8>| numbers.map(|number| world.children(&ARTIFACT, number)).sum::<usize>();
     let (busy_ones, free_ones) = (children(0..4), children(4..8));
-    assert!(free_ones >= busy_ones * 3, "{busy_ones} {free_ones}");
+    assert!(free_ones > busy_ones * 2, "{busy_ones} {free_ones}");
     assert_eq!(world.counts(&OTHER), [whole; 5], "what the other takes is free");
     // They have it. The cards are the other's again.
     (0..4).for_each(|number| world.complete(OTHER, number));

@@ -124,6 +124,7 @@ pub(crate) fn join(have: Vec<Run>) -> Join {
         origin_in_flight: Vec::new(),
         epoch: 0,
         repair_round: 0,
+        priority: 0,
     }
 }
 
