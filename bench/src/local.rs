@@ -6,7 +6,9 @@
 pub(crate) mod build;
 mod contest;
 mod meter;
+pub(crate) mod packed;
 pub(crate) mod pull;
 pub(crate) mod push;
+mod relay;
 mod site;
 pub(crate) mod small;

@@ -479,7 +479,7 @@ impl Swarm {
                 self.origin.reads.remove(&id);
                 match outcome {
                     ReadOutcome::Ok => {
-                        self.keep_abreast(read.run.len(), self.now.saturating_sub(read.issued))
+                        self.keep_abreast(read.run.len(), self.now.saturating_sub(read.issued));
                     }
                     ReadOutcome::Retry | ReadOutcome::NotHere => self.origin.failed(self.now),
                     ReadOutcome::SourceGone => self.origin.state = OriginState::Down,
