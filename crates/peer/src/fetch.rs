@@ -357,7 +357,7 @@ impl Filling {
 mod tests {
     use std::{
         io::{Read as _, Write as _},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
         thread,
     };
 
@@ -387,9 +387,8 @@ mod tests {
         }
     }
 
-    /// A registry that answers one read of a piece: `chunk` bytes at a time, one every 50 ms, `chunks` in all. Then it
-    /// says nothing more.
-    fn slow_registry(chunk: usize, chunks: usize) -> Origin {
+    /// A registry that answers one read, of `len` bytes, which `body` gives.
+    fn registry(len: usize, body: impl FnOnce(&mut TcpStream) + Send + 'static) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let reference = format!("{}/models/test:v1", listener.local_addr().unwrap());
         thread::spawn(move || {
@@ -401,42 +400,31 @@ mod tests {
                 head.push(byte[0]);
             }
             let answer = format!(
-                "HTTP/1.1 206 Partial Content\r\nContent-Length: {PIECE}\r\n\
-                 Content-Range: bytes 0-{}/{PIECE}\r\n\r\n",
-                PIECE - 1
+                "HTTP/1.1 206 Partial Content\r\nContent-Length: {len}\r\n\
+                 Content-Range: bytes 0-{}/{len}\r\n\r\n",
+                len - 1
             );
             socket.write_all(answer.as_bytes()).unwrap();
+            body(&mut socket);
+        });
+        origin_at(&reference)
+    }
+
+    /// One that gives a piece: `chunk` bytes at a time, one every 50 ms, `chunks` in all. Then it says nothing more.
+    fn slow_registry(chunk: usize, chunks: usize) -> Origin {
+        registry(PIECE, move |socket| {
             for _ in 0..chunks {
                 thread::sleep(Duration::from_millis(50));
                 socket.write_all(&vec![7; chunk]).unwrap();
             }
             // Until the other side hangs up.
             let _ = socket.read(&mut [0]);
-        });
-        origin_at(&reference)
+        })
     }
 
-    /// A registry that answers one read, of all of a blob.
+    /// One that gives all of a blob.
     fn quick_registry(blob: Vec<u8>) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let reference = format!("{}/models/test:v1", listener.local_addr().unwrap());
-        thread::spawn(move || {
-            let (mut socket, _) = listener.accept().unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                socket.read_exact(&mut byte).unwrap();
-                head.push(byte[0]);
-            }
-            let (len, last) = (blob.len(), blob.len() - 1);
-            let answer = format!(
-                "HTTP/1.1 206 Partial Content\r\nContent-Length: {len}\r\n\
-                 Content-Range: bytes 0-{last}/{len}\r\n\r\n"
-            );
-            socket.write_all(answer.as_bytes()).unwrap();
-            socket.write_all(&blob).unwrap();
-        });
-        origin_at(&reference)
+        registry(blob.len(), move |socket| socket.write_all(&blob).unwrap())
     }
 
     fn origin_at(reference: &str) -> Origin {

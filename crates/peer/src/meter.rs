@@ -11,7 +11,7 @@ use std::{
 
 use planner::{
     ArtifactId, Measured, SwarmLoad,
-    capacity::{Beside, Foreign, LOOK_INTERVAL, Learner, Moved},
+    capacity::{Beside, FOREIGN_LASTS, Foreign, LOOK_INTERVAL, Learner, Moved},
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use transport::tcp;
@@ -20,9 +20,6 @@ use crate::{
     children::Children, fill::blocking, lanes::Sharing, limit::Counters, metrics::Metrics, node::Node,
     session::SessionCommand,
 };
-
-/// What others moved when the card was read last counts for so long.
-const FOREIGN_LASTS: Duration = Duration::from_secs(10);
 
 /// Of a card that others fill, this part is counted as this process's.
 const LEFT_PART_MIN: u64 = 8;

@@ -12,6 +12,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// What others move is not known any more if it was not measured for so long.
+pub const FOREIGN_LASTS: Duration = Duration::from_secs(10);
+
 /// How often a peer is looked at.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 

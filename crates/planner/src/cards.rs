@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::capacity::{Foreign, Learned};
+use crate::capacity::{FOREIGN_LASTS, Foreign, Learned};
 use crate::id::{ArtifactId, PeerId};
 use crate::priority::Priority;
 
@@ -23,9 +23,6 @@ const OTHER: (u64, u64) = (5, 4);
 
 /// What is left of a card is counted in parts of so many. Less than half of one is nothing.
 const PARTS: u64 = 8;
-
-/// What others move is not known any more if it was not measured for so long.
-const FOREIGN_LASTS: Duration = Duration::from_secs(10);
 
 /// What a peer has measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -77,8 +77,8 @@ pub(crate) struct SwarmState {
     epoch: u64,
     /// The latest repair that a member has begun; 0 while everything adds up.
     round: u32,
-    /// How many members are in each repair.
-    rounds: [usize; ROUNDS_MAX as usize + 1],
+    /// How many members are in a repair: while none is, nobody is asked in which.
+    repairing: usize,
     /// Of those who lack something.
     wishes: Wishes,
     /// As of the last plan.
@@ -125,7 +125,7 @@ impl SwarmState {
             stripe_pieces: (piece_count / (stripes * 16)).clamp(1, STRIPE_PIECES_MAX),
             epoch: 0,
             round: 0,
-            rounds: [0; ROUNDS_MAX as usize + 1],
+            repairing: 0,
             wishes: Wishes::default(),
             priority: Priority::default(),
             roster: Roster::default(),
@@ -202,12 +202,12 @@ impl SwarmState {
         }
         let mut member = self.member(peer, facts, joining);
         let held = member.held;
-        self.rounds[member.round as usize] += 1;
+        self.repairing += usize::from(member.round > 0);
         member.wish().into_iter().for_each(|wish| self.wishes.add(wish));
         let node = if let Some(node) = self.roster.node(peer) {
             self.straggling.remove(&node);
             if let Some(before) = self.roster.get_mut(node) {
-                self.rounds[before.round as usize] -= 1;
+                self.repairing -= usize::from(before.round > 0);
                 before.wish().into_iter().for_each(|wish| self.wishes.remove(wish));
                 (member.class, member.rack) = (before.class, before.rack);
                 *before = member;
@@ -275,7 +275,7 @@ impl SwarmState {
     pub(crate) fn leave(&mut self, peer: PeerId) -> bool {
         let Some(node) = self.roster.node(peer) else { return false };
         if let Some(member) = self.roster.remove(node) {
-            self.rounds[member.round as usize] -= 1;
+            self.repairing -= usize::from(member.round > 0);
             member.wish().into_iter().for_each(|wish| self.wishes.remove(wish));
         }
         self.concerned.remove(&node);
@@ -490,7 +490,7 @@ impl SwarmState {
     /// Begins a repair, or goes back to the last one that somebody is still in. Whom nobody may read from begins none: the
     /// others would wait for what it reads.
     fn note_round(&mut self) {
-        let is_repair = self.rounds[1..].iter().any(|members| *members > 0);
+        let is_repair = self.repairing > 0;
         let counts = |member: &&MemberState| member.facts.standing != Standing::Quarantined;
         let members = self.roster.members().filter(|member| is_repair && counts(member));
         let round = members.map(|member| member.round).max().unwrap_or(0);
