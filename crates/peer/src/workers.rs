@@ -4,10 +4,10 @@
 
 use std::{
     panic::{self, AssertUnwindSafe},
-    process,
-    sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
+    process, thread,
 };
+
+use crossbeam_channel::Sender;
 
 /// Something to do on one of the threads.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
@@ -18,7 +18,7 @@ const THREADS_MAX: usize = 16;
 /// A fixed set of threads that take jobs in order. They end when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Workers {
-    jobs: mpsc::Sender<Job>,
+    jobs: Sender<Job>,
     count: usize,
 }
 
@@ -26,14 +26,11 @@ impl Workers {
     /// One thread a core.
     pub(crate) fn start() -> Self {
         let count = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let queue = Arc::new(Mutex::new(queue));
+        let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         for number in 0..count {
-            let queue = Arc::clone(&queue);
+            let queue = queue.clone();
             let work = move || {
-                loop {
-                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(job) = job else { return };
+                for job in queue {
                     if panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
                         // Somebody waits for what the job would have reported, and would wait for ever.
                         process::abort();
