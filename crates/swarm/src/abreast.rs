@@ -4,6 +4,9 @@
 //! four times as much as another for as long as both last. Whoever gets more than its part cannot pass it on as fast,
 //! whoever gets less leaves its own card idle, and the trees are done when the last of them is. So a peer whose stripes
 //! are ahead of those that others read waits a while after each read, and what it leaves of the origin goes to them.
+//!
+//! That helps only those whose cards have room for it. One that is behind has them full of what others give, each of whom
+//! gets as much of it as the origin: so it asks fewer of them at once while it is behind.
 
 use std::time::Duration;
 
@@ -34,9 +37,15 @@ const WAIT_MAX: f64 = 1.0;
 /// lead is half as long.
 const LEAD_VAIN: f64 = 11.0;
 
+/// So many pieces of each stripe less than others' and a peer is behind.
+const BEHIND: f64 = 0.5;
+
+/// Whoever is behind reads from this part of its links at once.
+const LINKS_BEHIND: (usize, usize) = (3, 4);
+
 impl Swarm {
-    /// Lets others read at the origin for a while, where this peer is ahead of them; its own last read was of so many pieces
-    /// and took so long.
+    /// Lets others read at the origin for a while, where this peer is ahead of them, and sees whether it is behind; its own
+    /// last read was of so many pieces and took so long.
     pub(crate) fn keep_abreast(&mut self, pieces: u32, took: Duration) {
         if self.plan.is_none() {
             return;
@@ -44,13 +53,28 @@ impl Swarm {
         for link in self.links.values_mut().filter(|link| link.is_usable()) {
             link.count_held(self.stripes.masks());
         }
-        if let Some(lead) = self.lead() {
+        let lead = self.lead();
+        let is_behind = lead.is_some_and(|lead| lead < -BEHIND);
+        // Links that were not asked for more may be now.
+        self.is_stirred |= std::mem::replace(&mut self.origin.is_behind, is_behind) && !is_behind;
+        if let Some(lead) = lead {
             let unheard = f64::from(pieces) * NEWS_LATE.as_secs_f64() / took.as_secs_f64().max(f64::EPSILON);
             let beyond = lead - unheard.max(LEAD_FREE);
             let is_vain = beyond > LEAD_VAIN;
             let wait = if is_vain { 0.0 } else { (beyond * WAIT_PER_PIECE).clamp(0.0, WAIT_MAX) };
             self.origin.yields_until = self.now + took.mul_f64(wait);
         }
+    }
+
+    /// Whether no link is asked for more now, so that what is read at the origin has more of this peer's card.
+    pub(crate) fn holds_back(&self) -> bool {
+        if !self.origin.is_behind || self.origin.reads.is_empty() {
+            return false;
+        }
+        let usable = || self.links.values().filter(|link| link.is_usable());
+        let busy = usable().filter(|link| !link.reads.is_empty()).count();
+        let (part, whole) = LINKS_BEHIND;
+        busy * whole >= usable().count() * part
     }
 
     /// How many pieces there are of each stripe that is read here, beyond those of the usual other one.

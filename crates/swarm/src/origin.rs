@@ -31,6 +31,8 @@ pub(crate) struct Origin {
     pub(crate) pause_until: Duration,
     /// It is left to others until then.
     pub(crate) yields_until: Duration,
+    /// Whether others are further with the stripes that they read there.
+    pub(crate) is_behind: bool,
     failures: u32,
     /// Wrong deliveries of a piece.
     bad: BTreeMap<PieceIndex, u32>,
@@ -43,6 +45,7 @@ impl Origin {
             reads: BTreeSet::new(),
             pause_until: Duration::ZERO,
             yields_until: Duration::ZERO,
+            is_behind: false,
             failures: 0,
             bad: BTreeMap::new(),
         }

@@ -67,6 +67,7 @@ impl Swarm {
         while !self.wanted.is_empty()
             && let Some(link) = self.links.get(&peer)
             && link.has_room(self.now, self.config.link_reads_max)
+            && !self.holds_back()
         {
             starts.clear();
             candidates(self, peer, link, &mut starts);
