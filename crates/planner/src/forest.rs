@@ -129,8 +129,8 @@ struct Stripe {
     spare: BTreeSet<(u32, Node)>,
     /// What the children of loose members other than the root cost.
     loose_load: u64,
-    /// How deep it was when it was last grown anew: it does not get any lower.
-    deepest_ever: u32,
+    /// How much deeper it was than it may be when it was last grown anew: it does not get any lower.
+    beyond: u32,
 }
 
 /// The trees of one group.
@@ -326,9 +326,10 @@ impl Forest {
         for stripe in 0..self.stripes.len() {
             let kinds = u32::try_from(self.weights.len()).unwrap_or(u32::MAX).clamp(1, KINDS_MAX);
             let limit = DEPTH_EXTRA * kinds + self.children.max(1).ilog2() / 2;
-            if self.deepest(stripe) > limit.max(self.stripes[stripe].deepest_ever) {
+            let beyond = self.stripes[stripe].beyond;
+            if self.deepest(stripe) > limit + beyond {
                 self.replant(stripe);
-                self.stripes[stripe].deepest_ever = self.deepest(stripe);
+                self.stripes[stripe].beyond = self.deepest(stripe).saturating_sub(limit);
             }
         }
     }

@@ -75,6 +75,10 @@ impl Forest {
                 self.unlink(stripe, leaf);
                 self.link(stripe, root, leaf);
                 self.shed_all(root);
+                if self.load(stripe, root) <= has {
+                    // It gave another for it.
+                    break;
+                }
             }
         }
     }
@@ -120,12 +124,18 @@ impl Forest {
 
     /// Gives children to others while there are too many of them.
     pub(super) fn shed(&mut self, stripe: usize, node: Node) {
-        loop {
+        let children = self.stripes[stripe].inner.get(&node).map_or(0, |inner| inner.children.len());
+        // No more often than that: for one that goes another may come.
+        for _ in 0..children {
             let Some(inner) = self.stripes[stripe].inner.get(&node) else { return };
             let is_root = self.stripes[stripe].root == Some(node);
             let seat = &self.seats[node as usize];
             let is_over = if is_root {
-                inner.children.len() > 1 && (inner.load > self.root_slots(node) || seat.used > seat.budget)
+                let slots = self.root_slots(node);
+                // A tree of its own that has less than its part gives nothing while another has more.
+                let has_more = |at: usize| self.stripes[at].root == Some(node) && self.load(at, node) > slots;
+                let is_even = || !(0..self.stripes.len()).any(has_more);
+                inner.children.len() > 1 && (inner.load > slots || seat.used > seat.budget && is_even())
             } else {
                 seat.used > seat.budget
             };

@@ -383,3 +383,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_root_of_two_trees_gives_children_of_the_one_where_it_has_too_many() {
+    let steps = [
+        Some(98),
+        None,
+        Some(159),
+        None,
+        None,
+        Some(342),
+        Some(6),
+        Some(161),
+        None,
+        None,
+        Some(316),
+        Some(52),
+        Some(95),
+        Some(69),
+    ];
+    let mut grove = Grove::new(STRIPES);
+    (0..19).for_each(|_| grove.join(1));
+    for at in steps {
+        grove.step(&at.map_or(Step::Join { weight: 1 }, Step::Leave));
+        let (_, deepest, over) = grove.shape();
+        assert!(deepest <= 4 + grove.members.len().ilog2(), "{deepest} of {}", grove.members.len());
+        assert_eq!(over, 0);
+    }
+    grove.check();
+}
