@@ -47,6 +47,9 @@ const FEW: u32 = 65;
 /// Loose members that cease to be it after each step, at most: every one of them moves some children.
 const TIDY_MAX: usize = 4;
 
+/// Branches that come up in each stripe after each step, at most: each is told to two.
+const LIFTS_MAX: usize = 16;
+
 const NOBODY: Node = Node::MAX;
 
 /// Where a member with something to send serves.
@@ -326,9 +329,11 @@ impl Forest {
         for stripe in 0..self.stripes.len() {
             let kinds = u32::try_from(self.weights.len()).unwrap_or(u32::MAX).clamp(1, KINDS_MAX);
             let limit = DEPTH_EXTRA * kinds + self.children.max(1).ilog2() / 2;
+            self.lift(stripe, limit, LIFTS_MAX);
             let beyond = self.stripes[stripe].beyond;
             if self.deepest(stripe) > limit + beyond {
                 self.replant(stripe);
+                self.lift(stripe, limit, usize::MAX);
                 self.stripes[stripe].beyond = self.deepest(stripe).saturating_sub(limit);
             }
         }

@@ -2,6 +2,9 @@
 
 use super::{FAVOURS_MAX, FEW, Forest, NOBODY, Node, Role, Seat};
 
+/// Members that are looked at for a place, at most.
+const LOOKED_AT_MAX: usize = 64;
+
 impl Forest {
     /// Gives the loose member with the fewest children a home where enough children have a loose parent, or lets it rest
     /// where the other loose ones can do its work. Says whether it did.
@@ -81,6 +84,59 @@ impl Forest {
                 }
             }
         }
+    }
+
+    /// Brings branches up that hang too deep, the deepest first: whoever is at the head of one changes places with a leaf
+    /// nearer to the root, and both are told. Everybody keeps its children, and serves as much as before. What falls each
+    /// time is the sum of all depths, since a branch has more members than a leaf, so that it ends.
+    pub(super) fn lift(&mut self, stripe: usize, limit: u32, most: usize) {
+        for _ in 0..most {
+            let Some((depth, lowest)) = self.stripes[stripe].open.last().copied() else { return };
+            if depth < limit || !self.lift_branch(stripe, (depth, lowest), limit) {
+                return;
+            }
+        }
+    }
+
+    /// Of those above a member that serves, and itself, the highest that is deep enough comes up: the more comes with it
+    /// the better. Says whether anybody did.
+    fn lift_branch(&mut self, stripe: usize, (depth, lowest): (u32, Node), limit: u32) -> bool {
+        let open = self.stripes[stripe].open.iter().copied().take(LOOKED_AT_MAX);
+        let open = open.take_while(|(above, _)| above + 1 < depth);
+        let exchange = open.into_iter().find_map(|(above, to)| {
+            let least = (depth + above + 2).saturating_sub(limit).clamp(above + 2, depth);
+            let (head, from) = self.ancestor(stripe, lowest, least)?;
+            if self.seats[head as usize].is_herald {
+                return None;
+            }
+            Some((to, self.leaf_to_exchange(stripe, (to, from), head)?, from, head))
+        });
+        let Some((to, leaf, from, head)) = exchange else { return false };
+        self.unlink_kept(stripe, leaf);
+        self.unlink_kept(stripe, head);
+        self.link(stripe, to, head);
+        self.link(stripe, from, leaf);
+        true
+    }
+
+    /// A child of `to` without children that may hang under `from`, if the other may hang under `to` in its place.
+    fn leaf_to_exchange(&self, stripe: usize, (to, from): (Node, Node), head: Node) -> Option<Node> {
+        let is_leaf = |child: &Node| !self.serves(stripe, *child);
+        let fits = |leaf: &Node| {
+            self.suits(stripe, to, self.weight(*leaf), head)
+                && self.suits(stripe, from, self.weight(head), *leaf)
+        };
+        let children = self.stripes[stripe].inner.get(&to)?.children.iter().rev().copied();
+        children.into_iter().find(|child| is_leaf(child) && fits(child))
+    }
+
+    /// Whoever is above a member, as near to the root as `least`, or it itself; and its parent.
+    fn ancestor(&self, stripe: usize, mut node: Node, least: u32) -> Option<(Node, Node)> {
+        let mut parent = self.parent(stripe, node)?;
+        while self.depth(stripe, parent)? >= least {
+            (node, parent) = (parent, self.parent(stripe, parent)?);
+        }
+        Some((node, parent))
     }
 
     /// Makes a slot of what members of other stripes have left: one of them gives up its home, and its children go to

@@ -13,7 +13,7 @@ const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
 const PIECES: u32 = 2048;
 
 /// Names are as random as hashes.
-fn peer(number: u32) -> PeerId {
+pub(crate) fn peer(number: u32) -> PeerId {
     let word = |salt: u64| (u64::from(number) + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (salt << 7);
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&word(1).swap_bytes().to_le_bytes());

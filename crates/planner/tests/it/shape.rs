@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use planner::{Input, Output, PeerId, PeerPlan, Planner, StripeSource};
 
-use super::cost::{join, register};
+use super::cost::{join, peer, register};
+
+/// When all have come.
+const LATER: Duration = Duration::from_secs(1);
 
 /// What everybody is told at the end. Those who come with a plan get the first one together.
 fn planned(peers: u32, epoch: u64) -> BTreeMap<PeerId, PeerPlan> {
@@ -14,7 +17,7 @@ fn planned(peers: u32, epoch: u64) -> BTreeMap<PeerId, PeerPlan> {
         planner.handle(Duration::ZERO, register(number));
         planner.handle(Duration::ZERO, join(number, epoch));
     }
-    planner.handle(Duration::from_secs(1), Input::Tick);
+    planner.handle(LATER, Input::Tick);
     let mut plans = BTreeMap::new();
     while let Some(output) = planner.poll() {
         if let Output::Plan { to, plan, .. } = output {
@@ -41,4 +44,25 @@ fn nobody_serves_more_than_it_gets_nor_hangs_on_another_by_many_stripes() {
         assert!(most <= Some(&16), "one of {peers} that came with {epoch} serves {most:?}");
         assert!(fattest <= Some(&8), "one of {peers} that came with {epoch} has {fattest:?} stripes of one");
     }
+}
+
+#[test]
+fn a_leave_among_many_is_told_to_few() {
+    let mut planner = Planner::new();
+    let mut told = |now, input| {
+        planner.handle(now, input);
+        std::iter::from_fn(|| planner.poll()).filter(|at| matches!(at, Output::Plan { .. })).count()
+    };
+    for number in 0..10_000 {
+        told(Duration::ZERO, register(number));
+        told(Duration::ZERO, join(number, 9));
+    }
+    assert_eq!(told(LATER, Input::Tick), 10_000);
+    // Newcomers hang on one another, and deep. Trees that are grown anew for it have another parent for everybody.
+    for number in 10_000..10_200 {
+        told(LATER, register(number));
+        told(LATER, join(number, 0));
+    }
+    let most = (0..40).map(|at| told(LATER, Input::Gone { peer: peer(37 * at) })).max();
+    assert!(most <= Some(512), "{most:?} are told of one that leaves");
 }
