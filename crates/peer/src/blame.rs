@@ -25,7 +25,7 @@ pub(crate) struct Members(BTreeMap<PeerId, String>);
 
 impl Members {
     pub(crate) fn note(&mut self, plan: &PeerPlan) {
-        let named = |at: &planner::Member| (at.id, format!("{} at {}", at.name, at.address));
+        let named = |at: &planner::Member| (at.id, format!("{} at {}", at.contact.name, at.contact.address));
         self.0.extend(plan.members.iter().map(named));
     }
 

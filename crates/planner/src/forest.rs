@@ -17,12 +17,14 @@
 //! Each step moves a few children only, so that a plan changes for the few that it must change for.
 
 mod gather;
+mod inner;
 mod links;
 mod plant;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
+
+use inner::{Inner, Inners};
 
 /// Stripes of an artifact, at most. They are constant, so that stripes keep their pieces when members come and go: the
 /// origin would otherwise be read again at each join. 16 keeps trees shallow (16 children under each member) and the
@@ -107,25 +109,10 @@ impl Seat {
     }
 }
 
-/// A member that serves children in a stripe.
-#[derive(Clone, Debug, Default)]
-struct Inner {
-    depth: u32,
-    children: Vec<Node>,
-    /// How many of those have no children themselves.
-    leaves: u32,
-    /// What all of them cost.
-    load: u64,
-    /// Whether it may have one more.
-    has_spare: bool,
-}
-
 #[derive(Clone, Debug, Default)]
 struct Stripe {
     root: Option<Node>,
-    inner: BTreeMap<Node, Inner>,
-    /// Those and how deep they are, in order, if nothing has changed since that was asked.
-    listed: OnceLock<Box<[(Node, u32)]>>,
+    inner: Inners,
     /// (depth, member): those who have a child without children.
     open: BTreeSet<(u32, Node)>,
     /// (depth, member): those who may have one more child in this stripe.
@@ -269,7 +256,7 @@ impl Forest {
         self.refresh(node);
         for stripe in 0..self.stripes.len() {
             let is_root = self.stripes[stripe].root == Some(node);
-            if budget == 0 && !is_root && self.stripes[stripe].inner.contains_key(&node) {
+            if budget == 0 && !is_root && self.stripes[stripe].inner.contains(node) {
                 self.vacate(stripe, node);
             }
         }
@@ -374,14 +361,9 @@ impl Forest {
 
     /// Those who serve children in a stripe, and how deep they are, from a number on and then from the start.
     pub(crate) fn serving(&self, stripe: usize, from: Node) -> impl Iterator<Item = (Node, u32)> + '_ {
-        let all = self.listed(stripe);
-        let (before, after) = all.split_at(all.partition_point(|(node, _)| *node < from));
+        let inner = &self.stripes[stripe].inner;
+        let (before, after) = inner.listed().split_at(inner.rank(from));
         after.iter().chain(before).copied()
-    }
-
-    fn listed(&self, stripe: usize) -> &[(Node, u32)] {
-        let at = &self.stripes[stripe];
-        at.listed.get_or_init(|| at.inner.iter().map(|(node, inner)| (*node, inner.depth)).collect())
     }
 
     /// One more than the largest number that a member ever had.
@@ -392,7 +374,7 @@ impl Forest {
     /// How far a member that serves children is from where its tree begins.
     pub(crate) fn depth(&self, stripe: usize, node: Node) -> Option<u32> {
         self.seats.get(node as usize).filter(|seat| seat.serves(stripe))?;
-        self.stripes[stripe].inner.get(&node).map(|inner| inner.depth)
+        self.stripes[stripe].inner.get(node).map(Inner::depth)
     }
 
     /// Those who got another parent, or became or ceased to be a root, since this was asked last.
@@ -436,7 +418,7 @@ impl Forest {
         if !self.serves(stripe, node) {
             return 0;
         }
-        self.stripes[stripe].inner.get(&node).map_or(0, |inner| inner.load)
+        self.stripes[stripe].inner.get(node).map_or(0, |inner| inner.load)
     }
 
     /// Whether a member serves children in a stripe, or is its root.

@@ -23,7 +23,7 @@ mod trees;
 pub use cards::{Measured, SwarmLoad};
 pub use id::{ArtifactId, PeerId};
 pub use place::Place;
-pub use plan::{Before, Member, PeerPlan, StripePart, StripeSource};
+pub use plan::{Before, Contact, Member, PeerPlan, StripePart, StripeSource};
 pub use planner::{Input, Output, Planner, Progress, ROUNDS_MAX};
 pub use priority::{Priority, Wishes};
 pub use quarantine::{Alarm, Charge, HALF_LIFE, HostAddr, SILENCE_LASTS, Standing};

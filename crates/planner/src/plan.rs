@@ -79,12 +79,26 @@ pub enum StripeSource {
 pub struct Member {
     /// Its name in the plan.
     pub id: PeerId,
-    /// HOST:PORT of its control service.
-    pub address: Arc<str>,
-    /// Its name for people.
-    pub name: Arc<str>,
+    /// How it is reached.
+    pub contact: Arc<Contact>,
     /// Whether it announces a local artifact: its bytes count as origin bytes.
     pub is_seed: bool,
     /// Whether it stands in another rack than whoever is told: what it sends crosses uplinks that many share.
     pub is_far: bool,
+}
+
+/// How a peer is reached, and what people call it. It is in the plans of hundreds, which share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// HOST:PORT of its control service.
+    pub address: Box<str>,
+    /// Its name for people.
+    pub name: Box<str>,
+}
+
+impl Contact {
+    /// One that plans may share.
+    pub fn new(address: impl Into<Box<str>>, name: impl Into<Box<str>>) -> Arc<Self> {
+        Arc::new(Self { address: address.into(), name: name.into() })
+    }
 }

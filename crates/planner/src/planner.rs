@@ -11,7 +11,7 @@ use crate::capacity::{Foreign, Learned};
 use crate::cards::{Cards, Measured};
 use crate::id::{ArtifactId, PeerId};
 use crate::place::Place;
-use crate::plan::PeerPlan;
+use crate::plan::{Contact, PeerPlan};
 use crate::priority::Priority;
 use crate::quarantine::{Alarm, Charge, HostAddr, Quarantine, Standing, Whereabouts};
 use crate::swarm_state::{Joining, SwarmState};
@@ -156,8 +156,7 @@ pub enum Output {
 /// What a registered peer said about itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Registered {
-    pub(crate) address: Arc<str>,
-    pub(crate) name: Arc<str>,
+    pub(crate) contact: Arc<Contact>,
     pub(crate) nic_rate: Option<u64>,
     pub(crate) place: Place,
     /// What it is trusted with.
@@ -171,7 +170,8 @@ pub(crate) struct Registered {
 
 impl Registered {
     fn whereabouts(&self, peer: PeerId) -> Whereabouts {
-        Whereabouts { peer, host: self.host, name: self.name.to_string(), address: self.address.to_string() }
+        let Contact { address, name } = &*self.contact;
+        Whereabouts { peer, host: self.host, name: name.to_string(), address: address.to_string() }
     }
 }
 
@@ -219,12 +219,12 @@ impl Planner {
         }
         match input {
             Input::Register { peer, address, name, nic_rate, place, host } => {
-                let (address, name) = (address.into(), name.into());
+                let contact = Contact::new(address, name);
                 let (standing, accusers) = self.quarantine.standing(peer, host);
                 let is_doubted = self.quarantine.is_doubted(peer, host);
                 self.register(
                     peer,
-                    Registered { address, name, nic_rate, place, standing, accusers, is_doubted, host },
+                    Registered { contact, nic_rate, place, standing, accusers, is_doubted, host },
                 );
             }
             Input::Gone { peer } => self.gone(peer),
@@ -366,14 +366,14 @@ impl Planner {
                 .filter(|peer| Some(*peer) != asker)
                 .filter_map(|peer| self.peers.get(&peer))
                 .filter(move |registered| registered.standing == standing)
-                .map(|registered| registered.address.to_string())
+                .map(|registered| registered.contact.address.to_string())
         };
         of(Standing::Good).chain(of(Standing::Suspect)).take(max).collect()
     }
 
     /// Where a registered peer's control service is.
     pub fn address(&self, peer: PeerId) -> Option<&str> {
-        self.peers.get(&peer).map(|registered| &*registered.address)
+        self.peers.get(&peer).map(|registered| &*registered.contact.address)
     }
 
     /// The latest plan of an artifact that this planner knows of, whoever made it; 0 without one.

@@ -45,8 +45,8 @@ impl PeerStatus {
             learned,
             foreign,
             peer,
-            name: registered.name.to_string(),
-            address: registered.address.to_string(),
+            name: registered.contact.name.to_string(),
+            address: registered.contact.address.to_string(),
             nic_rate: registered.nic_rate,
             sent,
             received,
@@ -154,7 +154,7 @@ impl From<(&MemberState, Vec<StripeSource>)> for MemberStatus {
     fn from((member, sources): (&MemberState, Vec<StripeSource>)) -> Self {
         Self {
             peer: member.peer,
-            name: member.facts.name.to_string(),
+            name: member.facts.contact.name.to_string(),
             nic_rate: member.facts.nic_rate,
             counts: member.counts(),
             place: member.facts.place.clone(),

@@ -299,7 +299,7 @@ impl Swarm {
             _ => return,
         }
         let member = self.plan.iter().flat_map(|plan| &plan.members).find(|member| member.id == peer);
-        let Some(address) = member.map(|member| member.address.to_string()) else { return };
+        let Some(address) = member.map(|member| member.contact.address.to_string()) else { return };
         let piece_count = self.layout.piece_count();
         self.links.entry(peer).or_insert_with(|| Link::new(piece_count)).state = LinkState::Connecting;
         self.outputs.push_back(Output::Connect { peer, address });

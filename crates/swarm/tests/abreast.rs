@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
-use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{Contact, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 const STRIPES: u32 = 4;
@@ -19,13 +19,8 @@ const TOOK: Duration = Duration::from_millis(400);
 /// So many stripes, of which the first is read from the origin and the others from these parents in turn.
 fn plan(stripes: u32, parents: &[PeerId]) -> PeerPlan {
     let part = |source| StripePart { source, backups: Vec::new(), before: Vec::new() };
-    let member = |id: &PeerId| Member {
-        id: *id,
-        address: "peer:1".into(),
-        name: "".into(),
-        is_seed: false,
-        is_far: false,
-    };
+    let member =
+        |id: &PeerId| Member { id: *id, contact: Contact::new("peer:1", ""), is_seed: false, is_far: false };
     let source = |stripe: u32| match stripe.checked_sub(1) {
         None => StripeSource::Origin,
         Some(other) => StripeSource::Parent(parents[other as usize % parents.len()]),

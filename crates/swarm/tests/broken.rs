@@ -7,7 +7,7 @@ use modelpack::{
     layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run},
     piece_map::PieceMap,
 };
-use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{Contact, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 const PIECES: u32 = 16;
@@ -46,8 +46,7 @@ impl Scene {
         let (out_at_origin, first_hand, out_at_other) = (Vec::new(), Vec::new(), Vec::new());
         let mut scene =
             Self { swarm, now: NOW, connects: 0, backups: 0, out_at_origin, first_hand, out_at_other };
-        let member =
-            |id| Member { id, address: "a:1".into(), name: "".into(), is_seed: false, is_far: false };
+        let member = |id| Member { id, contact: Contact::new("a:1", ""), is_seed: false, is_far: false };
         scene.tell(Input::OriginUp { ranges: true });
         scene.tell(Input::Plan(PeerPlan {
             epoch: 1,

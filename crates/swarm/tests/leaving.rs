@@ -7,7 +7,7 @@ use modelpack::{
     layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run},
     piece_map::PieceMap,
 };
-use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{Contact, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 const PIECES: u32 = 64;
@@ -15,13 +15,8 @@ const ME: PeerId = PeerId::new([1; 16]);
 const PARENT: PeerId = PeerId::new([2; 16]);
 
 fn plan(epoch: u64, source: StripeSource, members: &[PeerId]) -> PeerPlan {
-    let member = |id: &PeerId| Member {
-        id: *id,
-        address: "a:1".into(),
-        name: "".into(),
-        is_seed: false,
-        is_far: false,
-    };
+    let member =
+        |id: &PeerId| Member { id: *id, contact: Contact::new("a:1", ""), is_seed: false, is_far: false };
     PeerPlan {
         epoch,
         stripe_pieces: 4,

@@ -6,7 +6,7 @@ use modelpack::{
     layout::{PIECE_BYTES, PieceLayout, Run},
     piece_map::PieceMap,
 };
-use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{Contact, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 const PIECES: u32 = 24;
@@ -26,13 +26,13 @@ fn swarm() -> Swarm {
 }
 
 fn plan() -> PeerPlan {
-    let address = "a:1".into();
+    let contact = Contact::new("a:1", "");
     let source = StripeSource::Parent(PARENT);
     PeerPlan {
         epoch: 1,
         stripe_pieces: 4,
         stripes: vec![StripePart { source, backups: Vec::new(), before: Vec::new() }],
-        members: vec![Member { id: PARENT, address, name: "".into(), is_seed: false, is_far: false }],
+        members: vec![Member { id: PARENT, contact, is_seed: false, is_far: false }],
         quarantined: Vec::new(),
         finish: None,
         bound: None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use modelpack::layout::{PIECE_BYTES, PieceIndex, PieceLayout, Run};
 use modelpack::piece_map::PieceMap;
-use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{Contact, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use swarm::{Config, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 /// Two stripes, of which the even pieces are the first.
@@ -21,8 +21,7 @@ fn ms(ms: u64) -> Duration {
 fn plan(sources: [StripeSource; 2], far: &[PeerId]) -> PeerPlan {
     let part = |source| StripePart { source, backups: BACKUPS.to_vec(), before: Vec::new() };
     let is_far = |id: PeerId| far.contains(&id);
-    let member =
-        |id| Member { id, address: "peer:1".into(), name: "".into(), is_seed: false, is_far: is_far(id) };
+    let member = |id| Member { id, contact: Contact::new("peer:1", ""), is_seed: false, is_far: is_far(id) };
     PeerPlan {
         epoch: 1,
         stripe_pieces: 1,

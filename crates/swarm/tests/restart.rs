@@ -6,7 +6,7 @@ use modelpack::{
     layout::{PIECE_BYTES, PieceLayout, Run},
     piece_map::PieceMap,
 };
-use planner::{Before, Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{Before, Contact, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use swarm::{Config, Input, Output, PieceOutcome, Source, Swarm};
 
 const PIECES: u32 = 8;
@@ -16,8 +16,7 @@ const NOW: Duration = Duration::from_millis(1);
 
 /// A plan of one stripe.
 fn plan(epoch: u64, source: StripeSource, before: Vec<Before>) -> PeerPlan {
-    let member =
-        Member { id: OTHER, address: "other:1".into(), name: "".into(), is_seed: false, is_far: false };
+    let member = Member { id: OTHER, contact: Contact::new("other:1", ""), is_seed: false, is_far: false };
     PeerPlan {
         epoch,
         stripe_pieces: PIECES,

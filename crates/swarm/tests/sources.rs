@@ -6,7 +6,7 @@ use modelpack::{
     layout::{PIECE_BYTES, PieceLayout, Run},
     piece_map::PieceMap,
 };
-use planner::{Member, PeerId, PeerPlan, StripePart, StripeSource};
+use planner::{Contact, Member, PeerId, PeerPlan, StripePart, StripeSource};
 use swarm::{Config, Failure, Input, Output, PieceOutcome, ReadId, ReadOutcome, Source, Swarm};
 
 const PIECES: u32 = 8;
@@ -16,8 +16,7 @@ const PARENT: PeerId = PeerId::new([2; 16]);
 /// A plan in which the parent gives everything.
 fn plan() -> PeerPlan {
     let source = StripeSource::Parent(PARENT);
-    let parent =
-        Member { id: PARENT, address: "parent:1".into(), name: "".into(), is_seed: false, is_far: false };
+    let parent = Member { id: PARENT, contact: Contact::new("parent:1", ""), is_seed: false, is_far: false };
     PeerPlan {
         epoch: 1,
         stripe_pieces: 4,
@@ -408,7 +407,7 @@ fn a_seed_is_spared_what_somebody_has_who_pauses() {
     let mut plan = plan();
     plan.members.push(Member {
         id: SEED,
-        address: "seed:1".into(),
+        contact: Contact::new("seed:1", ""),
         is_seed: true,
         ..plan.members[0].clone()
     });

@@ -10,7 +10,9 @@ use std::{
 
 use identity::Voucher;
 use modelpack::layout::{PIECES_MAX, PieceIndex, Run};
-use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource};
+use planner::{
+    ArtifactId, Before, Contact, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource,
+};
 
 use crate::{WireError, control, priority, schedulers::SCHEDULERS_MAX};
 
@@ -239,9 +241,9 @@ impl From<&Member> for control::Member {
     fn from(member: &Member) -> Self {
         Self {
             peer_id: member.id.bytes().to_vec(),
-            control_address: member.address.to_string(),
+            control_address: member.contact.address.to_string(),
             seed: member.is_seed,
-            name: member.name.to_string(),
+            name: member.contact.name.to_string(),
             far: member.is_far,
         }
     }
@@ -253,8 +255,7 @@ impl TryFrom<control::Member> for Member {
     fn try_from(member: control::Member) -> Result<Self, WireError> {
         Ok(Self {
             id: peer_id(&member.peer_id)?,
-            address: address(member.control_address)?.into(),
-            name: name(member.name)?.into(),
+            contact: Contact::new(address(member.control_address)?, name(member.name)?),
             is_seed: member.seed,
             is_far: member.far,
         })

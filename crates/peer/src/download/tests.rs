@@ -5,7 +5,7 @@ use std::{any::Any, fs::File, io::Write as _, ops::Range, sync::Mutex};
 use identity::ReaderKey;
 use memory::Region;
 use modelpack::piece_tree::piece_value;
-use planner::{Member, StripePart, StripeSource};
+use planner::{Contact, Member, StripePart, StripeSource};
 use tokio::sync::watch;
 use transport::{Bucket, Export, Exports, Link, Pacer, Window, memory::MemoryLink};
 
@@ -75,12 +75,12 @@ fn files() -> Vec<Vec<u8>> {
 fn plan() -> PeerPlan {
     let part = StripePart { source: StripeSource::Parent(PARENT), backups: Vec::new(), before: Vec::new() };
     // Nobody listens there: the link is made by hand.
-    let address = "127.0.0.1:1".into();
+    let contact = Contact::new("127.0.0.1:1", "parent");
     PeerPlan {
         epoch: 1,
         stripe_pieces: 1,
         stripes: vec![part],
-        members: vec![Member { id: PARENT, address, name: "parent".into(), is_seed: false, is_far: false }],
+        members: vec![Member { id: PARENT, contact, is_seed: false, is_far: false }],
         quarantined: Vec::new(),
         finish: None,
         bound: None,

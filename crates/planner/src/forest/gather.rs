@@ -50,8 +50,7 @@ impl Forest {
         let served = |node: Node| {
             let mut counts = [0; STRIPES];
             for (count, stripe) in counts.iter_mut().zip(&self.stripes) {
-                let children = stripe.inner.get(&node).map_or(0, |inner| inner.children.len());
-                *count = u32::try_from(children).unwrap_or(u32::MAX);
+                *count = u32::try_from(stripe.inner.children(node).len()).unwrap_or(u32::MAX);
             }
             (node, counts)
         };
@@ -112,7 +111,7 @@ impl Forest {
         let weight = self.weight(to);
         let is_root = |node: Node| self.stripes.iter().any(|stripe| stripe.root == Some(node));
         let fits = |child: &Node| *child != to && self.weight(*child) == weight;
-        let children = || at.inner.get(&parent).into_iter().flat_map(|inner| &inner.children).copied();
+        let children = || at.inner.children(parent).iter().copied();
         let leaves = || children().filter(|child| fits(child) && !self.serves(stripe, *child));
         let leaf = leaves().find(|child| !is_root(*child)).or_else(|| leaves().next());
         leaf.or_else(|| children().find(|child| fits(child) && !self.is_under(stripe, to, *child)))

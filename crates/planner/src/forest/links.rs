@@ -1,7 +1,7 @@
 //! The steps by which a tree changes: a child is hung under somebody, a member begins to serve or ceases to. Does not
 //! own when that is done (`forest`).
 
-use super::{Forest, Inner, NOBODY, Node, Role};
+use super::{Forest, NOBODY, Node, Role};
 
 /// Members that are looked at for a parent, of each kind, at most.
 const LOOKED_AT_MAX: usize = 64;
@@ -64,8 +64,8 @@ impl Forest {
         let slower = |parent: Node| -> Option<(Node, Vec<Node>)> {
             let at = &self.stripes[stripe];
             let (mut freed, mut gone) = (0, Vec::new());
-            for leaf in at.inner[&parent].children.iter().rev().copied() {
-                if self.weight(leaf) < weight && !at.inner.contains_key(&leaf) {
+            for leaf in at.inner.children(parent).iter().rev().copied() {
+                if self.weight(leaf) < weight && !at.inner.contains(leaf) {
                     freed += self.weight(leaf);
                     gone.push(leaf);
                     if self.suits(stripe, parent, freed, node) {
@@ -127,7 +127,7 @@ impl Forest {
             .stripes
             .iter()
             .filter(|stripe| stripe.root == Some(node))
-            .map(|stripe| most.saturating_sub(stripe.inner.get(&node).map_or(0, |inner| inner.load)));
+            .map(|stripe| most.saturating_sub(stripe.inner.get(node).map_or(0, |inner| inner.load)));
         spare.saturating_sub(kept.sum())
     }
 
@@ -142,14 +142,14 @@ impl Forest {
             return Some(node);
         }
         let stripe = &self.stripes[stripe];
-        stripe.root.or_else(|| stripe.inner.keys().copied().find(|node| *node != child))
+        stripe.root.or_else(|| stripe.inner.nodes().find(|node| *node != child))
     }
 
     /// An idle member is at home in a stripe from now on.
     pub(super) fn settle(&mut self, node: Node, stripe: usize) {
         self.set_role(node, Role::Home(stripe));
         self.promote(stripe, node);
-        let (seat, is_inner) = (&self.seats[node as usize], self.stripes[stripe].inner.contains_key(&node));
+        let (seat, is_inner) = (&self.seats[node as usize], self.stripes[stripe].inner.contains(node));
         if seat.is_child && seat.parents[stripe] == NOBODY && is_inner {
             match self.with_room(stripe, node) {
                 Some(parent) => self.link(stripe, parent, node),
@@ -176,15 +176,15 @@ impl Forest {
     /// A child without children, other than `except`.
     pub(super) fn leaf_of(&self, stripe: usize, parent: Node, except: Node) -> Option<Node> {
         let stripe = &self.stripes[stripe];
-        let children = stripe.inner.get(&parent).filter(|inner| inner.leaves > 0)?.children.iter().rev();
-        children.copied().find(|child| *child != except && !stripe.inner.contains_key(child))
+        let children = stripe.inner.get(parent).filter(|inner| inner.leaves > 0)?.children.iter().rev();
+        children.copied().find(|child| *child != except && !stripe.inner.contains(*child))
     }
 
     /// The same that another may have as its child.
     pub(super) fn leaf_for(&self, stripe: usize, (parent, to): (Node, Node), except: Node) -> Option<Node> {
         let at = &self.stripes[stripe];
-        let children = at.inner.get(&parent).filter(|inner| inner.leaves > 0)?.children.iter().rev();
-        let is_leaf = |child: &Node| *child != except && !at.inner.contains_key(child);
+        let children = at.inner.get(parent).filter(|inner| inner.leaves > 0)?.children.iter().rev();
+        let is_leaf = |child: &Node| *child != except && !at.inner.contains(*child);
         children.copied().find(|child| is_leaf(child) && self.suits(stripe, to, 0, *child))
     }
 
@@ -247,9 +247,8 @@ impl Forest {
         }
         self.seats[node as usize].serves |= 1 << stripe;
         let parent = self.seats[node as usize].parents[stripe];
-        let depth = self.stripes[stripe].inner.get(&parent).map_or(0, |inner| inner.depth + 1);
-        self.stripes[stripe].inner.insert(node, Inner { depth, ..Inner::default() });
-        self.stripes[stripe].listed.take();
+        let depth = self.stripes[stripe].inner.get(parent).map_or(0, |inner| inner.depth() + 1);
+        self.stripes[stripe].inner.insert(node, depth);
         if parent != NOBODY {
             self.count_leaf(stripe, parent, false);
             let higher = self.stripes[stripe].open.first().copied().filter(|(above, _)| above + 1 < depth);
@@ -279,13 +278,12 @@ impl Forest {
             return false;
         }
         let at = &mut self.stripes[stripe];
-        if at.root == Some(node) || at.inner.get(&node).is_none_or(|inner| !inner.children.is_empty()) {
+        if at.root == Some(node) || at.inner.get(node).is_none_or(|inner| !inner.children.is_empty()) {
             return false;
         }
         self.seats[node as usize].serves &= !(1 << stripe);
-        if let Some(inner) = at.inner.remove(&node) {
-            at.listed.take();
-            at.spare.remove(&(inner.depth, node));
+        if let Some(inner) = at.inner.remove(node) {
+            at.spare.remove(&(inner.depth(), node));
         }
         let parent = self.seats[node as usize].parents[stripe];
         if parent != NOBODY {
@@ -322,8 +320,10 @@ impl Forest {
         }
         if before != role {
             let is_loose = |role: Role| role == Role::Loose;
-            for stripe in self.stripes.iter_mut().filter(|stripe| stripe.root != Some(node)) {
-                let load = stripe.inner.get(&node).map_or(0, |inner| inner.load);
+            let seat = &self.seats[node as usize];
+            let serves = self.stripes.iter_mut().enumerate().filter(|(at, _)| seat.serves(*at));
+            for (_, stripe) in serves.filter(|(_, stripe)| stripe.root != Some(node)) {
+                let load = stripe.inner.get(node).map_or(0, |inner| inner.load);
                 match (is_loose(before), is_loose(role)) {
                     (false, true) => stripe.loose_load += load,
                     (true, false) => stripe.loose_load -= load,
@@ -349,10 +349,10 @@ impl Forest {
             at.loose_load += if is_loose { weight } else { 0 };
             self.inverted += u32::from(is_slower);
         }
-        let inner = at.inner.entry(parent).or_default();
+        let inner = at.inner.get_mut(parent).expect("it serves now");
         inner.children.push(child);
         inner.load += weight;
-        let depth = inner.depth + 1;
+        let depth = inner.depth() + 1;
         if self.seats[child as usize].serves(stripe) {
             self.set_depth(stripe, child, depth);
         } else {
@@ -384,7 +384,7 @@ impl Forest {
             at.loose_load -= if is_loose { weight } else { 0 };
             self.inverted -= u32::from(is_slower);
         }
-        if let Some(inner) = at.inner.get_mut(&parent) {
+        if let Some(inner) = at.inner.get_mut(parent) {
             inner.children.retain(|other| *other != child);
             inner.load -= weight;
         }
@@ -399,7 +399,7 @@ impl Forest {
     /// A member serves nobody in a stripe any more: somebody idle takes its place, or its children go elsewhere.
     pub(super) fn vacate(&mut self, stripe: usize, node: Node) {
         let (above, load) = (self.seats[node as usize].parents[stripe], self.load(stripe, node));
-        let children = self.stripes[stripe].inner.get(&node).map_or(&[][..], |inner| &inner.children);
+        let children = self.stripes[stripe].inner.children(node);
         let heaviest = children.iter().map(|child| self.weight(*child)).max().unwrap_or(0);
         let most = if above == NOBODY { u64::MAX } else { self.weight(above) };
         let idle = self.idle.iter().rev().take(LOOKED_AT_MAX).filter(|(budget, _)| *budget >= load);
@@ -419,7 +419,7 @@ impl Forest {
 
     /// Takes all children from a member.
     pub(super) fn orphan(&mut self, stripe: usize, node: Node) -> Vec<Node> {
-        let children = self.stripes[stripe].inner.get(&node).map_or_else(Vec::new, |at| at.children.clone());
+        let children = self.stripes[stripe].inner.children(node).to_vec();
         for child in &children {
             self.unlink_kept(stripe, *child);
         }
@@ -428,7 +428,7 @@ impl Forest {
 
     /// Those who serve others first: they come nearest to the root.
     pub(super) fn hang_orphans(&mut self, stripe: usize, children: Vec<Node>) {
-        let is_inner = |node: &Node| self.stripes[stripe].inner.contains_key(node);
+        let is_inner = |node: &Node| self.stripes[stripe].inner.contains(*node);
         let (inner, leaves): (Vec<Node>, Vec<Node>) = children.into_iter().partition(is_inner);
         let mut all = [inner, leaves].concat();
         all.sort_by_key(|node| std::cmp::Reverse(self.weight(*node)));
@@ -467,7 +467,7 @@ impl Forest {
             return;
         }
         for stripe in 0..self.stripes.len() {
-            if self.stripes[stripe].inner.contains_key(&node) {
+            if self.stripes[stripe].inner.contains(node) {
                 self.vacate(stripe, node);
             }
         }
@@ -495,7 +495,7 @@ impl Forest {
     pub(super) fn crown(&mut self, stripe: usize, root: Node) {
         // What it serves there already, it serves as the root.
         let weight = self.weight(root);
-        if let Some(inner) = self.stripes[stripe].inner.get(&root) {
+        if let Some(inner) = self.stripes[stripe].inner.get(root) {
             let faster = inner.children.iter().filter(|child| self.weight(**child) > weight).count();
             self.inverted -= u32::try_from(faster).unwrap_or(u32::MAX);
             if self.seats[root as usize].role == Role::Loose {
@@ -504,9 +504,8 @@ impl Forest {
         }
         self.unlink(stripe, root);
         self.stripes[stripe].root = Some(root);
-        self.stripes[stripe].inner.entry(root).or_default();
+        self.stripes[stripe].inner.insert(root, 0);
         self.seats[root as usize].serves |= 1 << stripe;
-        self.stripes[stripe].listed.take();
         self.set_depth(stripe, root, 0);
         self.set_role(root, Role::Loose);
         self.touch(root);
@@ -514,12 +513,12 @@ impl Forest {
 
     /// Nobody has a parent in a stripe any more.
     pub(super) fn clear(&mut self, stripe: usize) {
-        let serving: Vec<Node> = self.stripes[stripe].inner.keys().copied().collect();
+        let serving: Vec<Node> = self.stripes[stripe].inner.nodes().collect();
         for node in &serving {
             self.orphan(stripe, *node);
         }
         let gone = std::mem::take(&mut self.stripes[stripe]);
-        for node in gone.inner.into_keys() {
+        for node in gone.inner.nodes() {
             self.seats[node as usize].serves &= !(1 << stripe);
             self.touch(node);
             self.settle_role(node);
@@ -531,12 +530,7 @@ impl Forest {
             return;
         }
         let at = &mut self.stripes[stripe];
-        let Some(inner) = at.inner.get_mut(&node) else { return };
-        let before = std::mem::replace(&mut inner.depth, depth);
-        if before == depth {
-            return;
-        }
-        at.listed.take();
+        let Some(before) = at.inner.set_depth(node, depth).filter(|before| *before != depth) else { return };
         if at.open.remove(&(before, node)) {
             at.open.insert((depth, node));
         }
@@ -544,7 +538,7 @@ impl Forest {
             at.spare.insert((depth, node));
         }
         let below: Vec<Node> =
-            at.inner[&node].children.iter().copied().filter(|child| at.inner.contains_key(child)).collect();
+            at.inner.children(node).iter().copied().filter(|child| at.inner.contains(*child)).collect();
         for child in below {
             self.set_depth(stripe, child, depth + 1);
         }
@@ -552,12 +546,12 @@ impl Forest {
 
     fn count_leaf(&mut self, stripe: usize, parent: Node, is_more: bool) {
         let at = &mut self.stripes[stripe];
-        let Some(inner) = at.inner.get_mut(&parent) else { return };
+        let Some(inner) = at.inner.get_mut(parent) else { return };
         let before = inner.leaves;
         inner.leaves = if is_more { before + 1 } else { before.saturating_sub(1) };
         match (before, inner.leaves) {
-            (0, 1) => drop(at.open.insert((inner.depth, parent))),
-            (1, 0) => drop(at.open.remove(&(inner.depth, parent))),
+            (0, 1) => drop(at.open.insert((inner.depth(), parent))),
+            (1, 0) => drop(at.open.remove(&(inner.depth(), parent))),
             _ => {}
         }
     }
@@ -574,15 +568,15 @@ impl Forest {
         if !self.serves(stripe, node) {
             return;
         }
-        let Some(before) = self.stripes[stripe].inner.get(&node).map(|inner| inner.has_spare) else { return };
+        let Some(before) = self.stripes[stripe].inner.get(node).map(|inner| inner.has_spare) else { return };
         let can = self.room(stripe, node) >= self.least().max(1);
         let at = &mut self.stripes[stripe];
-        let Some(inner) = at.inner.get_mut(&node).filter(|_| before != can) else { return };
+        let Some(inner) = at.inner.get_mut(node).filter(|_| before != can) else { return };
         inner.has_spare = can;
         if can {
-            at.spare.insert((inner.depth, node));
+            at.spare.insert((inner.depth(), node));
         } else {
-            at.spare.remove(&(inner.depth, node));
+            at.spare.remove(&(inner.depth(), node));
         }
     }
 }

@@ -204,7 +204,7 @@ impl Forest {
 
     fn plant_anew(&mut self) {
         for stripe in 0..self.stripes.len() {
-            let serving: Vec<Node> = self.stripes[stripe].inner.keys().copied().collect();
+            let serving: Vec<Node> = self.stripes[stripe].inner.nodes().collect();
             for node in &serving {
                 self.orphan(stripe, *node);
             }
@@ -221,7 +221,7 @@ impl Forest {
 
     /// Grows a tree anew from its root, with the same members at home in it.
     pub(super) fn replant(&mut self, stripe: usize) {
-        let serving: Vec<Node> = self.stripes[stripe].inner.keys().copied().collect();
+        let serving: Vec<Node> = self.stripes[stripe].inner.nodes().collect();
         for node in &serving {
             self.orphan(stripe, *node);
         }

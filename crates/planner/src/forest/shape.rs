@@ -57,7 +57,7 @@ impl Forest {
             return all;
         }
         let loose = self.loose.iter().filter(|from| **from != node && at.root != Some(**from));
-        let children = loose.filter_map(|from| at.inner.get(from)).flat_map(|inner| &inner.children);
+        let children = loose.flat_map(|from| at.inner.children(*from));
         children.map(|child| self.weight(*child)).filter(|its| *its <= weight).sum()
     }
 
@@ -126,7 +126,7 @@ impl Forest {
             self.suits(stripe, to, self.weight(*leaf), head)
                 && self.suits(stripe, from, self.weight(head), *leaf)
         };
-        let children = self.stripes[stripe].inner.get(&to)?.children.iter().rev().copied();
+        let children = self.stripes[stripe].inner.children(to).iter().rev().copied();
         children.into_iter().find(|child| is_leaf(child) && fits(child))
     }
 
@@ -180,10 +180,9 @@ impl Forest {
 
     /// Gives children to others while there are too many of them.
     pub(super) fn shed(&mut self, stripe: usize, node: Node) {
-        let children = self.stripes[stripe].inner.get(&node).map_or(0, |inner| inner.children.len());
         // No more often than that: for one that goes another may come.
-        for _ in 0..children {
-            let Some(inner) = self.stripes[stripe].inner.get(&node) else { return };
+        for _ in 0..self.stripes[stripe].inner.children(node).len() {
+            let Some(inner) = self.stripes[stripe].inner.get(node) else { return };
             let is_root = self.stripes[stripe].root == Some(node);
             let seat = &self.seats[node as usize];
             let is_over = if is_root {
@@ -196,7 +195,7 @@ impl Forest {
                 seat.used > seat.budget
             };
             let leaves =
-                inner.children.iter().rev().filter(|child| !self.stripes[stripe].inner.contains_key(child));
+                inner.children.iter().rev().filter(|child| !self.stripes[stripe].inner.contains(**child));
             let last = leaves.min_by_key(|child| self.weight(**child)).or(inner.children.last()).copied();
             let Some(child) = last.filter(|_| is_over) else { return };
             self.unlink(stripe, child);

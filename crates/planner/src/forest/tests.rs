@@ -117,21 +117,17 @@ impl Grove {
                 let mut steps = 0;
                 let mut above = *node;
                 while let Some(parent) = self.forest.parent(stripe, above) {
-                    assert!(at.inner[&parent].children.contains(&above));
+                    assert!(at.inner.children(parent).contains(&above));
                     above = parent;
                     steps += 1;
                     assert!(steps <= self.members.len(), "a circle in stripe {stripe}");
                 }
-                assert_eq!(
-                    self.forest.serves(stripe, *node),
-                    at.inner.contains_key(node),
-                    "{node} in {stripe}"
-                );
-                if let Some(inner) = at.inner.get(node) {
+                assert_eq!(self.forest.serves(stripe, *node), at.inner.contains(*node), "{node} in {stripe}");
+                if let Some(inner) = at.inner.get(*node) {
                     let load: u64 = inner.children.iter().map(|child| self.forest.weight(*child)).sum();
                     assert_eq!(load, inner.load, "load of {node} in {stripe}");
-                    assert_eq!(inner.depth, steps as u32, "depth of {node} in {stripe}");
-                    let is_leaf = |child: &&Node| !at.inner.contains_key(child);
+                    assert_eq!(inner.depth(), steps as u32, "depth of {node} in {stripe}");
+                    let is_leaf = |child: &&Node| !at.inner.contains(**child);
                     assert_eq!(inner.children.iter().filter(is_leaf).count(), inner.leaves as usize);
                     let seat = &self.forest.seats[*node as usize];
                     if seat.role == Role::Loose && at.root != Some(*node) {
@@ -158,15 +154,15 @@ impl Grove {
         }
         for (number, stripe) in self.forest.stripes.iter().enumerate() {
             let named =
-                stripe.inner.keys().chain(stripe.spare.iter().chain(&stripe.open).map(|(_, node)| node));
-            for node in named.chain(&stripe.root) {
+                stripe.inner.nodes().chain(stripe.spare.iter().chain(&stripe.open).map(|(_, node)| *node));
+            for node in named.chain(stripe.root) {
                 assert!(
-                    self.members.contains_key(node),
+                    self.members.contains_key(&node),
                     "{node} left and is in {number}: {stripe:?} {:?} {:?}",
-                    self.forest.seats[*node as usize],
+                    self.forest.seats[node as usize],
                     self.members
                 );
-                assert!(stripe.inner.contains_key(node), "{node} does not serve {number}");
+                assert!(stripe.inner.contains(node), "{node} does not serve {number}");
             }
         }
         for (node, (_, _)) in &self.members {
@@ -175,7 +171,7 @@ impl Grove {
                 .forest
                 .stripes
                 .iter()
-                .filter_map(|stripe| stripe.inner.get(node))
+                .filter_map(|stripe| stripe.inner.get(*node))
                 .map(|inner| inner.load)
                 .sum();
             assert_eq!(seat.used, served, "{node}");
@@ -186,7 +182,7 @@ impl Grove {
     fn shape(&self) -> (usize, u32, u64) {
         let (mut loose, mut over) = (0, 0);
         for node in self.members.keys() {
-            let serves = |stripe: &&Stripe| stripe.inner.get(node).is_some_and(|inner| inner.load > 0);
+            let serves = |stripe: &&Stripe| stripe.inner.get(*node).is_some_and(|inner| inner.load > 0);
             let stripes = self.forest.stripes.iter().filter(serves).count();
             let is_root = self.forest.stripes.iter().any(|stripe| stripe.root == Some(*node));
             let seat = &self.forest.seats[*node as usize];
@@ -195,8 +191,8 @@ impl Grove {
             let roots = self.forest.stripes.iter().filter(|stripe| stripe.root == Some(*node)).count();
             over += seat.used.saturating_sub(seat.budget.max(roots as u64 * seat.weight));
         }
-        let depths = self.forest.stripes.iter().flat_map(|stripe| stripe.inner.values());
-        (loose, depths.map(|inner| inner.depth + 1).max().unwrap_or(0), over)
+        let depths = self.forest.stripes.iter().flat_map(|stripe| stripe.inner.listed());
+        (loose, depths.map(|(_, depth)| depth + 1).max().unwrap_or(0), over)
     }
 }
 

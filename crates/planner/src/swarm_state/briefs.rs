@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::roster::{Class, MemberState};
 use crate::forest::Node;
 use crate::id::PeerId;
+use crate::plan::Contact;
 use crate::quarantine::Standing;
 
 /// A member as it was sorted last: 32 bytes, so that ten thousand of them stay near a core.
@@ -21,18 +22,11 @@ pub(super) struct Brief {
     pub(super) has_accusers: bool,
 }
 
-/// How others reach a member.
-#[derive(Clone, Debug)]
-pub(super) struct Contact {
-    pub(super) address: Arc<str>,
-    pub(super) name: Arc<str>,
-}
-
 /// Those of all members, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Briefs {
     briefs: Vec<Option<Brief>>,
-    contacts: Vec<Option<Contact>>,
+    contacts: Vec<Option<Arc<Contact>>>,
 }
 
 impl Briefs {
@@ -52,10 +46,7 @@ impl Briefs {
             is_seed: member.is_seed,
             has_accusers: !member.facts.accusers.is_empty(),
         });
-        self.contacts[at] = member.map(|(member, _)| Contact {
-            address: Arc::clone(&member.facts.address),
-            name: Arc::clone(&member.facts.name),
-        });
+        self.contacts[at] = member.map(|(member, _)| Arc::clone(&member.facts.contact));
     }
 
     pub(super) fn get(&self, node: Node) -> Option<&Brief> {
@@ -63,7 +54,7 @@ impl Briefs {
     }
 
     /// How these are reached, those of them who are here.
-    pub(super) fn contacts(&self, nodes: &[Node]) -> impl Iterator<Item = (&Brief, &Contact)> {
+    pub(super) fn contacts(&self, nodes: &[Node]) -> impl Iterator<Item = (&Brief, &Arc<Contact>)> {
         let contact = |node: &Node| self.contacts.get(*node as usize)?.as_ref();
         nodes.iter().filter_map(move |node| Some((self.get(*node)?, contact(node)?)))
     }

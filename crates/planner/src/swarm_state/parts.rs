@@ -1,6 +1,7 @@
 //! What one member is told of a plan. Does not own what the plan is (`swarm_state`).
 
 use std::iter;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -255,18 +256,17 @@ impl SwarmState {
         parent: Option<Node>,
     ) -> Option<[Node; BACKUPS]> {
         let (mut backups, mut found, weight) = ([NOBODY; BACKUPS], 0, self.weight(node));
-        for other in self.trees.serving_before(stripe, node, spread(node, stripe)) {
+        let mut serving = self.trees.serving_before(stripe, node, spread(node, stripe));
+        let all_found = serving.try_for_each(|other| {
             let is_good = self.roster.brief(other).is_some_and(|at| at.standing == Standing::Good);
             let is_new = other != node && Some(other) != parent && !backups.contains(&other);
             if is_good && is_new && self.weight(other) == weight && self.may_serve(other, member) {
                 backups[found] = other;
                 found += 1;
-                if found == BACKUPS {
-                    return Some(backups);
-                }
             }
-        }
-        None
+            if found == BACKUPS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        all_found.is_break().then_some(backups)
     }
 
     fn is_seed(&self, node: Node) -> bool {
@@ -293,8 +293,7 @@ impl SwarmState {
         let mut members = Vec::with_capacity(named.len());
         members.extend(self.roster.contacts(&named).map(|(at, contact)| Member {
             id: at.peer,
-            address: Arc::clone(&contact.address),
-            name: Arc::clone(&contact.name),
+            contact: Arc::clone(contact),
             is_seed: at.is_seed,
             is_far: at.rack as usize != member.rack,
         }));

@@ -8,9 +8,10 @@ use std::time::Duration;
 use modelpack::layout::{PieceIndex, Run};
 use modelpack::piece_map::PieceMap;
 
-use super::briefs::{Brief, Briefs, Contact};
+use super::briefs::{Brief, Briefs};
 use crate::forest::{Node, STRIPES};
 use crate::id::PeerId;
+use crate::plan::Contact;
 use crate::planner::Registered;
 use crate::quarantine::Standing;
 
@@ -386,7 +387,7 @@ impl Roster {
     }
 
     /// How these are reached, those of them who are here.
-    pub(super) fn contacts(&self, nodes: &[Node]) -> impl Iterator<Item = (&Brief, &Contact)> {
+    pub(super) fn contacts(&self, nodes: &[Node]) -> impl Iterator<Item = (&Brief, &Arc<Contact>)> {
         self.briefs.contacts(nodes)
     }
 

@@ -35,7 +35,7 @@ async fn plans_name_the_others_and_one_entrant_a_stripe() {
         let entrants = plans.iter().filter(|plan| is_entrant(plan, stripe)).count();
         assert_eq!(entrants, 1, "stripe {stripe} of {plans:?}");
     }
-    assert_eq!(&*plans[0].members[0].address, "127.0.0.1:1002");
+    assert_eq!(&*plans[0].members[0].contact.address, "127.0.0.1:1002");
     scheduler.stop().await;
 }
 

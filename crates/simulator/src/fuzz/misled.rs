@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use planner::{Before, Member as Named, PeerId, PeerPlan, StripeSource};
+use planner::{Before, Contact, Member as Named, PeerId, PeerPlan, StripeSource};
 
 use super::dice::Dice;
 use super::scenario::{Fault, Member, Nature};
@@ -77,8 +77,8 @@ impl World<'_> {
         };
         let is_named = plan.members.iter().any(|member| member.id == any);
         if !is_named && self.dice.percent(50) {
-            let (address, name) = ("gone:1".into(), "gone".into());
-            plan.members.push(Named { id: any, address, name, is_seed: false, is_far: false });
+            let contact = Contact::new("gone:1", "gone");
+            plan.members.push(Named { id: any, contact, is_seed: false, is_far: false });
         }
         let epoch = plan.epoch + self.dice.below(3);
         let stripe = &mut plan.stripes[part];

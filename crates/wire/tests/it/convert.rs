@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use modelpack::layout::{PIECES_MAX, Run};
-use planner::{ArtifactId, Before, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource};
+use planner::{
+    ArtifactId, Before, Contact, Member, PeerId, PeerPlan, Place, StripePart, StripeSet, StripeSource,
+};
 use wire::{
     FEATURE_RATES, FEATURE_SCHEDULERS, FEATURES, PROTOCOL_VERSION, WireError, check_version, control, convert,
 };
@@ -17,8 +19,7 @@ fn id(n: u8) -> PeerId {
 fn member(n: u8) -> Member {
     Member {
         id: id(n),
-        address: format!("10.0.0.{n}:7000").into(),
-        name: format!("node-{n}").into(),
+        contact: Contact::new(format!("10.0.0.{n}:7000"), format!("node-{n}")),
         is_seed: n == 3,
         is_far: n == 2,
     }
