@@ -76,7 +76,7 @@ impl World<'_> {
         }
         let has_all = |swarm: &swarm::Swarm| swarm.have().contains_run(run);
         let is_lie = matches!(self.member(from).nature, Nature::Lying { .. });
-        if is_lie && !source.swarm.as_ref().is_some_and(has_all) {
+        if is_lie && !(source.swarm.as_ref().is_some_and(has_all) && self.can_vouch((from, to), run)) {
             return self.end_read(to, read, ReadOutcome::NotHere);
         }
         let path = self.path(from, to);

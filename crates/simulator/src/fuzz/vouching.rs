@@ -127,6 +127,14 @@ impl World<'_> {
         })
     }
 
+    /// Whether a node can show what its child takes all of a run on. One that lies makes vouchers up for the rest, and has no
+    /// bytes that go with them.
+    pub(super) fn can_vouch(&self, (from, to): (u32, u32), run: Run) -> bool {
+        let Some(rootless) = &self.rootless else { return true };
+        let round = rootless.round(to);
+        run.pieces().all(|piece| rootless.said(from, piece).is_some_and(|kept| kept.round >= round))
+    }
+
     /// Whether a node gets something else of the origin than others do.
     fn misreads(&self, node: u32, piece: PieceIndex) -> bool {
         let Nature::Misreads { percent } = self.member(node).nature else { return false };
@@ -139,9 +147,8 @@ impl World<'_> {
         let Some(rootless) = &self.rootless else { return input };
         let round = rootless.round(child);
         let is_liar = matches!(self.member(parent).nature, Nature::Lying { .. });
-        let is_vouched = |piece: &PieceIndex| {
-            is_liar || rootless.said(parent, *piece).is_some_and(|kept| kept.round >= round)
-        };
+        let is_vouched =
+            |piece: &PieceIndex| is_liar || self.can_vouch((parent, child), Run::new(piece.0, piece.0 + 1));
         match input {
             Input::Have { peer, runs } => {
                 let runs = runs_of(runs.iter().flat_map(Run::pieces).filter(is_vouched));
