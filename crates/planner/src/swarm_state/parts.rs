@@ -140,7 +140,13 @@ impl SwarmState {
         let may_serve = |other: &Node| member.is_some_and(|member| self.may_serve(*other, member));
         let source = self.holder_for(node, stripe).or(self.entrants[stripe].filter(may_serve));
         named.extend(source);
-        let source = source.map_or(StripeSource::None, |source| self.reads(source).0);
+        // Whoever may read from none of those who have everything would wait for good.
+        let is_alone = source.is_none() && !self.holders.is_empty();
+        let by_itself = match member {
+            Some(member) if is_alone && member.origin_ok => StripeSource::Origin,
+            _ => StripeSource::None,
+        };
+        let source = source.map_or(by_itself, |source| self.reads(source).0);
         StripePart { source, backups: Vec::new(), before: Vec::new() }
     }
 

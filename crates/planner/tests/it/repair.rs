@@ -54,6 +54,17 @@ fn whoever_accuses_the_one_that_repairs_is_not_sent_to_it() {
 }
 
 #[test]
+fn whoever_may_read_from_none_that_repaired_reads_the_origin() {
+    let mut fleet = fleet_of(3);
+    fleet.tell(Input::Silence { peer: id(2), artifact: ARTIFACT, about: id(1) });
+    fleet.join(1, 1, true, vec![]);
+    assert_eq!(fleet.readers(), [id(1)], "it waits while others may come to have it");
+    fleet.join(1, 1, true, all());
+    assert_eq!(fleet.sources(3), [id(1)]);
+    assert!(fleet.readers().contains(&id(2)), "nobody else is going to have it");
+}
+
+#[test]
 fn another_is_elected_when_the_elected_is_gone_or_cannot_read() {
     let mut fleet = fleet_of(3);
     fleet.join(2, 1, false, vec![]);
