@@ -202,7 +202,8 @@ impl World<'_> {
         let scheduler = &mut self.schedulers[at as usize];
         let Some(planner) = &mut scheduler.planner else { return };
         planner.handle(now, input);
-        if let Some(wake) = planner.next_wake().filter(|wake| *wake > now)
+        // What is overdue is due now, as for the product's loop. Lost, it would also hide what is due later.
+        if let Some(wake) = planner.next_wake().map(|wake| wake.max(now))
             && scheduler.wake.is_none_or(|set| wake < set)
         {
             scheduler.wake = Some(wake);
