@@ -34,6 +34,8 @@ fn layout(model: &Model, fleet: &Fleet, name: &str) -> LayoutReference {
 /// One pull of each artifact through each child.
 struct Race {
     watches: Vec<[PullWatch; 2]>,
+    /// What was there of the second one when something of the first was everywhere: how long that takes is the machine's.
+    head_start: f64,
     /// In the order in which they ended: which artifact, and what all children had of the other then.
     ended: Vec<(usize, f64)>,
 }
@@ -65,6 +67,8 @@ async fn race(priorities: [Priority; 2]) -> Race {
             until(|| watches.iter().all(|of| of[1].progress().done > 0)).await;
         }
     }
+    until(|| watches.iter().all(|of| of[0].progress().done > 0)).await;
+    let head_start = part_of(&watches, 1);
     let mut ended = Vec::new();
     while let Some(pull) = pulls.join_next().await {
         let (artifact, report): (usize, Result<PullReport, peer::PeerError>) = pull.unwrap();
@@ -76,7 +80,7 @@ async fn race(priorities: [Priority; 2]) -> Race {
             model.assert_in(&fleet.top.path().join(format!("out-{child}-{artifact}")));
         }
     }
-    Race { watches, ended }
+    Race { watches, head_start, ended }
 }
 
 /// What all children together have of an artifact.
@@ -107,6 +111,6 @@ async fn the_more_urgent_of_two_has_the_cards_and_the_other_has_them_afterwards(
 #[tokio::test(flavor = "multi_thread")]
 async fn equally_urgent_ones_share_their_cards_alike() {
     let race = race([Priority::High; 2]).await;
-    let first = race.ended[CHILDREN - 1].1;
-    assert!(first > 0.6, "{first} of the other was there when one was, {:?}", race.ended);
+    let (first, rest) = (race.ended[CHILDREN - 1].1, 1.0 - race.head_start);
+    assert!(first > 0.7 * rest, "{first} came beside {rest} of the other, {:?}", race.ended);
 }
