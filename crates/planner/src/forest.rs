@@ -21,6 +21,7 @@ mod inner;
 mod links;
 mod plant;
 mod shape;
+mod spread;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -144,7 +145,7 @@ pub(crate) struct Forest {
     inverted: u32,
     /// How bad it was at its best since all was grown anew.
     strain_ever: u64,
-    /// Up to so many children, everybody's place is chosen anew when somebody comes.
+    /// Somebody came since the last step.
     has_new: bool,
 }
 
@@ -312,7 +313,11 @@ impl Forest {
         for node in over {
             self.shed_all(node);
         }
-        self.relax();
+        let has_new = std::mem::take(&mut self.has_new) && self.children < FEW;
+        self.relax(has_new);
+        if has_new {
+            self.spread();
+        }
         for stripe in 0..self.stripes.len() {
             let kinds = u32::try_from(self.weights.len()).unwrap_or(u32::MAX).clamp(1, KINDS_MAX);
             let limit = DEPTH_EXTRA * kinds + self.children.max(1).ilog2() / 2;

@@ -30,8 +30,8 @@ const LOSSES: u32 = 2;
 /// Pieces that one must still lack: what is nearly done is done sooner than given to another.
 const LEFT_MIN: u32 = 8;
 
-/// Pieces that the one in the middle has got since the last comparison: with fewer, whether a slow one got its next two
-/// before or after decides.
+/// Pieces that the one in the middle has got since the last comparison, and that whoever is compared should have got: with
+/// fewer, whether a slow one got its next two before or after decides.
 const GAIN_MIN: f64 = 12.0;
 
 /// Without so many none is in the middle.
@@ -68,6 +68,8 @@ struct Counted {
     /// The size of its stripes: another one means other stripes.
     all: u32,
     losses: u32,
+    /// Longer ago where less is expected of it.
+    since: Duration,
 }
 
 /// A comparison that is made again and again, of those whom `K` tells apart.
@@ -115,7 +117,7 @@ impl<K: Ord + Copy> Pace<K> {
         let rate = |((_, at), then): (&(K, Stretch), &Option<Counted>)| {
             // One that got or lost a stripe since is not compared by what it had of it.
             let then = then.filter(|then| at.lacks > 0 && then.all == at.all() && then.has <= at.has)?;
-            Some(f64::from(at.has - then.has) / elapsed)
+            Some(f64::from(at.has - then.has) / now.saturating_sub(then.since).as_secs_f64())
         };
         let rates: Vec<Option<f64>> = all.iter().zip(&before).map(rate).collect();
         let known = all.iter().zip(&rates).filter_map(|((_, at), rate)| Some(((*rate)?, at.weight)));
@@ -138,14 +140,19 @@ impl<K: Ord + Copy> Pace<K> {
         let mut straggling = BTreeSet::new();
         let mut counted = Vec::with_capacity(all.len());
         for (((who, at), then), rate) in all.iter().zip(before).zip(rates) {
-            let is_slow =
-                rate.is_some_and(|rate| self.is_slow(rate, *at) || self.is_late(rate, *at, lacking));
-            let losses = then.filter(|_| is_slow).map_or(0, |then| then.losses);
-            let losses = losses + u32::from(is_slow && at.lacks >= LEFT_MIN);
-            if losses >= LOSSES {
+            let is_soon =
+                |then: &Counted| self.usual_of(*at) * now.saturating_sub(then.since).as_secs_f64() < GAIN_MIN;
+            let next = then.filter(|then| rate.is_some() && is_soon(then)).unwrap_or_else(|| {
+                let is_slow =
+                    rate.is_some_and(|rate| self.is_slow(rate, *at) || self.is_late(rate, *at, lacking));
+                let losses = then.filter(|_| is_slow).map_or(0, |then| then.losses);
+                let losses = losses + u32::from(is_slow && at.lacks >= LEFT_MIN);
+                Counted { has: at.has, all: at.all(), losses, since: now }
+            });
+            if next.losses >= LOSSES {
                 straggling.insert(*who);
             }
-            counted.push((*who, Counted { has: at.has, all: at.all(), losses }));
+            counted.push((*who, next));
         }
         self.counted = counted;
         straggling
@@ -156,11 +163,15 @@ impl<K: Ord + Copy> Pace<K> {
         self.together.is_some_and(|together| f64::from(at.lacks) * together > rate * LATE * lacking)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "53 bits are more than any card has")]
     fn is_slow(&self, rate: f64, at: Stretch) -> bool {
+        rate * if at.straggles { FACTOR_STILL } else { FACTOR } < self.usual_of(at)
+    }
+
+    /// Pieces per second of one that keeps pace as far as its card can.
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are more than any card has")]
+    fn usual_of(&self, at: Stretch) -> f64 {
         let (usual, weight) = self.usual;
-        let share = (at.weight as f64 / weight.max(1) as f64).min(1.0);
-        rate * if at.straggles { FACTOR_STILL } else { FACTOR } < usual * share
+        usual * (at.weight as f64 / weight.max(1) as f64).min(1.0)
     }
 }
 
@@ -258,6 +269,19 @@ mod tests {
         assert!(!is_found(2, 5, false), "half a card");
         assert!(is_found(1, 5, false));
         assert!(is_found(2, 40, false), "others may be held up by something else than their cards");
+    }
+
+    #[test]
+    fn one_of_whom_few_pieces_are_expected_may_get_them_in_bursts() {
+        let (mut pace, mut found) = (Pace::new(INTERVAL), BTreeSet::new());
+        for time in 1..30 {
+            // An eighth of a card: what it should get is two in each interval, and it gets six in each third one.
+            let last = Stretch { weight: 2, ..stretch(time / 3 * 6, SIZE) };
+            let all = [16; 3].map(|gain| Stretch { weight: 16, ..stretch(gain * time, SIZE) });
+            let all: Vec<_> = (1..).map(id).zip(all.into_iter().chain([last])).collect();
+            found.append(&mut pace.compare(INTERVAL * time, &all));
+        }
+        assert_eq!(found, BTreeSet::new());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{FEW, Forest, NOBODY, Node, Role, Seat};
+use super::{Forest, NOBODY, Node, Role, Seat};
 
 /// Of so many members one may have a bad place before everybody may get another.
 const STRAINED_SHARE: u64 = 64;
@@ -180,14 +180,13 @@ impl Forest {
     }
 
     /// Grows everything anew where too many have got a slower card above them, or roots more children than they can
-    /// serve: small steps alone do not always find the way back.
-    pub(super) fn relax(&mut self) {
+    /// serve: small steps alone do not always find the way back. Among few, also when somebody has come.
+    pub(super) fn relax(&mut self, has_new: bool) {
         if self.weights.len() < 2 {
             return;
         }
         let strain = self.strain();
-        let is_new = std::mem::take(&mut self.has_new) && self.children < FEW;
-        if is_new || strain > self.strain_ever + u64::from(self.children) / STRAINED_SHARE {
+        if has_new || strain > self.strain_ever + u64::from(self.children) / STRAINED_SHARE {
             self.plant_anew();
             self.strain_ever = self.strain();
         } else {

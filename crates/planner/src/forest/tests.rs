@@ -408,3 +408,45 @@ fn a_root_of_two_trees_gives_children_of_the_one_where_it_has_too_many() {
     }
     grove.check();
 }
+
+impl Grove {
+    fn of_equals(count: usize) -> Self {
+        let mut grove = Self::new(STRIPES);
+        (0..count).for_each(|_| grove.step(&Step::Join { weight: 8 }));
+        grove
+    }
+
+    /// The most stripes that anybody has from one parent.
+    fn most_from_one(&self) -> usize {
+        let most = |node: &Node| {
+            let parents: Vec<Node> =
+                (0..STRIPES).filter_map(|stripe| self.forest.parent(stripe, *node)).collect();
+            parents.iter().map(|parent| parents.iter().filter(|at| *at == parent).count()).max()
+        };
+        self.members.keys().filter_map(most).max().unwrap_or(0)
+    }
+}
+
+#[test]
+fn nobody_has_most_of_it_from_one_member_where_few_come_one_by_one() {
+    for members in 17..=64 {
+        let grove = Grove::of_equals(members);
+        assert!(grove.most_from_one() <= 3, "{} stripes among {members}", grove.most_from_one());
+        grove.check();
+    }
+}
+
+#[test]
+fn a_card_that_turns_out_slow_moves_few() {
+    for members in [24, 48, 64] {
+        let mut grove = Grove::of_equals(members);
+        let slow = grove.forest.root(3).expect("it has one");
+        grove.forest.set_root(3, Some(slow + 1));
+        grove.forest.tidy();
+        grove.forest.take_touched();
+        grove.step(&Step::Weigh { at: slow as usize, weight: 1 });
+        let touched = grove.forest.take_touched().len();
+        assert!(touched <= members / 2, "{touched} of {members} moved");
+        grove.check();
+    }
+}
