@@ -47,6 +47,7 @@ impl Swarm {
     /// Lets others read at the origin for a while, where this peer is ahead of them, and sees whether it is behind; its own
     /// last read was of so many pieces and took so long.
     pub(crate) fn keep_abreast(&mut self, pieces: u32, took: Duration) {
+        self.origin.piece_takes = Some(took / pieces.max(1));
         if self.plan.is_none() {
             return;
         }

@@ -31,6 +31,8 @@ pub(crate) struct Origin {
     pub(crate) pause_until: Duration,
     /// It is left to others until then.
     pub(crate) yields_until: Duration,
+    /// What the last read took for each of its pieces, or the first piece of all; unknown until that has come.
+    pub(crate) piece_takes: Option<Duration>,
     /// Whether others are further with the stripes that they read there.
     pub(crate) is_behind: bool,
     failures: u32,
@@ -45,14 +47,17 @@ impl Origin {
             reads: BTreeSet::new(),
             pause_until: Duration::ZERO,
             yields_until: Duration::ZERO,
+            piece_takes: None,
             is_behind: false,
             failures: 0,
             bad: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn good(&mut self) {
+    /// A piece came of a read that is out for so long.
+    pub(crate) fn good(&mut self, took: Duration) {
         self.failures = 0;
+        self.piece_takes.get_or_insert(took);
     }
 
     /// Counts a wrong delivery; returns how many there were.

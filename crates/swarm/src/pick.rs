@@ -18,6 +18,9 @@ use crate::timers::SEED_SPARED;
 /// processor time, a piece less than one.
 const ALONE_RUN_PIECES_MAX: u32 = 64;
 
+/// A read that others wait for takes no longer than this, unless it is one piece.
+const SHARED_READ_TIME: Duration = Duration::from_millis(250);
+
 /// In how many rounds of all its reads what is left would come, if they stayed as long as the next.
 const ALONE_ROUNDS: u32 = 2;
 
@@ -173,20 +176,27 @@ impl Swarm {
     }
 
     /// One read for each stripe that is read there, so that all stripes come alike fast, whoever has more of them. More
-    /// would only make everybody's last pieces arrive together, at the very end.
+    /// would only make everybody's last pieces arrive together, at the very end. And one in all until a piece has come:
+    /// whoever joins first has all stripes for a moment, and what it asks for then everybody's first pieces wait for.
     fn origin_reads_max(&self) -> u32 {
         if self.plan.is_none() {
             return self.config.origin_reads_max;
+        }
+        if self.origin.piece_takes.is_none() {
+            return 1;
         }
         let mine = self.stripes.all().iter().filter(|stripe| self.may_read_origin(stripe)).count();
         u32::try_from(mine).unwrap_or(u32::MAX).clamp(1, self.config.origin_reads_max.max(1))
     }
 
-    /// Pieces in the next read from the origin, at most. Whoever reads alone asks for much at once, because a request
-    /// costs a registry more than its bytes do; and for less towards the end, so that all reads end together.
+    /// Pieces in the next read from the origin, at most. Others can begin with what comes in a while only: where that is
+    /// one piece, a read is one. Whoever reads alone asks for much at once, because a request costs a registry more than
+    /// its bytes do; and for less towards the end, so that all reads end together.
     fn origin_run_pieces(&self) -> u32 {
         if !self.config.standalone {
-            return self.config.origin_run_pieces;
+            let timely = |takes: Duration| SHARED_READ_TIME.as_nanos() / takes.as_nanos().max(1);
+            let timely = self.origin.piece_takes.map_or(1, timely).max(1);
+            return u32::try_from(timely).unwrap_or(u32::MAX).min(self.config.origin_run_pieces);
         }
         let left: u32 = self.stripes.all().iter().map(|stripe| stripe.wanted).sum();
         let share = left / (self.origin_reads_max().max(1) * ALONE_ROUNDS);

@@ -423,7 +423,7 @@ impl Swarm {
         read.bytes_left = read.bytes_left.saturating_sub(bytes);
         let concerned = match read.source {
             Source::Origin => {
-                self.origin.good();
+                self.origin.good(self.now.saturating_sub(read.issued));
                 Concerned::Origin
             }
             Source::Peer(peer) => {

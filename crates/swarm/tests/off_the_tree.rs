@@ -48,11 +48,15 @@ impl Play {
 
     /// Some of the others stand in other racks.
     fn among(sources: [StripeSource; 2], far: &[PeerId]) -> Self {
-        let layout = PieceLayout::new(vec![u64::from(PIECES) * PIECE_BYTES]).expect("a small artifact");
-        let swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(PIECES), Duration::ZERO);
+        Self::of_pieces(PIECES, plan(sources, far))
+    }
+
+    fn of_pieces(pieces: u32, part: PeerPlan) -> Self {
+        let layout = PieceLayout::new(vec![u64::from(pieces) * PIECE_BYTES]).expect("a small artifact");
+        let swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(pieces), Duration::ZERO);
         let mut play = Self { swarm, now: Duration::ZERO, outputs: Vec::new() };
         play.tell(Input::OriginUp { ranges: true });
-        play.tell(Input::Plan(plan(sources, far)));
+        play.tell(Input::Plan(part));
         for peer in PARENTS.into_iter().chain(BACKUPS) {
             play.tell(Input::LinkUp { peer, in_flight_max: 16 });
         }
@@ -110,6 +114,23 @@ impl Play {
             _ => None,
         };
         std::mem::take(&mut self.outputs).into_iter().filter_map(of_peer).collect()
+    }
+
+    /// The reads that the origin was asked for since.
+    fn reads_at_origin(&mut self) -> Vec<(ReadId, Run)> {
+        let of_origin = |output| match output {
+            Output::Read { read, source: Source::Origin, run, .. } => Some((read, run)),
+            _ => None,
+        };
+        std::mem::take(&mut self.outputs).into_iter().filter_map(of_origin).collect()
+    }
+
+    /// All of a read comes.
+    fn gives(&mut self, (read, run): (ReadId, Run)) {
+        for piece in run.pieces() {
+            self.tell(Input::Piece { read, piece, outcome: PieceOutcome::Good });
+        }
+        self.tell(Input::ReadEnded { read, outcome: ReadOutcome::Ok });
     }
 
     fn interests(&self, of: PeerId) -> Vec<u64> {
@@ -232,14 +253,34 @@ fn whoever_comes_late_leaves_the_old_where_the_wave_fills_its_card() {
 }
 
 #[test]
-fn an_entrant_has_one_read_at_the_origin_for_each_of_its_stripes() {
+fn an_entrant_has_one_read_at_the_origin_for_each_of_its_stripes_once_a_piece_has_come() {
     for (sources, reads) in [
         ([StripeSource::Origin, StripeSource::Parent(PARENTS[1])], 1),
         ([StripeSource::Origin, StripeSource::Origin], 2),
     ] {
-        let play = Play::new(sources);
-        let at_origin = |output: &&Output| matches!(output, Output::Read { source: Source::Origin, .. });
-        assert_eq!(play.outputs.iter().filter(at_origin).count(), reads, "{sources:?}");
+        let mut play = Play::new(sources);
+        let first = play.reads_at_origin();
+        assert_eq!(first.len(), 1, "{sources:?}");
+        play.now += ms(40);
+        play.gives(first[0]);
+        assert_eq!(play.reads_at_origin().len(), reads, "{sources:?}");
+    }
+}
+
+#[test]
+fn a_read_that_others_wait_for_is_no_longer_than_a_quarter_of_a_second() {
+    for (takes, pieces) in [(ms(1), 4), (ms(100), 2), (ms(250), 1), (ms(2700), 1)] {
+        let sources = [StripeSource::Origin, StripeSource::Parent(PARENTS[1])];
+        let mut play = Play::of_pieces(1 << 11, PeerPlan { stripe_pieces: 16, ..plan(sources, &[]) });
+        let lengths: Vec<u32> = std::iter::repeat_with(|| {
+            let read = play.reads_at_origin()[0];
+            play.now += takes * read.1.len();
+            play.gives(read);
+            read.1.len()
+        })
+        .take(3)
+        .collect();
+        assert_eq!(lengths, [1, pieces, pieces], "where a piece takes {takes:?}");
     }
 }
 
