@@ -106,7 +106,7 @@ impl SwarmState {
         let by_itself = || match self.holder_for(node, stripe) {
             Some(holder) => self.reads(holder),
             None if member.origin_ok => (StripeSource::Origin, None),
-            None => (StripeSource::None, None),
+            None => self.seed_for(node, member).map_or((StripeSource::None, None), |seed| self.reads(seed)),
         };
         match self.entrants[stripe] {
             Some(entrant) if entrant != node => {
@@ -160,6 +160,11 @@ impl SwarmState {
         let at = stripe % self.holders.len().max(1);
         let mut holders = self.holders[at..].iter().chain(&self.holders[..at]).copied();
         holders.find(|holder| *holder != node && self.may_serve(*holder, member))
+    }
+
+    /// A seed that this member may read, the best first: an origin for whoever has no other.
+    fn seed_for(&self, node: Node, member: &MemberState) -> Option<Node> {
+        self.roster.seeds().find(|seed| *seed != node && self.may_serve(*seed, member))
     }
 
     /// Former entrants of a stripe that this member may ask what is on its way.

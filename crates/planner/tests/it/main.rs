@@ -6,6 +6,7 @@ mod racks;
 mod readers;
 mod repair;
 mod residues;
+mod seeds;
 mod shape;
 mod stalls;
 mod stragglers;

@@ -77,6 +77,21 @@ impl Fleet {
         });
     }
 
+    /// A peer announces the artifact, and cannot read it anywhere else.
+    pub(crate) fn join_seed(&mut self, number: u8) {
+        self.register(number, Place::default());
+        self.tell(Input::Join {
+            peer: id(number),
+            artifact: ARTIFACT,
+            bytes: u64::from(PIECES) << 20,
+            piece_count: PIECES,
+            origin_ok: false,
+            is_seed: true,
+            have: vec![Run::new(0, PIECES)],
+            progress: Progress::default(),
+        });
+    }
+
     /// A peer that stands somewhere opens its stream.
     pub(crate) fn register(&mut self, number: u8, place: Place) {
         self.tell(register(number, None, place));
