@@ -338,12 +338,10 @@ impl Swarm {
             return;
         }
         if self.lost_at.is_some() {
-            // Said again, also under the number that the old scheduler's plan had. So is who sent wrong bytes: to a new
-            // one everybody is in good standing.
+            // Said again, also under the number that the old scheduler's plan had.
             self.said_coming = (0, Vec::new());
-            self.outputs
-                .extend(self.blamed.iter().map(|(peer, piece)| Output::Blame { peer: *peer, piece: *piece }));
         }
+        self.accuse_again(&plan);
         let until = self.now + HANDOVER;
         self.stripes = Stripes::planned(&plan, &self.stripes, &self.wanted, self.now, until);
         self.links.values_mut().for_each(Link::forget_stripes);

@@ -159,6 +159,13 @@ impl Swarm {
         }
     }
 
+    /// To a new scheduler everybody is in good standing, and one that names whom this peer accuses has not heard of it.
+    pub(crate) fn accuse_again(&mut self, plan: &PeerPlan) {
+        let is_named = |peer: &PeerId| plan.members.iter().any(|member| member.id == *peer);
+        let unheard = self.blamed.iter().filter(|(peer, _)| self.lost_at.is_some() || is_named(peer));
+        self.outputs.extend(unheard.map(|(peer, piece)| Output::Blame { peer: *peer, piece: *piece }));
+    }
+
     pub(crate) fn report(&mut self, peer: PeerId) {
         if let Some(link) = self.links.get_mut(&peer).filter(|link| !link.is_reported) {
             link.reported();

@@ -121,6 +121,10 @@ fn a_new_scheduler_is_told_again_who_sent_wrong_bytes() {
     let blame = Output::Blame { peer: OTHER, piece };
     let outputs = tell(&mut swarm, [Input::Piece { read, piece, outcome: PieceOutcome::Bad }]);
     assert!(outputs.contains(&blame), "{outputs:?}");
-    assert!(!tell(&mut swarm, [by_plan()]).contains(&blame), "the scheduler knows");
-    assert!(tell(&mut swarm, [Input::NoScheduler, by_plan()]).contains(&blame), "the next one does not");
+    let knowing =
+        || Input::Plan(PeerPlan { members: Vec::new(), ..plan(1, StripeSource::Origin, Vec::new()) });
+    assert!(!tell(&mut swarm, [knowing()]).contains(&blame), "the scheduler knows");
+    assert!(tell(&mut swarm, [Input::NoScheduler, knowing()]).contains(&blame), "the next one does not");
+    assert!(!tell(&mut swarm, [knowing()]).contains(&blame), "it was told");
+    assert!(tell(&mut swarm, [by_plan()]).contains(&blame), "one that took over unseen sends it there");
 }
