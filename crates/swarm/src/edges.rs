@@ -140,7 +140,8 @@ impl Swarm {
         }
         // A seed near by is asked for what nobody has, by whoever is told to.
         let is_far = |peer| self.far.contains(peer) || self.seeds.contains(peer);
-        let near = self.links.iter().filter(|(peer, link)| link.is_usable() && !is_far(peer));
+        let counts = |link: &Link| link.is_usable() && !self.is_late_with_its_first(link);
+        let near = self.links.iter().filter(|(peer, link)| counts(link) && !is_far(peer));
         match self.edges.away.word(word) {
             0 => 0,
             away => near.fold(away, |left, (_, link)| left & !link.has.word(word)),

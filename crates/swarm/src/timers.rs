@@ -9,6 +9,7 @@ use planner::{PeerId, PeerPlan, StripeSource};
 use crate::io::{Output, ReadId, Source};
 use crate::link::{Link, LinkState};
 use crate::origin::OriginState;
+use crate::reads::Read;
 use crate::stripes::{Stripe, rendezvous};
 use crate::swarm::{LINKS_MAX, Swarm};
 
@@ -66,6 +67,17 @@ impl Swarm {
             return None;
         }
         Some(oldest.issued.max(link.last_piece) + self.patience_with(Source::Peer(peer), oldest.expected))
+    }
+
+    /// Whether a link has never given anything, and should have by now: others need not be spared for what it announces.
+    pub(crate) fn is_late_with_its_first(&self, link: &Link) -> bool {
+        let is_late = |read: &Read| {
+            let since = read.issued.max(link.last_piece);
+            read.is_live && self.now >= since + read.expected.max(self.config.stall_min)
+        };
+        link.rate().is_none()
+            && link.reads.iter().filter_map(|id| self.reads.get(*id)).any(is_late)
+            && !self.owes_nothing(link)
     }
 
     /// Whether all that is out on a link has come, and waits to be checked: its other end could not do more.

@@ -328,6 +328,19 @@ fn when_the_parent_is_gone_what_nobody_near_has_is_fetched_from_elsewhere() {
 }
 
 #[test]
+fn who_is_near_and_late_with_its_first_piece_keeps_nobody_from_elsewhere() {
+    let mut play = Play::among(PARENTS.map(StripeSource::Parent), &[BACKUPS[1]]);
+    play.tell(Input::LinkDown { peer: PARENTS[0] });
+    play.has(BACKUPS[0], even(12));
+    play.has(BACKUPS[1], even(12));
+    // A piece that nobody else ever gave may take half a second.
+    let asked = play.pass(ms(450), &[BACKUPS[1]]);
+    assert!(asked.len() == 1 && asked[0].0 == BACKUPS[0], "{asked:?}");
+    let late: BTreeSet<u32> = play.pass(ms(200), &[BACKUPS[1]]).into_iter().map(|(_, piece)| piece).collect();
+    assert_eq!(late, even(12).filter(|piece| *piece != asked[0].1).collect());
+}
+
+#[test]
 fn whoever_reads_from_another_rack_asks_there_when_its_parent_rests() {
     let mut play = Play::among(PARENTS.map(StripeSource::Parent), &[PARENTS[0], BACKUPS[1]]);
     play.has(PARENTS[0], even(20));
