@@ -92,6 +92,15 @@ impl Bits {
         }
     }
 
+    /// Takes every piece of `other` out.
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        for at in self.first.max(other.first)..self.end.min(other.end) {
+            let before = self.words[at];
+            self.words[at] &= !other.words[at];
+            self.count -= (self.words[at] ^ before).count_ones();
+        }
+    }
+
     /// How many pieces are in both sets.
     pub(crate) fn count_common(&self, other: &Self) -> u32 {
         let words = self.first.max(other.first)..self.end.min(other.end);

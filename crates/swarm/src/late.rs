@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use planner::PeerId;
+use planner::{PeerId, StripeSource};
 
 use crate::bits::Bits;
 use crate::io::Source;
@@ -69,6 +69,26 @@ impl Swarm {
                 self.postponed = Bits::empty(piece_count);
             }
             self.postponed.unite(&link.has);
+            self.hurry_for_others();
+        }
+    }
+
+    /// Puts off nothing of the stripes that come in through this peer, to all or to its rack: others wait for all of them,
+    /// whoever had them when it came.
+    pub(crate) fn hurry_for_others(&mut self) {
+        let mut members = self.plan.iter().flat_map(|plan| &plan.members);
+        let has_near = members.any(|member| !member.is_far && !member.is_seed);
+        for (stripe, mask) in self.stripes.all().iter().zip(self.stripes.masks()) {
+            let comes_in_here = match &stripe.source {
+                StripeSource::Origin => true,
+                StripeSource::Parent(parent) => {
+                    self.seeds.contains(parent) || has_near && self.far.contains(parent)
+                }
+                StripeSource::None => false,
+            };
+            if comes_in_here {
+                self.postponed.subtract(mask);
+            }
         }
     }
 

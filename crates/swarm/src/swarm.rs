@@ -355,6 +355,7 @@ impl Swarm {
             self.part_with(*peer);
         }
         self.plan = Some(plan);
+        self.hurry_for_others();
         self.leave_unplanned();
     }
 

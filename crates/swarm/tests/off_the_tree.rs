@@ -223,6 +223,26 @@ fn whoever_comes_late_takes_what_is_new_first_and_the_old_piece_by_piece() {
     assert!(!new.is_empty() && new.iter().all(|piece| *piece >= 120), "{new:?}");
 }
 
+#[test]
+fn whoever_comes_late_puts_off_nothing_that_comes_in_through_it() {
+    let parents = PARENTS.map(StripeSource::Parent);
+    let all = [PARENTS, BACKUPS].concat();
+    for (sources, holder, far, hurries) in [
+        (parents, PARENTS[0], &[][..], false),
+        ([StripeSource::Origin, parents[1]], BACKUPS[0], &[], true),
+        (parents, PARENTS[0], &PARENTS[..1], true),
+        // Nobody is near who could wait for it.
+        (parents, PARENTS[0], &all[..], false),
+    ] {
+        let mut play = Play::among(sources, far);
+        play.has(PARENTS[1], (1..120).step_by(2));
+        play.has(holder, even(120));
+        let asked: Vec<u32> = play.pass(ms(10), &[]).into_iter().map(|(_, piece)| piece).collect();
+        assert!(asked.iter().any(|piece| piece % 2 == 1), "{asked:?}");
+        assert_eq!(asked.iter().any(|piece| piece % 2 == 0), hurries, "{sources:?}, {far:?}");
+    }
+}
+
 /// What a late peer asks for of old pieces in the second half of a wave that brings one piece each millisecond, while it
 /// gets so many in that time.
 fn old_in_a_wave(gives: usize) -> Vec<u32> {
