@@ -108,6 +108,8 @@ pub(super) struct Oracle {
     excused: u64,
     /// Who was accused because nobody knows whom it had its pieces of: the product knows that it may be wrong there.
     accused_in_place: BTreeSet<u32>,
+    /// Who came back and vouches for what its former process got wrong of the origin.
+    wrong_heirs: BTreeSet<u32>,
     /// Nodes that came, were lost, or lost a link.
     changes: u64,
     /// When the last node was done.
@@ -146,6 +148,7 @@ impl Oracle {
             first_hand_pieces: 0,
             excused: 0,
             accused_in_place: BTreeSet::new(),
+            wrong_heirs: BTreeSet::new(),
             changes: 0,
             last_done: Duration::ZERO,
             longest_wait: Duration::ZERO,
@@ -193,6 +196,10 @@ impl Oracle {
         self.accused_in_place.insert(node);
     }
 
+    pub(super) fn inherited_wrong(&mut self, node: u32) {
+        self.wrong_heirs.insert(node);
+    }
+
     /// A node forgets all that it has, which is wrong, and reads it again; says the number of its next read.
     pub(super) fn begun_again(&mut self, node: u32) -> u64 {
         let book = &mut self.books[node as usize];
@@ -233,7 +240,8 @@ impl Oracle {
 
     pub(super) fn stands(&mut self, at: Duration, node: u32, standing: Standing) {
         let nature = self.natures[node as usize];
-        let is_corrupt = matches!(nature, Nature::Corrupt { .. } | Nature::Misreads { .. });
+        let is_corrupt = matches!(nature, Nature::Corrupt { .. } | Nature::Misreads { .. })
+            || self.wrong_heirs.contains(&node);
         if standing == Standing::Quarantined && !is_corrupt && !self.accused_in_place.contains(&node) {
             self.violated("honest quarantined", at, &[node], "it never sent a wrong byte".to_owned());
         }

@@ -83,17 +83,21 @@ impl Rootless {
     }
 
     /// A node begins with pieces: what it read itself when it had another name it vouches for anew, for the rest nobody does.
-    fn begins(&mut self, node: u32, was: Option<u32>, have: &mut PieceMap) {
+    /// Says whether any of that is wrong.
+    fn begins(&mut self, node: u32, was: Option<u32>, have: &mut PieceMap) -> bool {
+        let mut is_any_wrong = false;
         let is_own = |kept: &Kept, was: u32| kept.reader == was;
         for piece in have.iter().collect::<Vec<_>>() {
             let known = was.and_then(|was| self.said(was, piece).filter(|kept| is_own(kept, was)));
             let is_wrong = known.is_some_and(|kept| kept.is_wrong);
+            is_any_wrong |= is_wrong;
             if was.is_some() && known.is_none() {
                 have.remove(piece);
             } else {
                 self.keep(node, piece, Kept { reader: node, round: 0, via: node, is_wrong });
             }
         }
+        is_any_wrong
     }
 }
 
@@ -101,8 +105,8 @@ impl World<'_> {
     /// Of what a node begins with, what somebody vouches for.
     pub(super) fn begins_vouched(&mut self, node: u32, have: &mut PieceMap) {
         let was = self.member(node).returns.and_then(|returns| u32::try_from(returns.of).ok());
-        if let Some(rootless) = &mut self.rootless {
-            rootless.begins(node, was, have);
+        if self.rootless.as_mut().is_some_and(|rootless| rootless.begins(node, was, have)) {
+            self.oracle.inherited_wrong(node);
         }
     }
 
