@@ -487,13 +487,16 @@ impl SwarmState {
         }
     }
 
-    /// Begins a repair, or goes back to the last one that somebody is still in. Whom nobody may read from begins none: the
-    /// others would wait for what it reads.
+    /// Begins a repair, or goes back to the last one that somebody is still in who can read the origin or has everything:
+    /// from whom else could the others get it? Whom nobody may read from begins none: they would wait for what it reads.
     fn note_round(&mut self) {
         let is_repair = self.repairing > 0;
         let counts = |member: &&MemberState| member.facts.standing != Standing::Quarantined;
-        let members = self.roster.members().filter(|member| is_repair && counts(member));
-        let round = members.map(|member| member.round).max().unwrap_or(0);
+        let members = || self.roster.members().filter(|member| is_repair && counts(member));
+        let can_give = |member: &&MemberState| member.origin_ok || member.have.is_full();
+        let latest = |round: Option<u32>, member: &MemberState| round.max(Some(member.round));
+        let round = members().filter(can_give).fold(None, latest).or_else(|| members().fold(None, latest));
+        let round = round.unwrap_or(0);
         if self.round != round {
             self.round = round;
             // What was read before is in doubt: nobody takes over from those who read it.
@@ -501,6 +504,8 @@ impl SwarmState {
             self.moved_from.fill(Vec::new());
             self.roster.unsort_all();
             self.trees.uproot();
+            // Also who is as unaware of this one as of the last has other sources now.
+            self.concerned.extend(self.roster.nodes());
         }
     }
 

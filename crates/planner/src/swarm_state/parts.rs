@@ -132,10 +132,11 @@ impl SwarmState {
 
     fn unaware(&self, node: Node, stripe: usize, named: &mut Vec<Node>) -> StripePart {
         let member = self.roster.get(node);
-        let is_ahead = |member: &MemberState| member.round > self.round && member.origin_ok;
-        if member.is_some_and(is_ahead) {
-            // It is in a repair of its own, in which nobody else is, and nobody may read from it.
-            return StripePart { source: StripeSource::Origin, backups: Vec::new(), before: Vec::new() };
+        if let Some(member) = member.filter(|member| member.round > self.round) {
+            // It is in a repair that nobody can read the origin for yet, or of its own, as nobody may read from it. What
+            // others have counts for nothing there.
+            let source = if member.origin_ok { StripeSource::Origin } else { StripeSource::None };
+            return StripePart { source, backups: Vec::new(), before: Vec::new() };
         }
         let may_serve = |other: &Node| member.is_some_and(|member| self.may_serve(*other, member));
         let source = self.holder_for(node, stripe).or(self.entrants[stripe].filter(may_serve));

@@ -31,6 +31,24 @@ fn the_first_that_notices_reads_the_origin_for_everybody() {
 }
 
 #[test]
+fn a_repair_waits_for_somebody_who_can_read_the_origin() {
+    let mut fleet = fleet_of(2);
+    fleet.join(3, 1, false, vec![]);
+    assert_eq!(fleet.readers(), [id(1), id(2)], "all others go on, until one of them finds it wrong, too");
+    assert_eq!(fleet.sources(3), [], "what they have does not count for it");
+    fleet.join(2, 1, true, vec![]);
+    assert_eq!(fleet.readers(), [id(2)]);
+    assert_eq!(fleet.sources(3), [id(2)]);
+    fleet.tell(Input::Have { peer: id(2), artifact: ARTIFACT, runs: all() });
+    fleet.join_where_it_stands(2, 1, false, all());
+    assert_eq!(fleet.sources(3), [id(2)], "it has everything, and needs no origin");
+    assert_eq!(fleet.sources(1), [id(2)]);
+    fleet.tell(Input::Gone { peer: id(2) });
+    fleet.plans.remove(&id(2));
+    assert_eq!(fleet.readers(), [id(1)], "nobody can give anything in that repair any more");
+}
+
+#[test]
 fn those_who_had_everything_before_are_not_asked_in_a_repair() {
     let mut fleet = fleet_of(2);
     fleet.join(9, 0, true, all());
@@ -68,7 +86,7 @@ fn whoever_may_read_from_none_that_repaired_reads_the_origin() {
 fn another_is_elected_when_the_elected_is_gone_or_cannot_read() {
     let mut fleet = fleet_of(3);
     fleet.join(2, 1, false, vec![]);
-    assert_eq!(fleet.readers(), [], "it cannot read the origin");
+    assert_eq!(fleet.readers(), [id(1), id(3)], "it cannot read the origin, so that nothing is repaired yet");
     fleet.join(3, 1, true, vec![]);
     assert_eq!(fleet.readers(), [id(3)]);
     fleet.join(1, 1, true, vec![]);
@@ -103,21 +121,23 @@ fn nobody_drives_the_number_of_repairs_beyond_the_most() {
 }
 
 proptest! {
-    /// Law: in a repair at most one member reads the origin, and nobody in it reads from one who has not noticed.
+    /// Law: in a repair at most one member reads the origin, and nobody in it reads from one who has not noticed. It begins
+    /// with the first who can read the origin.
     #[test]
     fn one_reader_a_repair(rounds in proptest::collection::vec((1_u8..12, 0_u32..4, any::<bool>()), 1..40)) {
         let mut fleet = Fleet::default();
         let mut last = std::collections::BTreeMap::new();
         for (number, round, origin_ok) in rounds {
             fleet.join(number, round, origin_ok, vec![]);
-            last.insert(number, round);
-            let newest = last.values().max().copied().unwrap_or(0);
-            if newest > 0 {
+            last.insert(number, (round, origin_ok));
+            let begun = last.values().filter(|(_, origin_ok)| *origin_ok).map(|(round, _)| *round).max();
+            if begun.unwrap_or(0) > 0 {
                 prop_assert!(fleet.readers().len() <= 1, "{:?}", fleet.readers());
-                for (number, _) in last.iter().filter(|(_, round)| **round == newest) {
-                    for source in fleet.sources(*number) {
-                        prop_assert_eq!(last[&source.bytes()[0]], newest);
-                    }
+            }
+            let repairing = last.iter().filter(|(_, (round, _))| *round > 0 && Some(*round) >= begun);
+            for (number, (round, _)) in repairing {
+                for source in fleet.sources(*number) {
+                    prop_assert_eq!(last[&source.bytes()[0]].0, *round);
                 }
             }
         }
