@@ -117,7 +117,8 @@ impl Swarm {
             // A seed is asked for what nobody else has.
             let is_seed =
                 matches!(&stripe.source, StripeSource::Parent(parent) if self.seeds.contains(parent));
-            if usable.is_none() || is_seed || stripe.is_last_resort || rests >= RESTS_LONG {
+            let gives = usable.is_some_and(|link| rests < RESTS_LONG && !link.is_vain(self.now));
+            if !gives || is_seed || stripe.is_last_resort {
                 self.edges.orphans.unite(mask);
                 self.edges.away.unite(mask);
                 orphaned |= bit(number);
@@ -198,7 +199,8 @@ impl Swarm {
             }
         };
         let behind: Vec<Behind> = stripes.iter().zip(lags).map(is_behind).collect();
-        let is_resting = |link: &Link| link.rests(self.now, self.config.stall_min) > 0;
+        let is_resting =
+            |link: &Link| link.rests(self.now, self.config.stall_min) > 0 || link.is_vain(self.now);
         let rests = self.links.values().any(|link| !link.mine.is_empty() && is_resting(link));
         // What is spread has changed, too.
         self.edges.are_stale |=

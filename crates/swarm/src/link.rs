@@ -105,6 +105,8 @@ pub(crate) struct Link {
     /// How many of those it has announced, and since when it does.
     pub(crate) announced_mine: u32,
     since: Duration,
+    /// When it last announced any of those that was not here already.
+    last_use: Duration,
     /// Every piece that it announced and that is no longer in `has`: what it says again is no news. None of none.
     pub(crate) heard: Bits,
     /// Outstanding reads, ascending, those given up on included: they still occupy the link.
@@ -155,6 +157,7 @@ impl Link {
             last_mine: Duration::ZERO,
             announced_mine: 0,
             since: Duration::ZERO,
+            last_use: Duration::ZERO,
             heard: Bits::empty(0),
             reads: Vec::new(),
             bytes_in_flight: 0,
@@ -191,6 +194,18 @@ impl Link {
         u32::try_from(rest.as_nanos() / patience.as_nanos().max(1)).unwrap_or(u32::MAX)
     }
 
+    /// It announced something of what its child has from it.
+    pub(crate) fn note_use(&mut self, now: Duration, is_missing: bool) {
+        if is_missing {
+            self.last_use = now;
+        }
+    }
+
+    /// Whether it has long given nothing, and announced nothing but what its child has already.
+    pub(crate) fn is_vain(&self, now: Duration) -> bool {
+        now >= self.last_use.max(self.last_piece) + REST_MAX
+    }
+
     /// Whether its other end leaves or cannot be reached, as far as is known: it broke, and is not up again.
     pub(crate) fn is_gone(&self) -> bool {
         match self.state {
@@ -207,7 +222,7 @@ impl Link {
 
     pub(crate) fn up(&mut self, now: Duration, in_flight_max: u32) {
         self.state = LinkState::Up;
-        (self.last_mine, self.since, self.announced_mine) = (now, now, 0);
+        (self.last_mine, self.since, self.announced_mine, self.last_use) = (now, now, 0, now);
         self.in_flight_max = in_flight_max;
     }
 

@@ -393,6 +393,7 @@ impl Swarm {
                 if link.mine.contains(piece) {
                     link.last_mine = self.now;
                     link.announced_mine += 1;
+                    link.note_use(self.now, !self.have.contains(piece));
                 }
                 if !link.heard.contains(piece) && !self.have.contains(piece) {
                     let stripe = self.stripes.at_mut(piece);

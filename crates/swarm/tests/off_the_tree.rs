@@ -48,12 +48,14 @@ impl Play {
 
     /// Some of the others stand in other racks.
     fn among(sources: [StripeSource; 2], far: &[PeerId]) -> Self {
-        Self::of_pieces(PIECES, plan(sources, far))
+        Self::resumed(plan(sources, far), PieceMap::empty(PIECES))
     }
 
-    fn of_pieces(pieces: u32, part: PeerPlan) -> Self {
-        let layout = PieceLayout::new(vec![u64::from(pieces) * PIECE_BYTES]).expect("a small artifact");
-        let swarm = Swarm::new(Config::new(ME, 7), layout, PieceMap::empty(pieces), Duration::ZERO);
+    /// Some pieces were here before.
+    fn resumed(part: PeerPlan, have: PieceMap) -> Self {
+        let bytes = u64::from(have.piece_count()) * PIECE_BYTES;
+        let layout = PieceLayout::new(vec![bytes]).expect("a small artifact");
+        let swarm = Swarm::new(Config::new(ME, 7), layout, have, Duration::ZERO);
         let mut play = Self { swarm, now: Duration::ZERO, outputs: Vec::new() };
         play.tell(Input::OriginUp { ranges: true });
         play.tell(Input::Plan(part));
@@ -291,7 +293,8 @@ fn an_entrant_has_one_read_at_the_origin_for_each_of_its_stripes_once_a_piece_ha
 fn a_read_that_others_wait_for_is_no_longer_than_a_quarter_of_a_second() {
     for (takes, pieces) in [(ms(1), 4), (ms(100), 2), (ms(250), 1), (ms(2700), 1)] {
         let sources = [StripeSource::Origin, StripeSource::Parent(PARENTS[1])];
-        let mut play = Play::of_pieces(1 << 11, PeerPlan { stripe_pieces: 16, ..plan(sources, &[]) });
+        let part = PeerPlan { stripe_pieces: 16, ..plan(sources, &[]) };
+        let mut play = Play::resumed(part, PieceMap::empty(1 << 11));
         let lengths: Vec<u32> = std::iter::repeat_with(|| {
             let read = play.reads_at_origin()[0];
             play.now += takes * read.1.len();
@@ -358,6 +361,21 @@ fn who_is_near_and_late_with_its_first_piece_keeps_nobody_from_elsewhere() {
     assert!(asked.len() == 1 && asked[0].0 == BACKUPS[0], "{asked:?}");
     let late: BTreeSet<u32> = play.pass(ms(200), &[BACKUPS[1]]).into_iter().map(|(_, piece)| piece).collect();
     assert_eq!(late, even(12).filter(|piece| *piece != asked[0].1).collect());
+}
+
+#[test]
+fn a_parent_that_announces_only_what_is_here_already_is_not_waited_for() {
+    let mut have = PieceMap::empty(PIECES);
+    have.insert_run(Run::new(12, PIECES));
+    let mut play = Play::resumed(plan(PARENTS.map(StripeSource::Parent), &[BACKUPS[1]]), have);
+    play.has(BACKUPS[1], even(12));
+    let mut asked = Vec::new();
+    for piece in even(48).skip(6) {
+        play.has(PARENTS[0], std::iter::once(piece));
+        asked.extend(play.pass(ms(90), &[BACKUPS[1]]));
+    }
+    let asked: BTreeSet<(PeerId, u32)> = asked.into_iter().collect();
+    assert_eq!(asked, even(12).map(|piece| (BACKUPS[1], piece)).collect());
 }
 
 #[test]
