@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, Permissions},
+    net::SocketAddr,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,7 +22,8 @@ use planner::Priority;
 use registry::Access;
 use store::LinkMode;
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
     sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
@@ -34,8 +36,21 @@ use crate::{
 /// A running peer. Aborting its task is as sudden as a process's death: sockets close, nothing is said.
 pub(crate) struct Running {
     socket: PathBuf,
+    /// Where it shows its metrics, if anywhere.
+    face: Option<SocketAddr>,
     pub(crate) task: JoinHandle<()>,
     _end: oneshot::Sender<()>,
+}
+
+impl Running {
+    /// What it shows on `/metrics` now.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.face.expect("it has a face")).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: peer\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.unwrap();
+        page
+    }
 }
 
 pub(crate) struct Fleet {
@@ -97,10 +112,12 @@ impl Fleet {
     pub(crate) async fn start_seed(&self, number: usize, seeds: Vec<LayoutReference>) -> Running {
         let options = self.options(number, seeds);
         let socket = options.socket.clone();
-        let peer = Peer::start(options).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let face = Some(listener.local_addr().unwrap());
+        let peer = Peer::start(options).await.unwrap().show_on(listener);
         let (end, ended) = oneshot::channel::<()>();
         let task = tokio::spawn(async move { drop(peer.run(async { drop(ended.await) }).await.unwrap()) });
-        Running { socket, task, _end: end }
+        Running { socket, face, task, _end: end }
     }
 
     /// HOST:PORT of the scheduler.
@@ -437,7 +454,7 @@ async fn a_parent_that_stops_answering_is_left() {
     let options = fleet.options(2, Vec::new());
     let (socket, (end, _)) = (options.socket.clone(), oneshot::channel());
     let parent = Stoppable::start(options).await;
-    fleet.peers.push(Running { socket, task: tokio::spawn(std::future::pending()), _end: end });
+    fleet.peers.push(Running { socket, face: None, task: tokio::spawn(std::future::pending()), _end: end });
     fleet.pull(2, origin.reference()).await.unwrap();
     let watch = PullWatch::new();
     let pulling = tokio::spawn(fleet.pull_watched(0, origin.reference(), watch.clone()));
