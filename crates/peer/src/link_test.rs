@@ -149,6 +149,7 @@ async fn measure(options: &LinkTestOptions, transports: Transports) -> Result<Li
         here: PieceMap::empty(PIECES),
         generation: 1,
         means: Means { security: options.security.clone(), transports },
+        metrics: Arc::default(),
     };
     let _handle = open_link(request, sink, events);
     let granted = timeout(OPEN_TIME, granted(&mut heard)).await;

@@ -33,7 +33,7 @@ use wire::{
 };
 
 use self::windows::Readable;
-use crate::{have_feed::Coming, transports::Means};
+use crate::{have_feed::Coming, metrics::Metrics, transports::Means};
 
 /// The names of transports, in [`wire::control::LinkHello`].
 pub(crate) const TCP: &str = "tcp";
@@ -143,6 +143,8 @@ pub(crate) struct LinkRequest {
     pub(crate) generation: u64,
     /// How both connections are made.
     pub(crate) means: Means,
+    /// Where it is counted what comes.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// A link, open or opening. Dropping it ends the control stream and closes the data link, without an event.

@@ -36,6 +36,8 @@ pub(crate) enum CameFrom {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     from_origin: AtomicU64,
+    /// Over links, of pieces that are not whole as well.
+    arrived: AtomicU64,
     from_seeds: ByLevel,
     from_peers: ByLevel,
     was_here: AtomicU64,
@@ -87,11 +89,14 @@ impl ByLevel {
 }
 
 impl Metrics {
+    /// All that has come, of pieces that are on their way as well: what a card counts beside it is not this process's.
     pub(crate) fn received(&self) -> u64 {
-        let ByLevel { tcp, rdma } = &self.from_seeds;
-        let seeds = [tcp, rdma];
-        let ByLevel { tcp, rdma } = &self.from_peers;
-        [&self.from_origin, tcp, rdma].into_iter().chain(seeds).map(read).sum()
+        read(&self.from_origin) + read(&self.arrived)
+    }
+
+    /// Bytes came over a link, perhaps no whole piece.
+    pub(crate) fn arrived(&self, bytes: u64) {
+        add(&self.arrived, bytes);
     }
 
     /// So many more parents have reads to answer.

@@ -39,7 +39,9 @@ impl<H: Herald> Download<H> {
         let artifact = self.ground.artifact.id();
         let layout = self.ground.artifact.layout().clone();
         let (means, here) = (self.ground.means.clone(), self.swarm.have().clone());
-        let request = LinkRequest { me: self.me, peer, address, artifact, layout, here, generation, means };
+        let metrics = Arc::clone(&self.ground.counters.metrics);
+        let request =
+            LinkRequest { me: self.me, peer, address, artifact, layout, here, generation, means, metrics };
         let events = self.events.clone();
         // A driver that is gone needs no answer.
         let sink = Arc::new(move |completion| {

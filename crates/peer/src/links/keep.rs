@@ -2,7 +2,7 @@
 //!
 //! Owns: all that until it ends, also to a parent that leaves. Does not own: which windows (`windows`).
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use modelpack::{
     layout::{BlobIndex, Run, runs_of},
@@ -54,7 +54,6 @@ struct Kept {
     reading: Option<Reading>,
     /// What reads keep to, if the parent grants a rate.
     pacer: Option<Arc<Pacer>>,
-    received: u64,
 }
 
 fn ticks(period: Duration) -> Interval {
@@ -121,7 +120,7 @@ impl Child {
             let windows = Windows::new(self.request.layout.clone(), self.request.here.clone());
             Reading { watched, windows }
         });
-        Kept { control, terms, data, expires, have, reading, pacer, received: 0 }
+        Kept { control, terms, data, expires, have, reading, pacer }
     }
 
     fn heard(&self, kept: &mut Kept, heard: Heard) -> Result<(), LinkEnd> {
@@ -171,9 +170,8 @@ impl Child {
     }
 
     fn say_progress(&self, kept: &mut Kept) {
-        let (peer, generation, received) =
-            (self.request.peer, self.request.generation, kept.data.link.bytes_received());
-        if mem::replace(&mut kept.received, received) != received {
+        if kept.data.count() {
+            let (peer, generation) = (self.request.peer, self.request.generation);
             self.emit(LinkEvent::Progress { peer, generation });
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of that, and what a grant must look like. Does not own: the link afterwards (`keep`).
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, net::IpAddr, sync::Arc, time::Duration};
 
 use identity::Security;
 use modelpack::layout::BlobIndex;
@@ -32,7 +32,7 @@ use super::{
     invalid,
     outstanding::{Outstanding, Watched},
 };
-use crate::{fill::blocking, link_test::ANYBODY, rdma_words, security::PeerSecurity};
+use crate::{fill::blocking, link_test::ANYBODY, metrics::Metrics, rdma_words, security::PeerSecurity};
 
 /// Reads outstanding on a link, at most, whatever the parent grants: their memory is this peer's.
 const IN_FLIGHT_MAX: u32 = 64;
@@ -55,11 +55,25 @@ pub(super) struct DataLink {
     pub(super) link: Arc<dyn Link>,
     /// The same, if it is one over RDMA.
     pub(super) rdma: Option<Watched>,
+    pub(super) metrics: Arc<Metrics>,
+    /// What of its bytes is counted there.
+    pub(super) counted: u64,
+}
+
+impl DataLink {
+    /// Counts what has come; says whether that is more than before.
+    pub(super) fn count(&mut self) -> bool {
+        let received = self.link.bytes_received();
+        let before = mem::replace(&mut self.counted, received);
+        self.metrics.arrived(received - before);
+        received > before
+    }
 }
 
 impl Drop for DataLink {
     fn drop(&mut self) {
         self.link.close();
+        self.count();
     }
 }
 
@@ -107,7 +121,13 @@ impl Child {
             None if self.request.means.transports.allow_tcp() => self.connect_tcp(tcp, &terms, sink).await?,
             None => return Err(LinkEnd::NoRdma(fallback.unwrap_or_else(|| "no device".to_owned()))),
         };
-        Ok(Open { control, terms, data: DataLink { link, rdma }, expires, fallback })
+        Ok(Open {
+            control,
+            terms,
+            data: DataLink { link, rdma, metrics: Arc::clone(&self.request.metrics), counted: 0 },
+            expires,
+            fallback,
+        })
     }
 
     /// This peer's ends, if it has any for that parent; or why not, if that is to be told.

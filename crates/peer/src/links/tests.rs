@@ -128,6 +128,7 @@ struct ParentPeer {
     /// Those of the share.
     readers: Children,
     gate: Arc<Gate>,
+    tcp: tcp::Server,
     /// For cards, if it has one.
     sources: Option<Sources>,
     stop: oneshot::Sender<()>,
@@ -162,7 +163,7 @@ impl ParentPeer {
         let windows = windows.collect();
         let sources = transports.rdma().map(|_| Sources::new(sources, &[Run::new(0, PIECES)]));
         let tcp = tcp::Server::bind(any_port(), exports, Security::Plain).await.expect("a free port");
-        let running = tcp.clone();
+        let (running, server) = (tcp.clone(), tcp.clone());
         tokio::spawn(async move { running.run(pending()).await });
         let mut map = PieceMap::empty(PIECES);
         map.insert_run(Run::new(0, 2));
@@ -201,7 +202,7 @@ impl ParentPeer {
             let shutdown = async { drop(stopped.await) };
             service::serve(listener, shares, options, shutdown).await.expect("served");
         });
-        Self { address, have, description, children, readers, gate, sources, stop }
+        Self { address, have, description, children, readers, gate, tcp: server, sources, stop }
     }
 }
 
@@ -210,6 +211,7 @@ struct ChildLink {
     handle: LinkHandle,
     events: UnboundedReceiver<LinkEvent>,
     completions: std_mpsc::Receiver<Completion>,
+    metrics: Arc<Metrics>,
 }
 
 impl ChildLink {
@@ -225,6 +227,7 @@ impl ChildLink {
         let (sender, completions) = std_mpsc::channel();
         let sink: CompletionSink = Arc::new(move |completion| drop(sender.send(completion)));
         let (events, received) = mpsc::unbounded_channel();
+        let metrics = Arc::<Metrics>::default();
         let request = LinkRequest {
             me: CHILD,
             peer: PARENT,
@@ -234,8 +237,9 @@ impl ChildLink {
             here: PieceMap::empty(PIECES),
             generation: 5,
             means: Means { transports, ..Means::default() },
+            metrics: Arc::clone(&metrics),
         };
-        Self { handle: open_link(request, sink, events), events: received, completions }
+        Self { handle: open_link(request, sink, events), events: received, completions, metrics }
     }
 
     async fn event(&mut self) -> LinkEvent {
@@ -345,6 +349,26 @@ async fn what_is_granted_and_announced_can_be_read() {
         assert_eq!(*filled, *expect, "blob {blob}");
     }
     assert_eq!(grant.windows.len(), SIZES.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_is_counted_before_a_piece_is_whole() {
+    let parent = ParentPeer::start(GRANT_EXPIRY).await;
+    // A burst comes, and then nothing for hours.
+    parent.tcp.keep_to(Arc::new(Pacer::new(1)));
+    let mut child = ChildLink::open(parent.address);
+    let grant = child.up().await;
+    let lease = Pool::new(1, 1 << 20).unwrap().try_lease(1 << 20).expect("free");
+    let (window, deadline) = (grant.windows[&BlobIndex(0)].handle, std::time::Instant::now() + LONG);
+    grant.link.post(ReadRequest { id: 0, window, offset: 0, lease, deadline }).expect("room");
+    in_time(async {
+        while child.metrics.received() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(child.metrics.received() < 1 << 20);
+    assert!(child.completions.try_recv().is_err(), "it has not ended");
 }
 
 #[tokio::test]
