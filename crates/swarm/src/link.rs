@@ -35,6 +35,9 @@ const MISSED: Duration = Duration::from_secs(1);
 const REST_INTERVALS: u32 = 4;
 const REST_MAX: Duration = Duration::from_secs(1);
 
+/// So many pieces in a row that are here already are no chance: fewer come on a slow network from any parent at times.
+const USELESS_MIN: u32 = 4;
+
 /// Failures in a row after which nobody waits for a link any more. The first waits to open it again take 1.5 s: longer
 /// than a scheduler needs to see that a peer is gone.
 const FAILING: u32 = 3;
@@ -105,8 +108,9 @@ pub(crate) struct Link {
     /// How many of those it has announced, and since when it does.
     pub(crate) announced_mine: u32,
     since: Duration,
-    /// When it last announced any of those that was not here already.
+    /// When it last announced any of those that was not here already, and how many it has announced since that were.
     last_use: Duration,
+    useless: u32,
     /// Every piece that it announced and that is no longer in `has`: what it says again is no news. None of none.
     pub(crate) heard: Bits,
     /// Outstanding reads, ascending, those given up on included: they still occupy the link.
@@ -158,6 +162,7 @@ impl Link {
             announced_mine: 0,
             since: Duration::ZERO,
             last_use: Duration::ZERO,
+            useless: 0,
             heard: Bits::empty(0),
             reads: Vec::new(),
             bytes_in_flight: 0,
@@ -197,13 +202,15 @@ impl Link {
     /// It announced something of what its child has from it.
     pub(crate) fn note_use(&mut self, now: Duration, is_missing: bool) {
         if is_missing {
-            self.last_use = now;
+            (self.last_use, self.useless) = (now, 0);
+        } else {
+            self.useless += 1;
         }
     }
 
-    /// Whether it has long given nothing, and announced nothing but what its child has already.
+    /// Whether it has long given nothing, and announced one piece after another, but only what its child has already.
     pub(crate) fn is_vain(&self, now: Duration) -> bool {
-        now >= self.last_use.max(self.last_piece) + REST_MAX
+        self.useless >= USELESS_MIN && now >= self.last_use.max(self.last_piece) + REST_MAX
     }
 
     /// Whether its other end leaves or cannot be reached, as far as is known: it broke, and is not up again.
@@ -222,7 +229,8 @@ impl Link {
 
     pub(crate) fn up(&mut self, now: Duration, in_flight_max: u32) {
         self.state = LinkState::Up;
-        (self.last_mine, self.since, self.announced_mine, self.last_use) = (now, now, 0, now);
+        (self.last_mine, self.since, self.announced_mine) = (now, now, 0);
+        (self.last_use, self.useless) = (now, 0);
         self.in_flight_max = in_flight_max;
     }
 

@@ -379,6 +379,19 @@ fn a_parent_that_announces_only_what_is_here_already_is_not_waited_for() {
 }
 
 #[test]
+fn a_parent_on_a_slow_network_is_waited_for_though_its_last_piece_is_here_already() {
+    let mut have = PieceMap::empty(PIECES);
+    have.insert_run(Run::new(12, PIECES));
+    let mut play = Play::resumed(plan(PARENTS.map(StripeSource::Parent), &[BACKUPS[1]]), have);
+    play.has(BACKUPS[1], even(12));
+    for (pause, piece) in [(80, 12), (300, 14), (620, 16)] {
+        assert_eq!(play.pass(ms(pause), &[BACKUPS[1]]), []);
+        play.has(PARENTS[0], std::iter::once(piece));
+    }
+    assert_eq!(play.pass(ms(400), &[BACKUPS[1]]), []);
+}
+
+#[test]
 fn whoever_reads_from_another_rack_asks_there_when_its_parent_rests() {
     let mut play = Play::among(PARENTS.map(StripeSource::Parent), &[PARENTS[0], BACKUPS[1]]);
     play.has(PARENTS[0], even(20));
