@@ -11,7 +11,7 @@ use crate::origin::OriginState;
 use crate::reads::Read;
 use crate::stripes::Stripe;
 use crate::swarm::Swarm;
-use crate::timers::SEED_SPARED;
+use crate::timers::STALL_SPARED;
 
 /// Whoever reads alone from the origin asks for so many pieces at once, at most: a read that fails late costs no more
 /// than what had not come, but its connection is not used by others meanwhile. A request costs Debian's registry 3 ms of
@@ -159,14 +159,16 @@ impl Swarm {
     fn is_for_seed(&self, seed: PeerId, piece: PieceIndex) -> bool {
         let stripe = self.stripes.at(piece);
         let is_mine = stripe.source == StripeSource::Parent(seed) && self.is_handed_over(stripe);
-        let is_with = |link: &Link| {
-            link.has_or_will(piece)
-                || link.had(self.now, piece)
-                || self.now < link.slow_since + SEED_SPARED && link.may_give(piece)
-        };
         let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));
         (stripe.is_last_resort || is_mine && !self.is_left_to_former(stripe, piece))
-            && !others.any(|(_, link)| is_with(link))
+            && !others.any(|(_, link)| self.may_still_give(link, piece))
+    }
+
+    /// Whether a link has a piece or reads it, by what it last said, and is not known for long to give nothing.
+    fn may_still_give(&self, link: &Link, piece: PieceIndex) -> bool {
+        link.has_or_will(piece)
+            || link.had(self.now, piece)
+            || self.now < link.slow_since + STALL_SPARED && link.may_give(piece)
     }
 
     fn mean_rate(&self) -> Option<f64> {
@@ -312,11 +314,7 @@ impl Swarm {
         let stripe = self.stripes.at(piece);
         // What is said to be coming has not come for as long as anybody waits.
         let is_with = |link: &Link| {
-            if stripe.is_last_resort {
-                link.has_for_sure(piece)
-            } else {
-                link.has_or_will(piece) || link.had(self.now, piece)
-            }
+            if stripe.is_last_resort { link.has_for_sure(piece) } else { self.may_still_give(link, piece) }
         };
         // A seed is an origin too, which gives nothing of a stripe that is read here.
         let mut others = self.links.iter().filter(|(peer, _)| !self.seeds.contains(peer));

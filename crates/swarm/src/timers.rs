@@ -19,9 +19,9 @@ const STALL_FACTOR: u32 = 3;
 /// A seed is called stalled no sooner: nobody else has what is read from it, and to ask it again costs its budget.
 const SEED_STALL_MIN: Duration = Duration::from_secs(1);
 
-/// For so long a seed is not asked for what somebody has who stalls: processes that share a machine all pause at times,
-/// and the piece would count against the seed's budget, too.
-pub(crate) const SEED_SPARED: Duration = SEED_STALL_MIN;
+/// For so long neither the origin nor a seed is asked for what somebody has who stalls: processes that share a machine all
+/// pause at times, a card with many children is slow, and the piece would count against the budget, too.
+pub(crate) const STALL_SPARED: Duration = SEED_STALL_MIN;
 
 /// A link is silent when no byte came for this long though reads are out: on the slowest card something comes sooner,
 /// and it is as long as schedulers take to call one another dead.
@@ -362,8 +362,8 @@ impl Swarm {
                 turn(0) + patience * u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1)
             },
         );
-        let slow = self.links.values().filter(|link| link.is_slow && !self.seeds.is_empty());
-        let spared = slow.map(|link| link.slow_since + SEED_SPARED);
+        let slow = self.links.values().filter(|link| link.is_slow);
+        let spared = slow.map(|link| link.slow_since + STALL_SPARED);
         let missed = self.links.values().filter_map(Link::missed_until);
         let handovers = self.stripes.all().iter().filter_map(|stripe| Some(stripe.handover.as_ref()?.until));
         let origin = handovers.chain([self.origin.pause_until, self.origin.yields_until]);

@@ -308,6 +308,32 @@ fn a_read_that_others_wait_for_is_no_longer_than_a_quarter_of_a_second() {
 }
 
 #[test]
+fn an_entrant_leaves_to_whoever_stalls_what_that_has_for_a_second() {
+    let mut have = PieceMap::empty(PIECES);
+    for run in [Run::new(1, 2), Run::new(3, 4), Run::new(5, PIECES)] {
+        have.insert_run(run);
+    }
+    let sources = [StripeSource::Origin, StripeSource::Parent(PARENTS[1])];
+    let mut play = Play::resumed(plan(sources, &[]), have);
+    let at_origin = play.reads_at_origin();
+    play.has(BACKUPS[0], [2, 4].into_iter());
+    let asked = play.reads();
+    play.now += ms(10);
+    play.gives(asked[0]);
+    let asked = play.reads();
+    play.gives(at_origin[0]);
+    let mut read_at_origin = |until: Duration| {
+        while let Some(at) = play.swarm.next_wake().filter(|at| *at <= until) {
+            play.now = play.now.max(at);
+            play.tell(Input::Tick);
+        }
+        play.reads_at_origin().into_iter().map(|(_, run)| run).collect::<Vec<Run>>()
+    };
+    assert_eq!(read_at_origin(ms(1000)), []);
+    assert_eq!(read_at_origin(ms(1500)), [asked[0].1]);
+}
+
+#[test]
 fn what_a_source_refuses_it_has_not() {
     let mut play = Play::of_parents();
     play.has(PARENTS[0], even(2));
