@@ -16,7 +16,7 @@ mod trace;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum, error::ErrorKind};
 use modelpack::quantity::{Rate, Size};
 use serde::Serialize;
@@ -39,7 +39,6 @@ use self::{
 use crate::{
     TOOL,
     output::{OutputArgs, tell},
-    statistics::median,
 };
 
 /// Where adapters of other systems are in the source tree.
@@ -166,7 +165,7 @@ fn measure(args: &BroadcastArgs, cast: Cast, double: Option<PathBuf>) -> anyhow:
     };
     let lab = Lab::new(&order)?;
     tell("measuring what the cards carry, all links loaded both ways");
-    let goodput = median(&goodput::probe(&lab)?).context("there are links")?;
+    let goodput = goodput::goodput(&lab)?;
     lab.shape()?;
     let conditions =
         Conditions { n: args.peers, rate_mbit: rate.0, goodput, size: lab.size(), cast: &lab.cast };
