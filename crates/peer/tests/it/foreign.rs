@@ -1,7 +1,7 @@
 //! Fleets that pull what another tool published: no BLAKE3 root, so that no single piece is proved.
 
 use modelpack::digest::Sha256Digest;
-use peer::{Blamed, ErrorClass};
+use peer::{Blamed, ErrorClass, PullReport};
 
 use crate::{
     fleet::Fleet,
@@ -45,6 +45,11 @@ async fn who_has_a_foreign_artifact_gives_it_to_later_ones() {
     assert_eq!((second.origin_bytes, second.peer_bytes), (0, model.bytes()));
 }
 
+/// How often the whole of it landed: once, and once in each repair.
+fn times_landed(model: &Model, report: &PullReport) -> u64 {
+    (report.staged_bytes + report.direct_bytes + model.bytes() / 2) / model.bytes()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_whose_origin_is_wrong_spoils_nothing_and_is_found_out() {
     let model = Model::of(60);
@@ -59,14 +64,19 @@ async fn a_reader_whose_origin_is_wrong_spoils_nothing_and_is_found_out() {
     let liar = tokio::spawn(fleet.pull(0, wrong.reference()));
     until(|| wrong.asked() > 0).await;
     let pulls = [fleet.pull(1, right.reference()), fleet.pull(2, right.reference())].map(tokio::spawn);
-    let (mut asked, mut reports) = (0, Vec::new());
+    let (mut asked, mut times, mut reports) = (0, 0, Vec::new());
     for (number, pull) in (1..).zip(pulls) {
         let report = pull.await.unwrap().unwrap();
         model.assert_in(&fleet.output(number));
         asked += report.origin_bytes;
+        times = times.max(times_landed(&model, &report));
         reports.push(report);
     }
-    assert!(asked * 100 <= model.bytes() * 205, "{asked} of {}: {reports:?}", model.bytes());
+    // Once for everybody, and again in each repair. Where the one whose origin is wrong is elected first, it gives up, what
+    // the next one adds in that repair is mixed with what it vouched for, and there is a second.
+    assert!((2..=3).contains(&times), "{times} times: {reports:?}");
+    let most = model.bytes() * (100 * times + 5) / 100;
+    assert!(asked <= most, "{asked} of {}, {times} times: {reports:?}", model.bytes());
     // Whoever repaired it knows who was wrong; the relays are not.
     let blamed: Vec<_> = reports.iter().flat_map(|report| &report.blamed).collect();
     assert!(!blamed.is_empty(), "{reports:?}");
